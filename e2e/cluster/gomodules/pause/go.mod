@@ -1,0 +1,3 @@
+module octavo.local/pause
+
+go 1.21

@@ -1,0 +1,65 @@
+"""Kubeconfig files with a token, and the one question asked of an API server without a client library: are you ready?"""
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+
+from cluster.certificates import Pki
+
+
+def kubeconfig_text(server: str, ca: bytes, token: str) -> str:
+    """A kubeconfig (JSON is YAML) with everything inline, so that the file can be copied anywhere."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "octavo", "cluster": {"server": server, "certificate-authority-data": b64encode(ca).decode()}}],
+        "users": [{"name": "octavo", "user": {"token": token}}],
+        "contexts": [{"name": "octavo", "context": {"cluster": "octavo", "user": "octavo"}}],
+        "current-context": "octavo",
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def write_kubeconfig(path: Path, server: str, pki: Pki, user: str) -> Path:
+    unfinished = path.with_suffix(".new")
+    unfinished.touch(0o600)
+    unfinished.write_text(kubeconfig_text(server, pki.ca.read_bytes(), pki.token(user)))
+    return unfinished.replace(path)
+
+
+class ApiServer:
+    """A few plain requests to one API server, as its administrator."""
+
+    def __init__(self, server: str, pki: Pki) -> None:
+        self.server = server
+        self._token = pki.token("admin")
+        self._context = ssl.create_default_context(cafile=str(pki.ca))
+        # No proxy from the environment may come between us and the loopback interface.
+        handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._context)
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def get(self, path: str, timeout: float = 2.0) -> bytes:
+        """The body of a 2xx answer; raises OSError (of which HTTPError is one) otherwise."""
+        request = urllib.request.Request(self.server + path, headers={"Authorization": f"Bearer {self._token}"})
+        with self._opener.open(request, timeout=timeout) as answer:
+            body: bytes = answer.read()
+        return body
+
+    def ready(self) -> bool:
+        try:
+            self.get("/readyz")
+        except OSError:
+            return False
+        return True
+
+    def node_ready(self, name: str) -> bool:
+        """Whether the node's Ready condition is True."""
+        try:
+            node = json.loads(self.get(f"/api/v1/nodes/{name}"))
+        except OSError:
+            return False
+        conditions = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
+        return conditions.get("Ready") == "True"

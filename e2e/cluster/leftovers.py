@@ -1,0 +1,82 @@
+"""Stops whatever of the node is still there, in whatever state it is, and removes what it made.
+
+Nothing is trusted but names: processes by their mark, containers by their cgroup, mounts by their folder, links by their
+bridge, rules by their chains. So it works after any mixture of kills, and after a reboot.
+"""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+from cluster import cgroups, network
+from cluster.errors import ClusterError
+from cluster.layout import Layout
+from cluster.mounts import remove_folder, unmount_below
+from cluster.processes import kill_all, marked_processes, wait_until
+
+_OUTSIDE = (
+    # Written by kubelet and containerd's shim to fixed places.
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/run/containerd",
+    "/var/lib/cni",
+    "/run/flannel",
+)
+
+
+def remember_outside(state: Path) -> None:
+    """Notes which fixed places did not exist before the first start: those are ours to remove."""
+    note = state / "outside.json"
+    if not note.exists():
+        note.write_text(json.dumps([path for path in _OUTSIDE if not Path(path).exists()]))
+
+
+def stop(layout: Layout) -> None:
+    """Ends all processes and containers, and frees mounts, network and sockets; keeps the data."""
+    _kill_marked(layout.state)
+    _remove_shim_sockets(layout.containerd_state)
+    cgroups.remove()
+    _kill_marked(layout.state)
+    unmount_below(layout.state)
+    unmount_below(layout.containerd_root)
+    remove_folder(layout.containerd_state)
+    if layout.state.exists():
+        network.take_down(layout.state)
+    shutil.rmtree(layout.state / "cni-addresses", ignore_errors=True)
+    shutil.rmtree(layout.pids, ignore_errors=True)
+
+
+def remove(layout: Layout) -> None:
+    """Removes the node's state. Built binaries, containerd's images and the image build's storage stay."""
+    stop(layout)
+    _remove_outside(layout.state)
+    remove_folder(layout.state)
+
+
+def _kill_marked(state: Path) -> None:
+    def round_of_killing() -> bool:
+        found = marked_processes(state)
+        kill_all(found)
+        return not found
+
+    if not wait_until(round_of_killing, timeout=20):
+        raise ClusterError(f"processes {marked_processes(state)} do not end: see them with ps, then run again")
+
+
+def _remove_shim_sockets(containerd_state: Path) -> None:
+    """A shim's socket lies in /run/containerd/s; each bundle says where."""
+    for note in containerd_state.glob("io.containerd.runtime.v2.task/*/*/address"):
+        with contextlib.suppress(OSError):
+            Path(note.read_text().removeprefix("unix://")).unlink(missing_ok=True)
+
+
+def _remove_outside(state: Path) -> None:
+    logs = Path("/var/log/containers")
+    if logs.is_dir():
+        for link in logs.iterdir():
+            if link.is_symlink() and str(link.readlink()).startswith(f"{state}/"):
+                link.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        for path in json.loads((state / "outside.json").read_text()):
+            remove_folder(Path(path))

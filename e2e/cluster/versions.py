@@ -1,0 +1,9 @@
+"""The versions of everything that is built; the cache folders are named after them.
+
+To move one: edit it here, then make `gomodules/<module>/` agree (`GoModule.refresh` in `build.py`).
+"""
+
+KUBERNETES = "v1.36.3"
+HELM = "v4.3.1"
+KWOK = "v0.8.0"
+PAUSE = "1"

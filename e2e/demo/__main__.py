@@ -1,0 +1,131 @@
+"""The main job in one command. Safe to interrupt at any point and to start again."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from demo.live import Screen
+from kit import chat, install, target
+from kit.kube import CommandError, wait_until
+from kit.load import Load
+
+if TYPE_CHECKING:
+    from kit.kube import Kube, ModelServerView
+    from kit.target import Target
+
+MANIFEST = Path(__file__).with_name("modelserver.yaml")
+QUESTION = "What is the capital of France?"
+USERS = 10  # more than two replicas of maxNumSeqs 4 can run at once, so that some wait
+
+
+def main() -> int:
+    options = _parse(sys.argv[1:])
+    screen = Screen()
+    try:
+        run(screen, options)
+    except (CommandError, TimeoutError, target.TargetError) as error:
+        screen.console.print(f"[bold red]demo:[/] {error}", style=None)
+        return 1
+    except KeyboardInterrupt:
+        screen.console.print("\n[yellow]interrupted[/]; `make demo` goes on from here, `make cluster-down` removes all")
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    target.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def run(screen: Screen, options: argparse.Namespace) -> None:
+    with screen.step("a Kubernetes cluster"):
+        where = target.bring_up(options)
+    with screen.step("the images of operator and runtime"):
+        images = target.build_images(options, where)
+    with screen.step("the operator, from charts/octavo"):
+        install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
+    manifest = yaml.safe_load(MANIFEST.read_text())
+    name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+    with screen.step("a model on a volume: SmolLM2-135M-Instruct"):
+        install.make_namespace(where.kube, namespace)
+        install.put_model(where.kube, target.demo_model(), namespace=namespace, folder=where.volumes / namespace)
+    with screen.step(f"kubectl apply -f {MANIFEST.relative_to(install.ROOT)}, until it answers"):
+        _apply_and_ask(screen, where, name, namespace)
+    with screen.step("load until a second replica is ready, then none until it is gone"):
+        _scale_up_and_down(screen, where, name, namespace)
+    _farewell(screen, where, name, namespace)
+
+
+def _apply_and_ask(screen: Screen, where: Target, name: str, namespace: str) -> None:
+    began = time.monotonic()
+    where.kube.kubectl("apply", "-f", str(MANIFEST))
+    screen.follow("Ready", _look(where.kube, name, namespace), lambda view: view.ready, seconds=300)
+    screen.say(f"Q: {QUESTION}")
+    first = asyncio.run(_ask(screen, where.url(name, namespace), name))
+    screen.say(f"first token {first - began:.1f} s after kubectl apply")
+
+
+async def _ask(screen: Screen, url: str, model: str) -> float:
+    """Print the streamed answer; return when its first piece came (time.monotonic())."""
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 48, "temperature": 0}
+    first = 0.0
+    screen.console.print("   A: ", end="")
+    async with chat.one_connection_each() as session:
+        async for piece in chat.stream_chat(session, url, body):
+            first = first or piece.at
+            screen.console.print(piece.text, end="", markup=False, style="bold")
+    screen.console.print()
+    return first
+
+
+def _scale_up_and_down(screen: Screen, where: Target, name: str, namespace: str) -> None:
+    look = _look(where.kube, name, namespace)
+    with Load(where.url(name, namespace), name, users=USERS) as load:
+        screen.say(f"{USERS} users ask at once")
+        up = screen.follow("two ready replicas", look, lambda v: v.ready_replicas >= 2, seconds=300, tally=load.tally)
+        _say_decision(screen, up)
+        screen.console.print(where.kube.kubectl("get", "modelservers", "-n", namespace), markup=False)
+        screen.say("the load stops; running streams finish")
+    load.tally.assert_whole()
+    screen.say(f"{load.tally.finished} streams, none failed, none cut")
+    down = screen.follow("one replica", look, lambda view: view.desired_replicas == 1, seconds=180)
+    _say_decision(screen, down)
+    wait_until("the second pod to be gone", lambda: len(where.kube.pods(name, namespace)) == 1, seconds=120)
+
+
+def _say_decision(screen: Screen, view: ModelServerView) -> None:
+    decision = view.last_decision
+    screen.say(f"decision: {decision.get('from')} -> {decision.get('to')}, {decision.get('reason')}: {decision.get('message')}")
+
+
+def _look(kube: Kube, name: str, namespace: str):  # noqa: ANN202  a closure; its type is spelled in Screen.follow
+    return lambda: kube.modelserver(name, namespace)
+
+
+def _farewell(screen: Screen, where: Target, name: str, namespace: str) -> None:
+    url = where.url(name, namespace)
+    screen.console.print(
+        f"""
+Talk to it:
+  {where.shell_hint}
+  kubectl get modelservers -n {namespace}
+  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "{name}", "messages": [{{"role": "user", "content": "{QUESTION}"}}], "stream": true}}'
+Remove it:
+  kubectl delete namespace {namespace}     the model server alone
+  {where.removal_hint}
+""",
+        markup=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

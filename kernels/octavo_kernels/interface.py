@@ -1,0 +1,75 @@
+"""The two verbs of paged attention, and the metadata that one engine step shares between its layers.
+
+A decode is a query of length 1, a chunked prefill is a longer one, a mixed batch holds both: one call serves them all.
+
+    sequence            0        1                    2
+    query tokens   T    q        q q q q              q          query_start_loc = [0, 1, 5, 6]
+    context             .....q   ..qqqq               .q         seq_lens        = [6, 6, 2]  (this step's tokens included)
+    block_table         [7, 2]   [4, 9]               [1, -]     [S, B]; entries past a sequence's length are never read
+
+Cache layout is HND, keys and values apart: `[num_blocks, num_kv_heads, block_size, head_dim]`, so that one head of one
+block is one contiguous piece of memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PagedBatch:
+    """Where each token of one step lives. S sequences, T tokens, B blocks in the longest block table."""
+
+    query_start_loc: Tensor  # [S + 1] int32, first row of each sequence's queries
+    seq_lens: Tensor  # [S] int32, context length including this step's tokens
+    block_table: Tensor  # [S, B] int32
+    slot_mapping: Tensor  # [T] int64, block * block_size + offset; -1: do not store
+    max_query_len: int
+    max_seq_len: int
+    plan: object = None  # what `KernelBackend.prepare` derived from the rest; only that backend reads it
+
+
+class KernelBackend(Protocol):
+    """What the runtime needs of a kernel library. Implementations hold no state between calls."""
+
+    name: str
+
+    def prepare(self, batch: PagedBatch, key_cache: Tensor) -> PagedBatch:
+        """Return the batch with its `plan`: what every layer of a step shares (index lists, masks, work lists).
+
+        `key_cache` is any layer's, for its shape. Optional: `attend` takes a batch without a plan too, at more cost.
+        """
+        ...
+
+    def write_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """Store this step's keys and values, each `[T, num_kv_heads, head_dim]`, into their slots.
+
+        Raises `ValueError` when shapes or dtypes do not fit each other. Slots must lie inside the cache: their values
+        are not checked, which would cost a synchronisation.
+        """
+        ...
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: PagedBatch,
+        *,
+        scale: float,
+        out: Tensor,
+    ) -> None:
+        """Causal attention of `query` `[T, num_heads, head_dim]` over the paged context, into `out` of the same shape.
+
+        `num_heads` is a multiple of `num_kv_heads` (GQA): query head h reads KV head `h // (num_heads // num_kv_heads)`.
+        The keys and values of this step's own tokens must have been written before. A slot past a sequence's length is
+        never read as a number: it may hold anything, NaN too, without a trace in `out`.
+        Raises `ValueError` when shapes or dtypes do not fit each other.
+        """
+        ...

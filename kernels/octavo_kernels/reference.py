@@ -1,0 +1,76 @@
+"""Paged attention in plain torch: slow, readable, and the specification that every other backend is held to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from octavo_kernels.check import check_attend, check_write_kv
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from octavo_kernels.interface import PagedBatch
+
+
+class ReferenceBackend:
+    """Implements `KernelBackend` on any device and in any dtype; sums in fp32 at least."""
+
+    name = "reference"
+
+    def prepare(self, batch: PagedBatch, key_cache: Tensor) -> PagedBatch:
+        del key_cache
+        return batch
+
+    def write_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        check_write_kv(key, value, key_cache, value_cache, slot_mapping)
+        stored = slot_mapping >= 0
+        slots = slot_mapping[stored]
+        block_size = key_cache.shape[2]
+        blocks, offsets = slots // block_size, slots % block_size
+        key_cache[blocks, :, offsets] = key[stored]
+        value_cache[blocks, :, offsets] = value[stored]
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: PagedBatch,
+        *,
+        scale: float,
+        out: Tensor,
+    ) -> None:
+        check_attend(query, key_cache, value_cache, batch, out)
+        starts = batch.query_start_loc.tolist()
+        for sequence, seq_len in enumerate(batch.seq_lens.tolist()):
+            rows = slice(starts[sequence], starts[sequence + 1])
+            key = _context(key_cache, batch.block_table[sequence], seq_len)
+            value = _context(value_cache, batch.block_table[sequence], seq_len)
+            out[rows] = _attend_one(query[rows], key, value, scale)
+
+
+def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
+    """One sequence's keys or values out of its blocks, `[num_kv_heads, seq_len, head_dim]`."""
+    _, num_kv_heads, block_size, head_dim = cache.shape
+    blocks = block_table[: -(-seq_len // block_size)].long()
+    return cache[blocks].transpose(0, 1).reshape(num_kv_heads, -1, head_dim)[:, :seq_len]
+
+
+def _attend_one(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """softmax(Q K^T scale) V for the last Q positions of a context of L tokens.
+
+    query `[Q, num_heads, head_dim]`, key and value `[num_kv_heads, L, head_dim]`; result like query.
+    """
+    num_queries, num_heads, head_dim = query.shape
+    num_kv_heads, seq_len, _ = key.shape
+    precise = torch.promote_types(query.dtype, torch.float32)
+    grouped = query.to(precise).view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    scores = torch.einsum("qhgd,hkd->hgqk", grouped, key.to(precise)) * scale
+    positions = torch.arange(seq_len, device=query.device)
+    future = positions > positions[seq_len - num_queries :, None]  # [Q, L]
+    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+    return torch.einsum("hgqk,hkd->qhgd", weights, value.to(precise)).reshape(query.shape).to(query.dtype)

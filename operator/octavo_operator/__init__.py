@@ -1,0 +1,1 @@
+"""Octavo's operator: one `ModelServer` in, serving pods out."""

@@ -1,0 +1,151 @@
+"""The operator's glossary as constants: API names, labels, ports, condition types and reasons."""
+
+from typing import Final
+
+GROUP: Final = "octavo.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "ModelServer"
+PLURAL: Final = "modelservers"
+SINGULAR: Final = "modelserver"
+SHORT_NAME: Final = "oms"
+CATEGORY: Final = "octavo"
+
+FIELD_MANAGER: Final = "octavo-operator"
+
+LABEL_MODEL_SERVER: Final = f"{GROUP}/modelserver"
+ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
+"""On a child's own metadata: a hash of what was applied last, so that a field which is no longer rendered is seen."""
+
+MAX_NAME_LENGTH: Final = 52
+"""A Service name has 63 characters; 11 stay free for the suffix of a child (as CronJob keeps them for its Jobs)."""
+
+# The runtime's container, as its image and the operator agree on it (tests/contract holds both sides equal).
+CONTAINER: Final = "runtime"
+PORT_NAME: Final = "http"
+PORT: Final = 8000
+SERVICE_PORT: Final = 80
+PATH_LIVE: Final = "/livez"
+PATH_READY: Final = "/readyz"
+PATH_STARTUP: Final = "/startupz"
+PATH_METRICS: Final = "/metrics"
+MODELS_FOLDER: Final = "/models"
+HOME: Final = "/tmp"  # noqa: S108  the pod's only writable folder, an emptyDir of its own
+USER_ID: Final = 65532
+DRAIN_DELAY_SECONDS: Final = 5
+KILL_MARGIN_SECONDS: Final = 10
+
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+
+# Metrics that the operator reads from a runtime pod.
+METRIC_RUNNING: Final = "octavo_requests_running"
+METRIC_WAITING: Final = "octavo_requests_waiting"
+METRIC_KV_USED: Final = "octavo_kv_tokens_used"
+METRIC_KV_CAPACITY: Final = "octavo_kv_tokens_capacity"
+METRIC_DRAINING: Final = "octavo_draining"
+
+
+class Condition:
+    """Condition types of a ModelServer. `Reconciling` and `Stalled` are there only while they are true (kstatus)."""
+
+    READY: Final = "Ready"
+    AVAILABLE: Final = "Available"
+    PROGRESSING: Final = "Progressing"
+    SCALING_ACTIVE: Final = "ScalingActive"
+    SCALING_LIMITED: Final = "ScalingLimited"
+    METRICS_FRESH: Final = "MetricsFresh"
+    RECONCILING: Final = "Reconciling"
+    STALLED: Final = "Stalled"
+
+
+class Reason:
+    """Reasons of conditions and events: one CamelCase word each, a closed set."""
+
+    # Ready, Available, Progressing
+    READY: Final = "Ready"
+    SCALED_TO_ZERO: Final = "ScaledToZero"
+    CREATING: Final = "Creating"
+    STARTING: Final = "Starting"
+    ROLLING_OUT: Final = "RollingOut"
+    SCALING_UP: Final = "ScalingUp"
+    SCALING_DOWN: Final = "ScalingDown"
+    SETTLED: Final = "Settled"
+    REPLICAS_AVAILABLE: Final = "ReplicasAvailable"
+    NO_REPLICAS_AVAILABLE: Final = "NoReplicasAvailable"
+    PROGRESS_DEADLINE: Final = "ProgressDeadlineExceeded"
+    PODS_REFUSED: Final = "PodsRefused"
+    INVALID_SPEC: Final = "InvalidSpec"
+    APPLY_REJECTED: Final = "ApplyRejected"
+    NAME_TAKEN: Final = "NameTaken"
+    PAUSED: Final = "Paused"
+
+    # What a pod says
+    UNSCHEDULABLE: Final = "Unschedulable"
+    IMAGE_PULL: Final = "ImagePullBackOff"
+    IMAGE_PULL_ERROR: Final = "ErrImagePull"
+    CONTAINER_CONFIG: Final = "CreateContainerConfigError"
+    CRASH_LOOP: Final = "CrashLoopBackOff"
+    OOM_KILLED: Final = "OOMKilled"
+    CONTAINER_FAILED: Final = "ContainerFailed"
+    EVICTED: Final = "Evicted"
+    NOT_READY: Final = "NotReady"
+
+    # What the runtime writes into its termination message
+    MODEL_NOT_FOUND: Final = "ModelNotFound"
+    MODEL_UNSUPPORTED: Final = "ModelUnsupported"
+    OUT_OF_MEMORY: Final = "OutOfMemory"
+    INVALID_ARGUMENT: Final = "InvalidArgument"
+    ENGINE_FAILED: Final = "EngineFailed"
+
+    # Scaling
+    FIXED_REPLICAS: Final = "FixedReplicas"
+    KV_ABOVE_TARGET: Final = "KVUtilizationAboveTarget"
+    WAITING_ABOVE_TARGET: Final = "WaitingAboveTarget"
+    LOAD_BELOW_TARGET: Final = "LoadBelowTarget"
+    WITHIN_TOLERANCE: Final = "WithinTolerance"
+    SCALE_UP_STABILIZED: Final = "ScaleUpStabilized"
+    SCALE_DOWN_STABILIZED: Final = "ScaleDownStabilized"
+    OBSERVING: Final = "ObservingAfterStart"
+    WOULD_NOT_FIT: Final = "WouldNotFit"
+    RECENTLY_SCALED: Final = "RecentlyScaled"
+    METRICS_MISSING: Final = "MetricsMissing"
+    NO_READY_REPLICAS: Final = "NoReadyReplicas"
+    TOO_MANY_REPLICAS: Final = "TooManyReplicas"
+    TOO_FEW_REPLICAS: Final = "TooFewReplicas"
+    SCALE_UP_LIMIT: Final = "ScaleUpLimit"
+    WITHIN_RANGE: Final = "DesiredWithinRange"
+    SCRAPED: Final = "Scraped"
+
+    # Events only
+    CREATED: Final = "Created"
+    UPDATED: Final = "Updated"
+    DRIFT_REPAIRED: Final = "DriftRepaired"
+    SCALED_UP: Final = "ScaledUp"
+    SCALED_DOWN: Final = "ScaledDown"
+
+
+RUNTIME_REASONS: Final = frozenset(
+    {
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_UNSUPPORTED,
+        Reason.OUT_OF_MEMORY,
+        Reason.INVALID_ARGUMENT,
+        Reason.ENGINE_FAILED,
+    }
+)
+"""The only reasons that a termination message may bring in."""
+
+
+def labels(name: str) -> dict[str, str]:
+    """Labels of every child and pod of the ModelServer `name`."""
+    return {
+        "app.kubernetes.io/name": "octavo-runtime",
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        LABEL_MODEL_SERVER: name,
+    }
+
+
+def selector(name: str) -> dict[str, str]:
+    """The labels that select the pods of the ModelServer `name`; immutable in a Deployment, so as few as possible."""
+    return {LABEL_MODEL_SERVER: name}

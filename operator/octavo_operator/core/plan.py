@@ -1,0 +1,108 @@
+"""Desired against observed -> what has to be applied. An empty plan is no API call.
+
+    desired          observed                                  action
+    ────────         ────────                                  ──────
+    child            absent                                    apply (Created)
+    child            other applied hash                        apply (Updated)
+    child            same hash, an owned field differs         apply (DriftRepaired)
+    child            same hash, every owned field equal        nothing
+    child            controlled by somebody else               refuse: never take over a foreign object
+
+Fields that are only in `observed` belong to the API server or to other managers and are none of our business.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from octavo_operator.core import names
+from octavo_operator.core.names import Reason
+from octavo_operator.core.render import Manifest
+from octavo_operator.core.units import same_quantity
+
+_AMOUNT: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One child to apply, and why."""
+
+    manifest: Manifest
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to apply, and which children cannot be because their names are taken."""
+
+    steps: tuple[Step, ...] = ()
+    conflicts: tuple[str, ...] = ()
+
+
+def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Plan:
+    """The steps from `observed` (kind -> object) to `desired`."""
+    steps: list[Step] = []
+    conflicts: list[str] = []
+    for manifest in desired:
+        existing = observed.get(manifest["kind"])
+        if existing is not None and not _is_ours(manifest, existing):
+            conflicts.append(f"{manifest['kind']} {manifest['metadata']['name']}")
+        elif (step := _step(manifest, existing)) is not None:
+            steps.append(step)
+    return Plan(tuple(steps), tuple(conflicts))
+
+
+def _is_ours(manifest: Manifest, existing: Manifest) -> bool:
+    """Ours, or without a controller: a child that an orphaning deletion left behind is adopted again."""
+    controllers = [ref for ref in existing["metadata"].get("ownerReferences", ()) if ref.get("controller")]
+    (owner,) = manifest["metadata"]["ownerReferences"]
+    labelled = existing["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER) == owner["name"]
+    return controllers[0]["uid"] == owner["uid"] if controllers else labelled
+
+
+def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:
+    what = f"{manifest['kind']} {manifest['metadata']['name']}"
+    if existing is None:
+        return Step(manifest, Reason.CREATED, f"{what} created")
+    differences = difference(manifest, existing)
+    if not differences:
+        return None
+    if any(path.endswith(names.ANNOTATION_APPLIED) for path in differences):
+        return Step(manifest, Reason.UPDATED, f"{what} updated")
+    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}")
+
+
+def difference(desired: Any, observed: Any, path: str = "") -> tuple[str, ...]:  # noqa: ANN401  any JSON value
+    """Paths at which `observed` lacks what `desired` says; () when every owned field is as it should be."""
+    if isinstance(desired, dict) and isinstance(observed, dict):
+        return tuple(
+            found
+            for key, value in desired.items()
+            for found in difference(value, observed.get(key), f"{path}.{key}" if path else key)
+        )
+    if isinstance(desired, list) and isinstance(observed, list):
+        return _list_difference(desired, observed, path)
+    same = desired == observed or (_AMOUNT.search(path) is not None and _same_amount(desired, observed))
+    return () if same else (path,)
+
+
+def _list_difference(desired: list[Any], observed: list[Any], path: str) -> tuple[str, ...]:
+    """Lists whose items have names are maps (others may add items); the rest are one value."""
+    if all(isinstance(item, dict) and "name" in item for item in desired) and desired:
+        present = {item["name"]: item for item in observed if isinstance(item, dict) and "name" in item}
+        return tuple(
+            found
+            for item in desired
+            for found in difference(item, present.get(item["name"]), f"{path}[{item['name']}]")
+        )
+    if len(desired) != len(observed):
+        return (path,)
+    pairs = enumerate(zip(desired, observed, strict=True))
+    return tuple(found for index, (mine, theirs) in pairs for found in difference(mine, theirs, f"{path}[{index}]"))
+
+
+def _same_amount(desired: object, observed: object) -> bool:
+    """The API server rewrites quantities: 1024Mi becomes 1Gi."""
+    return isinstance(desired, str) and isinstance(observed, str) and same_quantity(desired, observed)

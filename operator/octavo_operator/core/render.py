@@ -1,0 +1,228 @@
+"""Desired state: (spec, owner, replicas, defaults) -> the children's manifests, complete and deterministic.
+
+Every field that the operator owns is written here, and nothing that it does not: what other managers add to a child
+survives. Zero values that Kubernetes leaves out of its answers ("", 0, [], {}) are left out here too, so that the plan can
+compare field by field.
+"""
+
+import hashlib
+import json
+import posixpath
+from dataclasses import dataclass
+from typing import Any, Final
+
+from octavo_operator.core import names
+from octavo_operator.core.spec import Accelerator, EnvVar, ModelServerSpec, ResourceQuantities, Resources
+
+Manifest = dict[str, Any]
+
+STARTUP_BUDGET_SECONDS: Final = 1800
+"""Time that a replica may take to load its model; 140 GB from slow storage need a good part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The ModelServer that the children belong to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the installation decides where the spec does not."""
+
+    runtime_image: str
+
+
+def render(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> tuple[Manifest, ...]:
+    """All children of a ModelServer, in the order in which they are applied."""
+    children = (make_service(owner), make_deployment(spec, owner, replicas, defaults))
+    return tuple(_with_hash(child) for child in children)
+
+
+def make_service(owner: Owner) -> Manifest:
+    """The endpoint inside the cluster: port 80 of every ready replica."""
+    port = {
+        "name": names.PORT_NAME,
+        "protocol": "TCP",
+        "appProtocol": "http",
+        "port": names.SERVICE_PORT,
+        "targetPort": names.PORT_NAME,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(owner),
+        "spec": {"type": "ClusterIP", "selector": names.selector(owner.name), "ports": [port]},
+    }
+
+
+def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> Manifest:
+    """The replicas. A new one is ready before an old one goes, so a rollout never takes capacity away."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(owner),
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": STARTUP_BUDGET_SECONDS + 60,
+            "selector": {"matchLabels": names.selector(owner.name)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {
+                "metadata": {"labels": names.labels(owner.name)},
+                "spec": make_pod_spec(spec, owner.name, defaults),
+            },
+        },
+    }
+
+
+def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
+    """One replica, fit for Pod Security "restricted"."""
+    pod = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": names.USER_ID,
+            "runAsGroup": names.USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationGracePeriodSeconds": spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
+        "containers": [_container(spec, name, defaults)],
+        "volumes": [_model_volume(spec), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
+    }
+    return pod | _placement(spec.accelerator)
+
+
+def url(owner: Owner) -> str:
+    """Where clients inside the cluster reach the replicas."""
+    return f"http://{owner.name}.{owner.namespace}.svc:{names.SERVICE_PORT}"
+
+
+def served_name(spec: ModelServerSpec, name: str) -> str:
+    """The name that clients ask for."""
+    return spec.model.served_name or name
+
+
+def _metadata(owner: Owner) -> Manifest:
+    reference = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": owner.name,
+        "namespace": owner.namespace,
+        "labels": names.labels(owner.name),
+        "ownerReferences": [reference],
+    }
+
+
+def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
+    return {
+        "name": names.CONTAINER,
+        "image": spec.runtime.image or defaults.runtime_image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": _arguments(spec, name),
+        "env": [{"name": "HOME", "value": names.HOME}, *(_env(variable) for variable in spec.runtime.env)],
+        "ports": [{"name": names.PORT_NAME, "containerPort": names.PORT, "protocol": "TCP"}],
+        **_resources(spec.runtime.resources, spec.accelerator),
+        **_probes(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "model", "mountPath": names.MODELS_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": names.HOME},
+        ],
+    }
+
+
+def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
+    kv_cache = spec.runtime.kv_cache
+    flags = {
+        "--port": names.PORT,
+        "--served-model-name": served_name(spec, name),
+        "--dtype": spec.model.dtype,
+        "--max-model-len": spec.model.max_model_len,
+        "--max-num-seqs": spec.runtime.max_num_seqs,
+        "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
+        "--kv-cache-memory": kv_cache.size if kv_cache else None,
+        "--drain-timeout": spec.drain.timeout,
+        "--drain-delay": names.DRAIN_DELAY_SECONDS,
+    }
+    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    return ["serve", _model_path(spec), *words, *spec.runtime.args]
+
+
+def _model_path(spec: ModelServerSpec) -> str:
+    source = spec.model.source.pvc
+    assert source is not None, "parse_spec admits no other source"
+    return posixpath.normpath(posixpath.join(names.MODELS_FOLDER, source.path))
+
+
+def _model_volume(spec: ModelServerSpec) -> Manifest:
+    source = spec.model.source.pvc
+    assert source is not None, "parse_spec admits no other source"
+    return {"name": "model", "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
+
+
+def _env(variable: EnvVar) -> Manifest:
+    return _without_empty(variable.model_dump(by_alias=True, exclude_none=True))
+
+
+def _resources(resources: Resources | None, accelerator: Accelerator | None) -> Manifest:
+    asked = resources or Resources()
+    gpus = {names.GPU_RESOURCE: str(accelerator.count)} if accelerator and accelerator.count else {}
+    both = {"requests": _quantities(asked.requests) | gpus, "limits": _quantities(asked.limits) | gpus}
+    filled = {kind: amounts for kind, amounts in both.items() if amounts}
+    return {"resources": filled} if filled else {}
+
+
+def _quantities(amounts: ResourceQuantities | None) -> dict[str, str]:
+    pairs = {"cpu": amounts.cpu, "memory": amounts.memory} if amounts else {}
+    return {name: amount for name, amount in pairs.items() if amount is not None}
+
+
+def _probes() -> Manifest:
+    """Started: the model is loaded. Ready: asked every second, so a drain is seen at once. Live: a minute of patience."""
+
+    def get(path: str, **timing: int) -> Manifest:
+        return {"httpGet": {"path": path, "port": names.PORT_NAME, "scheme": "HTTP"}, **timing}
+
+    return {
+        "startupProbe": get(
+            names.PATH_STARTUP, periodSeconds=1, timeoutSeconds=5, failureThreshold=STARTUP_BUDGET_SECONDS
+        ),
+        "readinessProbe": get(names.PATH_READY, periodSeconds=1, timeoutSeconds=3, failureThreshold=3),
+        "livenessProbe": get(names.PATH_LIVE, periodSeconds=10, timeoutSeconds=5, failureThreshold=6),
+    }
+
+
+def _placement(accelerator: Accelerator | None) -> Manifest:
+    if accelerator is None:
+        return {}
+    tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in accelerator.tolerations]
+    return _without_empty(
+        {"nodeSelector": dict(accelerator.node_selector), "tolerations": [_without_empty(item) for item in tolerations]}
+    )
+
+
+def _without_empty(node: Manifest) -> Manifest:
+    return {key: value for key, value in node.items() if value not in ("", [], {})}
+
+
+def _with_hash(manifest: Manifest) -> Manifest:
+    """Adds a hash of the manifest to its own annotations: when a field is no longer rendered, nothing else differs."""
+    text = json.dumps(manifest, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    metadata = manifest["metadata"] | {"annotations": {names.ANNOTATION_APPLIED: digest}}
+    return manifest | {"metadata": metadata}

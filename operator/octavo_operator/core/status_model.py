@@ -1,0 +1,111 @@
+"""The status of a ModelServer: the single source of its part of the CRD, and what the operator reads back after a restart."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from octavo_operator.core.schema import StatusModel
+
+
+class ConditionStatus(StatusModel):
+    """One observation of the ModelServer."""
+
+    type: str = Field(max_length=64, description="What is observed. Example: Ready.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it is so.")
+    reason: str = Field(max_length=64, description="Why, in one word. Example: CrashLoopBackOff.")
+    message: str = Field(max_length=1024, description="Why, in words and numbers.")
+    observed_generation: int = Field(ge=0, description="metadata.generation that this was computed from.")
+    last_transition_time: str = Field(
+        description="When the status changed last.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class ModelStatus(StatusModel):
+    """The model as clients see it."""
+
+    served_name: str = Field(max_length=253, description='Name that clients put into "model" of a request.')
+
+
+class Load(StatusModel):
+    """Load of all ready replicas together, rounded so that noise does not change it."""
+
+    kv_utilization_percent: int = Field(ge=0, le=100, description="KV cache in use, in percent, to the nearest 5.")
+    waiting: int = Field(ge=0, description="Requests that wait in the queues of the replicas.")
+    running: int = Field(ge=0, description="Requests that are being answered.")
+    kv_tokens_in_use: int = Field(ge=0, description="Tokens in the KV caches, to two digits.")
+    kv_tokens_capacity: int = Field(ge=0, description="Tokens that fit into the KV caches.")
+
+
+class DecisionInputs(StatusModel):
+    """What a decision was made from."""
+
+    ready_replicas: int = Field(ge=0, description="Replicas that were ready.")
+    unknown_replicas: int = Field(ge=0, description="Ready replicas without a fresh sample.")
+    kv_utilization_percent: int = Field(ge=0, le=100, description="KV cache in use, in percent of the sampled capacity.")
+    waiting: int = Field(ge=0, description="Requests that waited.")
+    running: int = Field(ge=0, description="Requests that were being answered.")
+    kv_tokens_in_use: int = Field(ge=0, description="Tokens in the KV caches.")
+    kv_tokens_capacity: int = Field(ge=0, description="Tokens that fit into the sampled KV caches.")
+
+
+class Candidate(StatusModel):
+    """What one signal alone asked for."""
+
+    signal: str = Field(max_length=64, description="The signal. Example: kvUtilizationPercent.")
+    replicas: int = Field(ge=0, description="Replicas that it asked for.")
+
+
+class LastDecision(StatusModel):
+    """The last change of the number of replicas. The operator resumes from it after a restart."""
+
+    time: str = Field(description="When it was decided.", json_schema_extra={"format": "date-time"})
+    from_: int = Field(ge=0, alias="from", description="Replicas before.")
+    to: int = Field(ge=0, description="Replicas after.")
+    reason: str = Field(max_length=64, description="Why, in one word. Example: KVUtilizationAboveTarget.")
+    limited_by: str | None = Field(default=None, max_length=64, description="What kept it from going further, if anything.")
+    message: str = Field(max_length=1024, description="Why, in words and numbers.")
+    inputs: DecisionInputs | None = Field(default=None, description="What it was made from.")
+    candidates: tuple[Candidate, ...] = Field(
+        default=(),
+        max_length=8,
+        description="What each signal alone asked for.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["signal"]},
+    )
+
+
+class Scaling(StatusModel):
+    """How the number of replicas came about."""
+
+    last_decision: LastDecision | None = Field(default=None, description="The last change of the number of replicas.")
+
+
+class ModelServerStatus(StatusModel):
+    """What the operator observed."""
+
+    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this was computed from.")
+    conditions: tuple[ConditionStatus, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, MetricsFresh; "
+        "Reconciling or Stalled only while true.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")
+    ready_replicas: int = Field(default=0, ge=0, description="Replicas that serve.")
+    updated_replicas: int = Field(default=0, ge=0, description="Replicas of the newest revision.")
+    desired_replicas: int = Field(default=0, ge=0, description="Replicas wanted now.")
+    selector: str = Field(default="", max_length=512, description="Label selector of the replicas, for the scale subresource.")
+    url: str | None = Field(
+        default=None, max_length=512, description="Endpoint inside the cluster. Example: http://chat.default.svc:80."
+    )
+    model: ModelStatus | None = Field(default=None, description="The model as clients see it.")
+    load: Load | None = Field(default=None, description="Load of all ready replicas together. Absent while unknown.")
+    scaling: Scaling | None = Field(default=None, description="How the number of replicas came about.")
+
+    def condition(self, kind: str) -> ConditionStatus | None:
+        """The condition of that type, or None."""
+        return next((item for item in self.conditions if item.type == kind), None)
+
+    def wire(self) -> dict[str, Any]:
+        """The status as it is sent to the API server."""
+        return self.model_dump(by_alias=True, exclude_none=True, mode="json")

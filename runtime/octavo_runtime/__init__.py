@@ -1,0 +1,1 @@
+"""Octavo's runtime: an OpenAI-compatible server on a continuously batching engine with a paged KV cache."""

@@ -1,0 +1,32 @@
+"""Settings of one `octavo serve`, resolved once at start and never edited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What the user asked for. `None` means: decided from the model and the machine when it is known."""
+
+    model: Path
+    host: str = "0.0.0.0"  # noqa: S104  a server in a pod listens on all of the pod's addresses
+    port: int = 8000
+    served_model_name: str | None = None  # default: the model's folder or file name
+    max_model_len: int | None = None  # tokens; default: what the model was trained for
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    kv_cache_memory: int | None = None  # bytes; default: a share of free memory
+    block_size: int = 16  # tokens
+    attention_backend: str = "auto"  # auto | reference | triton
+    threads: int | None = None  # default: the cgroup's CPU quota
+    drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM
+    drain_delay: float = 5.0  # seconds after SIGTERM in which new requests are still served while endpoints propagate
+    max_queued_requests: int = 1024  # accepted requests that wait or run; more get a 503
+    max_body_size: int = 1 << 20  # bytes of a request body
+    stall_limit: float = 60.0  # seconds without a sign of life from the engine after which /livez and /readyz fail
+    startup_stall_limit: float = 600.0  # the same while the model loads
+    runner: str = "torch"  # torch | sim
+    sim_step_time: float = 0.0  # seconds; how long the sim runner takes for a step

@@ -1,0 +1,74 @@
+"""The engine process. Started by the API process (process.py), with one argument: its `EngineArgs` as JSON."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+from typing import Final
+
+from octavo_runtime.engine.loop import Channel, Loop
+from octavo_runtime.engine.messages import Started, StartFailed
+from octavo_runtime.engine.process import EngineArgs, decode_args
+from octavo_runtime.engine.startup import StartupReporter, load_runner, resolve_max_model_len
+from octavo_runtime.engine.state_page import StatePage
+from octavo_runtime.engine.step import Engine
+from octavo_runtime.errors import StartError
+from octavo_runtime.logs import configure_logging
+from octavo_runtime.model.info import read_model_info
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def main() -> int:
+    args = decode_args(sys.argv[1])
+    die_with_parent(args.parent_pid)
+    ignore_terminal_and_pod_signals()
+    configure_logging()
+    page = StatePage(args.page_fd)
+    os.set_inheritable(args.page_fd, False)
+    channel = Channel(args.inbox, args.outbox)
+    try:
+        loop = start(args, channel, page)
+        loop.run()
+    except StartError as error:
+        channel.send(StartFailed(error.reason, str(error)))
+        return 2
+    finally:
+        channel.close()
+    return 0
+
+
+def start(args: EngineArgs, channel: Channel, page: StatePage) -> Loop:
+    """Load the model and say so. Raises `StartError`."""
+    config = args.config
+    reporter = StartupReporter(page, args.started_at)
+    info = read_model_info(config.model)
+    max_model_len = resolve_max_model_len(config, info)
+    runner = load_runner(config, info, reporter)
+    engine = Engine(runner, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; full collections need not walk it
+    loop = Loop(engine, channel, page, reporter.finish())
+    longest = min(max_model_len, runner.num_blocks * runner.block_size)
+    channel.send(Started(longest, info.vocab_size, runner.num_blocks, runner.block_size))
+    return loop
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when the API process ends, however it ends: also when both hang."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it ended before the request was made
+        sys.exit(0)
+
+
+def ignore_terminal_and_pod_signals() -> None:
+    """Ctrl-C and a supervisor's SIGTERM reach the whole group; the API process drains and then says stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The engine as the API process's child: started, watched, stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from octavo_runtime.config import ServeConfig  # noqa: TC001  msgspec reads the annotation at run time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE: Final = 5.0  # seconds for an engine to end by itself
+
+
+class EngineArgs(msgspec.Struct, frozen=True):
+    """The engine's command line."""
+
+    config: ServeConfig
+    inbox: str  # where the engine pulls from
+    outbox: str  # where it pushes to
+    page_fd: int
+    parent_pid: int
+    started_at: float  # time.monotonic()
+
+
+def encode_args(args: EngineArgs) -> str:
+    return msgspec.json.encode(args, enc_hook=str).decode()
+
+
+def decode_args(text: str) -> EngineArgs:
+    return msgspec.json.decode(text, type=EngineArgs, dec_hook=_decode_path)
+
+
+def _decode_path(kind: type, value: Any) -> Path:
+    assert kind is Path, f"no decoder for {kind}"
+    return Path(value)
+
+
+class EngineProcess:
+    """A running engine. Must be made in the main thread: the kernel ties the child's life to the thread that made it."""
+
+    def __init__(
+        self, config: ServeConfig, *, inbox: str, outbox: str, page_fd: int, on_exit: Callable[[int], None]
+    ) -> None:
+        """Start the process; `on_exit` is called with its exit status, from another thread, when it has ended."""
+        args = EngineArgs(config, inbox, outbox, page_fd, os.getpid(), time.monotonic())
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "octavo_runtime.engine", encode_args(args)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[page_fd],
+        )
+        self._on_exit = on_exit
+        self._watcher = threading.Thread(target=self._watch, name="engine-watcher", daemon=True)
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._watcher.is_alive()
+
+    def end(self) -> None:
+        """Wait for an engine that has been told to stop; kill it when it does not."""
+        self._watcher.join(STOP_GRACE)
+        if self._watcher.is_alive():
+            logger.warning("the engine does not stop; killing it")
+            self._process.kill()
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        self._on_exit(self._process.wait())

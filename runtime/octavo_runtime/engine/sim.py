@@ -1,0 +1,37 @@
+"""`--runner sim`: a model's configuration and tokenizer without its weights. Tokens are made up, but always the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from octavo_runtime.errors import InvalidArgument
+from octavo_runtime.runner.sim_runner import SimRunner, StepTime
+
+if TYPE_CHECKING:
+    from octavo_runtime.config import ServeConfig
+    from octavo_runtime.model.spec import ModelInfo
+    from octavo_runtime.runner.base import Progress
+
+_DEFAULT_KV_CACHE: Final = 256 << 20  # bytes
+_BYTES_PER_VALUE: Final = 4  # as if the cache held float32
+
+
+def build_sim_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> SimRunner:
+    """A simulated runner with as many blocks as the real one would have in the same memory."""
+    progress("weights", 1.0)
+    block_bytes = kv_bytes_per_token(info) * config.block_size
+    memory = config.kv_cache_memory or _DEFAULT_KV_CACHE
+    if memory < block_bytes:
+        raise InvalidArgument(f"--kv-cache-memory {memory} is less than one block of {block_bytes} bytes")
+    progress("warmup", 1.0)
+    return SimRunner(
+        num_blocks=memory // block_bytes,
+        block_size=config.block_size,
+        vocab_size=info.vocab_size,
+        step_time=StepTime(base=config.sim_step_time),
+    )
+
+
+def kv_bytes_per_token(info: ModelInfo) -> int:
+    """A key and a value per layer, KV head and dimension."""
+    return 2 * info.num_layers * info.num_kv_heads * info.head_dim * _BYTES_PER_VALUE

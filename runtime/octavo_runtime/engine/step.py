@@ -1,0 +1,99 @@
+"""One step of the engine: schedule, flatten, compute, update. No sockets, no processes, no clock."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from octavo_runtime.core.batch import FlatBatch, SamplingRow
+from octavo_runtime.core.blocks import BlockPool
+from octavo_runtime.core.layout import flatten
+from octavo_runtime.core.scheduler import Scheduler
+from octavo_runtime.core.sequence import Sequence
+from octavo_runtime.engine.messages import Add, StepDone
+
+if TYPE_CHECKING:
+    from octavo_runtime.core.batch import BatchPlan
+    from octavo_runtime.core.scheduler import Output, SchedulerStats
+    from octavo_runtime.runner.base import Runner
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """The scheduler and the runner, and what keeps one bad request from stopping the others."""
+
+    def __init__(self, runner: Runner, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self._runner = runner
+        self._pool = BlockPool(runner.num_blocks, runner.block_size)
+        self._scheduler = Scheduler(
+            self._pool, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def stats(self) -> SchedulerStats:
+        return self._scheduler.stats()
+
+    def add(self, request: Add) -> None:
+        self._scheduler.add(Sequence(request.request_id, request.prompt, request.params))
+
+    def abort(self, request_id: int) -> None:
+        self._scheduler.abort(request_id)
+
+    def step(self, now: float) -> StepDone:
+        """Compute one step. Raises only when the runner cannot compute anything any more."""
+        plan = self._scheduler.schedule()
+        outputs, failed = self._run(plan)
+        for request_id in failed:
+            self._scheduler.abort(request_id)
+        if failed and len(failed) == len(plan.chunks):
+            self._prove_runner_works()
+        return StepDone(now, list(plan.admitted), outputs, failed)
+
+    def _run(self, plan: BatchPlan) -> tuple[list[Output], list[int]]:
+        """Compute `plan`; when that raises, each half of it, so that only the culprit fails and the others get the
+        tokens that they would have got. Computing a chunk twice is harmless: it writes the same into the same slots."""
+        try:
+            sampled = self._execute(plan)
+        except Exception:
+            logger.exception("a step with %d sequences raised", len(plan.chunks))
+        else:
+            return self._scheduler.update(plan, sampled), []
+        if len(plan.chunks) == 1:
+            return [], [plan.chunks[0].seq_id]
+        middle = len(plan.chunks) // 2
+        outputs, failed = self._run(replace(plan, chunks=plan.chunks[:middle]))
+        more_outputs, more_failed = self._run(replace(plan, chunks=plan.chunks[middle:]))
+        return outputs + more_outputs, failed + more_failed
+
+    def _execute(self, plan: BatchPlan) -> list[int]:
+        batch = flatten(plan, self._scheduler.sequences, self._pool.block_size)
+        sampled = self._runner.execute(batch)
+        if len(sampled) != len(batch.sampling):
+            raise RuntimeError(f"the runner gave {len(sampled)} tokens where {len(batch.sampling)} were asked for")
+        return sampled
+
+    def _prove_runner_works(self) -> None:
+        """Compute one token in a block that nobody holds. A device that is lost for good raises, and the engine ends."""
+        block = self._pool.allocate(1)
+        if block is None:
+            return  # others hold blocks, and their next step is the proof
+        try:
+            self._runner.execute(
+                FlatBatch(
+                    token_ids=[0],
+                    positions=[0],
+                    slot_mapping=[block[0] * self._pool.block_size],
+                    query_start_loc=[0, 1],
+                    seq_lens=[1],
+                    block_tables=[block],
+                    sample_rows=[0],
+                    sampling=[SamplingRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=1)],
+                )
+            )
+        finally:
+            self._pool.free(block)

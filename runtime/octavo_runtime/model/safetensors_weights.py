@@ -1,0 +1,37 @@
+"""Weights of a Hugging Face folder: one or many safetensors files, mapped into memory and read tensor by tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from octavo_runtime.errors import ModelUnsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+class SafetensorsWeights:
+    """Implements `WeightSource`. The names are those of transformers, and so are the layouts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file_of: dict[str, Path] = {}
+        self._open = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                self._open[file] = safe_open(file, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise ModelUnsupported(f"{file} is not a readable safetensors file: {error}") from error
+            self._file_of |= dict.fromkeys(self._open[file].keys(), file)
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        return self._file_of.keys()
+
+    def load(self, name: str) -> Tensor:
+        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
+        return tensor

@@ -1,0 +1,1 @@
+"""Where tensors live: the model's forward pass and the sampler."""

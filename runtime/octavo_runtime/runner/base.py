@@ -1,0 +1,23 @@
+"""The seam between the engine, which counts in ints, and whatever computes tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from octavo_runtime.core.batch import FlatBatch
+
+# Called with a start-up phase ("weights", "warmup") and how much of it is done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+
+class Runner(Protocol):
+    """Computes one step. Owns weights and the KV cache; knows nothing of requests."""
+
+    num_blocks: int  # blocks in the KV cache
+    block_size: int  # tokens in a block
+
+    def execute(self, batch: FlatBatch) -> list[int]:
+        """Run the model over `batch` and return one token id for each entry of `batch.sampling`, in its order."""
+        ...

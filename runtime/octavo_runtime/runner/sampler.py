@@ -1,0 +1,115 @@
+"""Logits to token ids. Every row is its own: no draw depends on the batch, on earlier draws or on a generator's state.
+
+Random rows use the Gumbel trick: argmax(logit / temperature + g) draws from the softmax when each token has its own
+Gumbel noise g. The noise is a hash of (seed, position, token id), so a request that is preempted, moved or batched
+otherwise draws the same token again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from octavo_runtime.runner.counter import FIRST, MASK, SECOND, mix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from octavo_runtime.core.batch import SamplingRow
+
+_CANDIDATES: Final = 1024  # most probable tokens that top-p looks at before it resorts to sorting the vocabulary
+
+
+def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
+    """Choose one token for each of `rows` from logits `[len(rows), vocab_size]` fp32, which may be overwritten.
+
+    Raises `FloatingPointError` naming the rows whose logits are not numbers: a choice among them would be noise.
+    """
+    _forbid(logits, rows)
+    best, tokens = logits.max(dim=-1)
+    broken = [row for row, value in enumerate(best.tolist()) if value != value]  # noqa: PLR0124  NaN alone differs from itself
+    if broken:
+        raise FloatingPointError(f"the logits of rows {broken} are not numbers")
+    drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
+    if drawn:
+        tokens[drawn] = _draw(logits[drawn] - best[drawn, None], [rows[index] for index in drawn])
+    chosen: list[int] = tokens.tolist()
+    return chosen
+
+
+def _forbid(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
+    for index, row in enumerate(rows):
+        if row.forbidden:
+            logits[index, sorted(row.forbidden)] = -torch.inf
+
+
+def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """Draw from logits whose row maxima are 0, so that no temperature however small makes them overflow."""
+    temperatures = torch.tensor([row.temperature for row in rows], device=logits.device)
+    scaled = logits / temperatures[:, None]
+    filtered = [index for index, row in enumerate(rows) if row.top_p < 1 or row.top_k > 0]
+    if filtered:
+        kept = scaled[filtered]
+        least = _least_logits(kept, [rows[index] for index in filtered])
+        scaled[filtered] = kept.masked_fill(kept < least, -torch.inf)
+    return (scaled + _gumbel(scaled.shape[1], rows, logits.device)).argmax(dim=-1)
+
+
+def _least_logits(scaled: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """The smallest logit that top-k and then top-p let through, `[R, 1]`. Ties with it stay in."""
+    vocab_size = scaled.shape[1]
+    top_k = torch.tensor([row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in rows], device=scaled.device)
+    top_p = torch.tensor([row.top_p for row in rows], device=scaled.device)
+    count = min(_CANDIDATES, vocab_size)
+    least, found = _least_among(scaled, count, top_k, top_p)
+    if not bool(found.all()):
+        exact, _ = _least_among(scaled[~found], vocab_size, top_k[~found], top_p[~found])
+        least[~found] = exact
+    return least
+
+
+def _least_among(scaled: Tensor, count: int, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Look at each row's `count` largest logits. Returns the least one let through `[R, 1]`, and where that is final.
+
+    A token stays while the probability of those above it is below `top_p`, over what top-k left: the smallest set that
+    reaches `top_p` (Holtzman et al., 2019).
+    """
+    largest = scaled.topk(count, dim=-1).values
+    ranks = torch.arange(count, device=scaled.device)
+    largest = largest.masked_fill(ranks >= top_k[:, None], -torch.inf)
+    whole = torch.where(top_k <= count, largest.logsumexp(-1), scaled.logsumexp(-1))
+    probabilities = (largest - whole[:, None]).exp()
+    above = probabilities.cumsum(-1) - probabilities
+    stays = (above < top_p[:, None]) & (largest > -torch.inf)
+    stays[:, 0] = True
+    last = stays.sum(-1, keepdim=True) - 1
+    return largest.gather(-1, last), (last[:, 0] < count - 1) | (top_k <= count)
+
+
+def _gumbel(vocab_size: int, rows: Sequence[SamplingRow], device: torch.device) -> Tensor:
+    """Gumbel noise of each row's (seed, position) and each token id, `[R, vocab_size]`."""
+    keys = torch.tensor([_signed(mix(mix(0, row.seed), row.position)) for row in rows], device=device)
+    tokens = torch.arange(vocab_size, device=device)
+    bits = _hash(keys[:, None] ^ (tokens * _signed(FIRST)))
+    uniform = ((bits.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
+    return -torch.log(-torch.log1p(-uniform))
+
+
+def _hash(state: Tensor) -> Tensor:
+    """splitmix64's finaliser on int64, whose products wrap as unsigned ones do; the upper 32 bits of the result."""
+    state = (state ^ _shift(state, 30)) * _signed(FIRST)
+    state = (state ^ _shift(state, 27)) * _signed(SECOND)
+    return _shift(state ^ _shift(state, 31), 32)
+
+
+def _shift(state: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right; torch's own keeps the sign."""
+    return (state >> bits) & (MASK >> bits)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    return value - (1 << 64) if value >> 63 else value

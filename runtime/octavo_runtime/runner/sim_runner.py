@@ -1,0 +1,120 @@
+"""A runner without a model: deterministic tokens, chosen step times, no torch.
+
+Its KV cache holds, in place of keys and values, a running hash of the sequence:
+
+    slot of position p  =  (p, mix(hash in the slot of position p - 1, token p))
+
+A token is a function of the hash at the last position, so it depends on the whole context, read through the block table
+as a real model reads it. A wrong slot, a block given away too early or a stale block changes the tokens or is caught
+by the position check, and `continuation` tells which tokens are right.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from octavo_runtime.runner.counter import mix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from octavo_runtime.core.batch import FlatBatch, SamplingRow
+
+_EMPTY = 0x9E3779B97F4A7C15  # the hash of no tokens
+
+
+def _choose(context: int, row: SamplingRow, vocab_size: int) -> int:
+    """The token for a context hash: seeded by (seed, position) when the temperature is not 0, never a forbidden id."""
+    if row.temperature > 0:
+        context = mix(mix(context, row.seed), row.position)
+    token = context % vocab_size
+    while token in row.forbidden:
+        token = (token + 1) % vocab_size
+    return token
+
+
+def continuation(prompt: Sequence[int], rows: Sequence[SamplingRow], vocab_size: int) -> list[int]:
+    """The tokens that a correct engine on a `SimRunner` yields after `prompt`, one for each of `rows`."""
+    context = _EMPTY
+    for token in prompt:
+        context = mix(context, token)
+    tokens = []
+    for row in rows:
+        tokens.append(_choose(context, row, vocab_size))
+        context = mix(context, tokens[-1])
+    return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """How long a step takes: `base` seconds, and `per_token` more for each token in it."""
+
+    base: float = 0.0
+    per_token: float = 0.0
+
+    def seconds(self, num_tokens: int) -> float:
+        return self.base + self.per_token * num_tokens
+
+
+class SimRunner:
+    """Implements `Runner`. `sleep` is called with each step's time; give a virtual clock's to simulate faster."""
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        vocab_size: int,
+        step_time: StepTime | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        self._step_time = step_time or StepTime()
+        self._sleep = sleep
+        self._slots: dict[int, tuple[int, int]] = {}  # slot -> (position, hash of the tokens up to it)
+
+    def execute(self, batch: FlatBatch) -> list[int]:
+        """Write this step's tokens into the cache and choose one token per sampling row.
+
+        Raises `AssertionError` when the batch contradicts itself or the cache: an engine's bug, never a request's.
+        """
+        seconds = self._step_time.seconds(len(batch.token_ids))
+        if seconds > 0:
+            self._sleep(seconds)
+        contexts = [
+            self._compute_sequence(batch, sequence, first, end)
+            for sequence, (first, end) in enumerate(pairwise(batch.query_start_loc))
+        ]
+        return [
+            _choose(contexts[sequence], row, self.vocab_size)
+            for sequence, row in zip(batch.sample_rows, batch.sampling, strict=True)
+        ]
+
+    def _compute_sequence(self, batch: FlatBatch, sequence: int, first: int, end: int) -> int:
+        """Extend one sequence by its tokens `[first, end)`; return the hash of its whole context."""
+        table = batch.block_tables[sequence]
+        start = batch.seq_lens[sequence] - (end - first)
+        context = self._read(table, start - 1)
+        for row, position in zip(range(first, end), range(start, batch.seq_lens[sequence]), strict=True):
+            slot = self._slot(table, position)
+            assert batch.positions[row] == position, f"row {row}: position {batch.positions[row]}, expected {position}"
+            assert batch.slot_mapping[row] == slot, f"row {row}: slot {batch.slot_mapping[row]}, expected {slot}"
+            context = mix(context, batch.token_ids[row])
+            self._slots[slot] = (position, context)
+        return context
+
+    def _read(self, table: list[int], position: int) -> int:
+        if position < 0:
+            return _EMPTY
+        found, context = self._slots[self._slot(table, position)]
+        assert found == position, f"stale block: position {found} where {position} belongs"
+        return context
+
+    def _slot(self, table: list[int], position: int) -> int:
+        block = table[position // self.block_size]
+        assert 0 <= block < self.num_blocks, f"block {block} of {self.num_blocks}"
+        return block * self.block_size + position % self.block_size

@@ -1,0 +1,86 @@
+"""Token ids to text, as they come: never half a character, never part of a stop string.
+
+    decoded so far      "The answer is 4.\n\nHum"          stop = ["\n\nHuman:"]
+    given out           "The answer is 4."
+    held                                  "\n\nHum"        may still become the stop string
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tokenizers.decoders import DecodeStream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from octavo_runtime.text.tokenizer import Tokenizer
+
+_CONTEXT: Final = 6  # prompt tokens that decide how the first new one is spelled (a leading space, for instance)
+
+
+class Detokenizer:
+    """The text of one growing sequence."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        prompt_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+    ) -> None:
+        self._backend = tokenizer.backend
+        self._skip_special_tokens = skip_special_tokens
+        self._stream = DecodeStream(ids=list(prompt_ids[-_CONTEXT:]), skip_special_tokens=skip_special_tokens)
+        self._stop = tuple(stop)
+        self._held = ""
+        self.matched: str | None = None  # the stop string that ended the text
+
+    def add(self, token_ids: Sequence[int]) -> str:
+        """Take the next tokens and return the text that is now certain; "" once a stop string has matched."""
+        if self.matched is not None:
+            return ""
+        self._held += "".join(self._decode(token_id) for token_id in token_ids)
+        if self._match():
+            return self._release(len(self._held))
+        return self._release(len(self._held) - self._possible_stop())
+
+    def finish(self) -> str:
+        """Return what was held in case of a stop string. An unfinished UTF-8 character at the end is dropped."""
+        return self._release(len(self._held))
+
+    def _decode(self, token_id: int) -> str:
+        try:
+            text: str | None = self._stream.step(self._backend, token_id)
+        except Exception as error:
+            # Bytes that are no UTF-8 can make the library lose its place; it says so, and a new stream goes on.
+            if "Invalid prefix" not in str(error):
+                raise
+            self._stream = DecodeStream(skip_special_tokens=self._skip_special_tokens)
+            text = self._stream.step(self._backend, token_id)
+        return text or ""
+
+    def _match(self) -> bool:
+        """Cut the held text before the earliest stop string; of two at the same place the first given wins."""
+        found = [(self._held.find(stop), stop) for stop in self._stop]
+        found = [(at, stop) for at, stop in found if at >= 0]
+        if not found:
+            return False
+        at, self.matched = min(found, key=lambda match: match[0])
+        self._held = self._held[:at]
+        return True
+
+    def _possible_stop(self) -> int:
+        """Length of the longest end of the held text with which some stop string begins."""
+        lengths = (
+            length
+            for stop in self._stop
+            for length in range(min(len(stop) - 1, len(self._held)), 0, -1)
+            if self._held.endswith(stop[:length])
+        )
+        return max(lengths, default=0)
+
+    def _release(self, length: int) -> str:
+        text, self._held = self._held[:length], self._held[length:]
+        return text
