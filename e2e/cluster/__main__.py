@@ -13,6 +13,7 @@ from cluster.progress import Progress
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cluster")
     parser.add_argument("command")
+    parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     progress = Progress()
     try:
@@ -24,6 +25,9 @@ def main() -> int:
             node.up(paths(), progress)
         elif options.command == "down":
             node.down(paths(), progress)
+        elif options.command == "images":
+            from cluster.images import images
+            images(options.names or ["operator","runtime"], layout=paths(), progress=progress)
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

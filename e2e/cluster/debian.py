@@ -25,7 +25,7 @@ PACKAGES = {
     "conntrack": "conntrack",
     "mount": "mount",
 }
-IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "gcc": "gcc"}
+IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "skopeo": "skopeo"}
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 

@@ -27,12 +27,7 @@ class ReferenceBackend:
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
-        stored = slot_mapping >= 0
-        slots = slot_mapping[stored]
-        block_size = key_cache.shape[2]
-        blocks, offsets = slots // block_size, slots % block_size
-        key_cache[blocks, :, offsets] = key[stored]
-        value_cache[blocks, :, offsets] = value[stored]
+        scatter(key, value, key_cache, value_cache, slot_mapping)
 
     def attend(
         self,
@@ -51,6 +46,16 @@ class ReferenceBackend:
             key = _context(key_cache, batch.block_table[sequence], seq_len)
             value = _context(value_cache, batch.block_table[sequence], seq_len)
             out[rows] = _attend_one(query[rows], key, value, scale)
+
+
+def scatter(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
+    """What `KernelBackend.write_kv` says, unchecked."""
+    stored = slot_mapping >= 0
+    slots = slot_mapping[stored]
+    block_size = key_cache.shape[2]
+    blocks, offsets = slots // block_size, slots % block_size
+    key_cache[blocks, :, offsets] = key[stored]
+    value_cache[blocks, :, offsets] = value[stored]
 
 
 def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:

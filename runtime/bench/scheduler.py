@@ -1,6 +1,6 @@
 """What one step costs in Python: schedule, flatten and update for many decoding sequences. Prints one JSON line.
 
-    python runtime/bench/scheduler.py [--running 256] [--steps 500] [--context 500]
+Run as `python runtime/bench/scheduler.py [--running 256] [--steps 500] [--context 500]`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  msgspec reads the annotation at run time
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ServeConfig:
     threads: int | None = None  # default: the cgroup's CPU quota
     drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM
     drain_delay: float = 5.0  # seconds after SIGTERM in which new requests are still served while endpoints propagate
-    max_queued_requests: int = 1024  # accepted requests that wait or run; more get a 503
+    max_queued_requests: int = 1024  # accepted requests beyond max_num_seqs; more get a 503
     max_body_size: int = 1 << 20  # bytes of a request body
     stall_limit: float = 60.0  # seconds without a sign of life from the engine after which /livez and /readyz fail
     startup_stall_limit: float = 600.0  # the same while the model loads

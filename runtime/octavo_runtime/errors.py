@@ -19,6 +19,8 @@
         └── EngineError            500  computing this request failed
             ├── EngineDied         the engine process ended while the request was running
             └── Aborted            the server gave the request up: it drains and time is over
+
+server/errors.py turns request errors into OpenAI's form; the server's exit status comes from start errors.
 """
 
 from __future__ import annotations
@@ -121,11 +123,11 @@ class EngineError(RequestError):
         super().__init__(message, code=code, status=500)
 
 
-class EngineDied(EngineError):
+class EngineDied(EngineError):  # noqa: N818
     def __init__(self) -> None:
         super().__init__("the engine process ended while the request was running", code="engine_died")
 
 
-class Aborted(EngineError):
+class Aborted(EngineError):  # noqa: N818
     def __init__(self) -> None:
         super().__init__("the server shut down before the answer was complete", code="aborted")

@@ -1,6 +1,7 @@
 """The block pool's books."""
 
 import pytest
+
 from octavo_runtime.core.blocks import BlockPool
 
 

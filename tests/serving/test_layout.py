@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from octavo_runtime.core.batch import BatchPlan, SamplingParams, ScheduledChunk
 from octavo_runtime.core.layout import flatten
 from octavo_runtime.core.sequence import Sequence

@@ -1,6 +1,7 @@
 """What the scheduler decides, case by case."""
 
 import pytest
+
 from octavo_runtime.core.batch import SamplingParams
 from octavo_runtime.core.blocks import BlockPool
 from octavo_runtime.core.scheduler import Scheduler

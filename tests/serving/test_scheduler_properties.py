@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from octavo_runtime.core.batch import SamplingParams, SamplingRow
 from octavo_runtime.core.blocks import BlockPool
 from octavo_runtime.core.layout import flatten
@@ -52,9 +53,7 @@ class Engine:
 
     def __init__(self, num_blocks=NUM_BLOCKS, watermark=0.1):
         pool = BlockPool(num_blocks, BLOCK_SIZE)
-        self.scheduler = Scheduler(
-            pool, max_num_seqs=MAX_SEQS, max_num_batched_tokens=BUDGET, watermark=watermark
-        )
+        self.scheduler = Scheduler(pool, max_num_seqs=MAX_SEQS, max_num_batched_tokens=BUDGET, watermark=watermark)
         self.runner = SimRunner(num_blocks, BLOCK_SIZE, VOCAB)
         self.requests = {}
         self.got = {}

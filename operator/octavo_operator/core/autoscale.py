@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from octavo_operator.core.names import Reason
-from octavo_operator.core.spec import Autoscaling, ModelServerSpec
+from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.spec_scaling import Autoscaling
 from octavo_operator.core.window import Signals
 
 TOLERANCE: Final = 0.1
@@ -192,7 +193,7 @@ def _stabilise(case: _Case) -> _Wish:
         return _stabilise_down(case)
     if case.latest.low < current:
         return case.keep(Reason.METRICS_MISSING, f"{signals.unknown} of {signals.ready} ready replicas gave no sample")
-    return case.keep(Reason.WITHIN_TOLERANCE, "the load is within 10 % of the target")
+    return case.keep(Reason.AS_NEEDED, f"the load needs {current}, within {TOLERANCE:.0%}")
 
 
 def _stabilise_up(case: _Case) -> _Wish:

@@ -49,7 +49,7 @@ def structural(schema: Schema, definitions: Schema, *, defaults: bool = True) ->
     unknown = node.keys() - set(_KEPT) - _DROPPED - {"properties", "items"}
     if unknown:
         raise ValueError(f"no rule for {sorted(unknown)} in {schema}")
-    out = {key: node[key] for key in _KEPT if key in node}
+    out: Schema = {key: node[key] for key in _KEPT if key in node}
     _set_default(out, node, wanted=defaults)
     if "properties" in node:
         children = node["properties"].items()

@@ -13,12 +13,8 @@ from typing import Final
 from octavo_operator.core import names
 
 _LINE: Final = re.compile(r'(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?[ \t]+(?P<value>\S+)')
-_WANTED: Final = (
-    names.METRIC_RUNNING,
-    names.METRIC_WAITING,
-    names.METRIC_KV_USED,
-    names.METRIC_KV_CAPACITY,
-)
+_PREFIX: Final = "octavo_"
+_WANTED: Final = (names.METRIC_RUNNING, names.METRIC_WAITING, names.METRIC_KV_USED, names.METRIC_KV_CAPACITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +31,23 @@ class Sample:
 
 def parse_sample(text: str, now: float) -> Sample | None:
     """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number."""
-    values = {name: _gauge(text, name) for name in _WANTED}
-    present = {name: value for name, value in values.items() if value is not None}
-    capacity = present.get(names.METRIC_KV_CAPACITY, 0.0)
-    used = present.get(names.METRIC_KV_USED, math.inf)
-    if len(present) < len(_WANTED) or capacity <= 0 or used > capacity:
+    gauges = _gauges(text)
+    running, waiting, used, capacity = (gauges.get(name) for name in _WANTED)
+    if running is None or waiting is None or used is None or not capacity or used > capacity:
         return None
-    return Sample(
-        time=now,
-        running=present[names.METRIC_RUNNING],
-        waiting=present[names.METRIC_WAITING],
-        kv_used=used,
-        kv_capacity=capacity,
-        draining=_gauge(text, names.METRIC_DRAINING) == 1.0,
-    )
+    return Sample(now, running, waiting, used, capacity, draining=gauges.get(names.METRIC_DRAINING) == 1.0)
 
 
-def _gauge(text: str, name: str) -> float | None:
-    """Sum over the series of one gauge; None when it has none, or one that is negative, NaN or infinite."""
-    found = [_number(match.group("value")) for line in _lines(text, name) if (match := _LINE.match(line))]
-    numbers = [value for value in found if value is not None]
-    return sum(numbers) if numbers and len(numbers) == len(found) else None
-
-
-def _lines(text: str, name: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{", f"{name}\t"))]
+def _gauges(text: str) -> dict[str, float | None]:
+    """Sum over the series of each of our gauges; None for one with a series that is no usable number."""
+    sums: dict[str, float | None] = {}
+    for line in text.splitlines():
+        if not line.startswith(_PREFIX) or (match := _LINE.match(line)) is None:
+            continue
+        name, value = match.group("name"), _number(match.group("value"))
+        before = sums.get(name, 0.0)
+        sums[name] = None if value is None or before is None else before + value
+    return sums
 
 
 def _number(text: str) -> float | None:

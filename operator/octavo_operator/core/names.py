@@ -69,6 +69,7 @@ class Reason:
     ROLLING_OUT: Final = "RollingOut"
     SCALING_UP: Final = "ScalingUp"
     SCALING_DOWN: Final = "ScalingDown"
+    DRAINING: Final = "Draining"
     SETTLED: Final = "Settled"
     REPLICAS_AVAILABLE: Final = "ReplicasAvailable"
     NO_REPLICAS_AVAILABLE: Final = "NoReplicasAvailable"
@@ -82,12 +83,10 @@ class Reason:
     # What a pod says
     UNSCHEDULABLE: Final = "Unschedulable"
     IMAGE_PULL: Final = "ImagePullBackOff"
-    IMAGE_PULL_ERROR: Final = "ErrImagePull"
     CONTAINER_CONFIG: Final = "CreateContainerConfigError"
     CRASH_LOOP: Final = "CrashLoopBackOff"
     OOM_KILLED: Final = "OOMKilled"
     CONTAINER_FAILED: Final = "ContainerFailed"
-    EVICTED: Final = "Evicted"
     NOT_READY: Final = "NotReady"
 
     # What the runtime writes into its termination message
@@ -102,7 +101,7 @@ class Reason:
     KV_ABOVE_TARGET: Final = "KVUtilizationAboveTarget"
     WAITING_ABOVE_TARGET: Final = "WaitingAboveTarget"
     LOAD_BELOW_TARGET: Final = "LoadBelowTarget"
-    WITHIN_TOLERANCE: Final = "WithinTolerance"
+    AS_NEEDED: Final = "AsNeeded"
     SCALE_UP_STABILIZED: Final = "ScaleUpStabilized"
     SCALE_DOWN_STABILIZED: Final = "ScaleDownStabilized"
     OBSERVING: Final = "ObservingAfterStart"

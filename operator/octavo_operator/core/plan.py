@@ -58,8 +58,9 @@ def _is_ours(manifest: Manifest, existing: Manifest) -> bool:
     """Ours, or without a controller: a child that an orphaning deletion left behind is adopted again."""
     controllers = [ref for ref in existing["metadata"].get("ownerReferences", ()) if ref.get("controller")]
     (owner,) = manifest["metadata"]["ownerReferences"]
-    labelled = existing["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER) == owner["name"]
-    return controllers[0]["uid"] == owner["uid"] if controllers else labelled
+    if controllers:
+        return bool(controllers[0]["uid"] == owner["uid"])
+    return bool(existing["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER) == owner["name"])
 
 
 def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from octavo_operator.core import names
-from octavo_operator.core.spec import Accelerator, EnvVar, ModelServerSpec, ResourceQuantities, Resources
+from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.spec_model import Accelerator
+from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
 
 Manifest = dict[str, Any]
 

@@ -1,11 +1,14 @@
 """What the models of the API share: camelCase names, frozen values, and helpers that put Kubernetes' words into a schema."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from octavo_operator.core.units import parse_duration, parse_quantity
+
+SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""A DNS-1123 subdomain: the name of most objects."""
 
 type_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
@@ -37,12 +40,12 @@ def _seconds(value: object) -> int:
         return value
     if isinstance(value, str):
         return parse_duration(value)
-    raise ValueError(f"{value!r} is no duration")  # noqa: TRY004  pydantic reports a ValueError, not a TypeError
+    raise ValueError(f"{value!r} is no duration")
 
 
 def _quantity(value: object) -> str:
     if not isinstance(value, str | int):
-        raise ValueError(f"{value!r} is no quantity")  # noqa: TRY004
+        raise ValueError(f"{value!r} is no quantity")  # noqa: TRY004  pydantic reports only a ValueError
     parse_quantity(value)
     return str(value)
 

@@ -41,7 +41,9 @@ class DecisionInputs(StatusModel):
 
     ready_replicas: int = Field(ge=0, description="Replicas that were ready.")
     unknown_replicas: int = Field(ge=0, description="Ready replicas without a fresh sample.")
-    kv_utilization_percent: int = Field(ge=0, le=100, description="KV cache in use, in percent of the sampled capacity.")
+    kv_utilization_percent: int = Field(
+        ge=0, le=100, description="KV cache in use, in percent of the sampled capacity."
+    )
     waiting: int = Field(ge=0, description="Requests that waited.")
     running: int = Field(ge=0, description="Requests that were being answered.")
     kv_tokens_in_use: int = Field(ge=0, description="Tokens in the KV caches.")
@@ -62,7 +64,9 @@ class LastDecision(StatusModel):
     from_: int = Field(ge=0, alias="from", description="Replicas before.")
     to: int = Field(ge=0, description="Replicas after.")
     reason: str = Field(max_length=64, description="Why, in one word. Example: KVUtilizationAboveTarget.")
-    limited_by: str | None = Field(default=None, max_length=64, description="What kept it from going further, if anything.")
+    limited_by: str | None = Field(
+        default=None, max_length=64, description="What kept it from going further, if anything."
+    )
     message: str = Field(max_length=1024, description="Why, in words and numbers.")
     inputs: DecisionInputs | None = Field(default=None, description="What it was made from.")
     candidates: tuple[Candidate, ...] = Field(
@@ -94,7 +98,9 @@ class ModelServerStatus(StatusModel):
     ready_replicas: int = Field(default=0, ge=0, description="Replicas that serve.")
     updated_replicas: int = Field(default=0, ge=0, description="Replicas of the newest revision.")
     desired_replicas: int = Field(default=0, ge=0, description="Replicas wanted now.")
-    selector: str = Field(default="", max_length=512, description="Label selector of the replicas, for the scale subresource.")
+    selector: str = Field(
+        default="", max_length=512, description="Label selector of the replicas, for the scale subresource."
+    )
     url: str | None = Field(
         default=None, max_length=512, description="Endpoint inside the cluster. Example: http://chat.default.svc:80."
     )

@@ -41,7 +41,8 @@ class BatchPlan:
 
 class SamplingRow(NamedTuple):
     """What the sampler needs for one sequence. (seed, position) is the random counter: the same pair gives the same
-    choice whatever the batch, the preemptions or the replica."""
+    choice whatever the batch, the preemptions or the replica.
+    """
 
     temperature: float
     top_p: float

@@ -6,6 +6,8 @@
     slot_mapping       3           8  9  0       block * block_size + position % block_size
     query_start_loc  [ 0,          1,        4 ]
     seq_lens           4           3
+
+T tokens in S sequences; see `FlatBatch` for what each list is.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ import signal
 import sys
 from typing import Final
 
-from octavo_runtime.engine.loop import Channel, Loop
+from octavo_runtime.engine.channel import EngineChannel
+from octavo_runtime.engine.loop import Loop
 from octavo_runtime.engine.messages import Started, StartFailed
-from octavo_runtime.engine.process import EngineArgs, decode_args
+from octavo_runtime.engine.process import START_FAILED, EngineArgs, decode_args
 from octavo_runtime.engine.startup import StartupReporter, load_runner, resolve_max_model_len
 from octavo_runtime.engine.state_page import StatePage
 from octavo_runtime.engine.step import Engine
@@ -29,19 +30,19 @@ def main() -> int:
     configure_logging()
     page = StatePage(args.page_fd)
     os.set_inheritable(args.page_fd, False)
-    channel = Channel(args.inbox, args.outbox)
+    channel = EngineChannel(args.folder)
     try:
         loop = start(args, channel, page)
         loop.run()
     except StartError as error:
         channel.send(StartFailed(error.reason, str(error)))
-        return 2
+        return START_FAILED
     finally:
         channel.close()
     return 0
 
 
-def start(args: EngineArgs, channel: Channel, page: StatePage) -> Loop:
+def start(args: EngineArgs, channel: EngineChannel, page: StatePage) -> Loop:
     """Load the model and say so. Raises `StartError`."""
     config = args.config
     reporter = StartupReporter(page, args.started_at)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
-
-import msgspec
-import zmq
-import zmq.asyncio
+from typing import TYPE_CHECKING, Final, Protocol
 
 from octavo_runtime import errors
 from octavo_runtime.core.sequence import FinishReason
-from octavo_runtime.engine.messages import Abort, Add, FromEngine, Started, StartFailed, StepDone, Stop, ToEngine
-from octavo_runtime.engine.process import EngineProcess
+from octavo_runtime.engine.channel import ApiChannel
+from octavo_runtime.engine.messages import Abort, Add, Started, StartFailed, StepDone, Stop
+from octavo_runtime.engine.process import START_FAILED, EngineProcess
 from octavo_runtime.engine.slot import OutputSlot
 from octavo_runtime.engine.state_page import EngineState, Phase, StatePage
 
@@ -27,7 +21,8 @@ if TYPE_CHECKING:
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.core.batch import SamplingParams
 
-logger = logging.getLogger(__name__)
+STOP_GRACE: Final = 5.0  # seconds for a loaded engine to end by itself
+LAST_WORDS_WAIT: Final = 5.0  # seconds for the message of an engine that could not start
 
 
 class Observer(Protocol):
@@ -54,28 +49,28 @@ class EngineClient:
         self._observer = observer
         self._requests: dict[int, _Request] = {}
         self._ids = count(1)
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(FromEngine)
-        self._loop = asyncio.get_running_loop()
-        self.started: asyncio.Future[Started] = self._loop.create_future()
-        self.died: asyncio.Future[str] = self._loop.create_future()  # with a message, when it ends unasked
         self._stopping = False
-        self._folder = tempfile.mkdtemp(prefix="octavo-")  # mode 0700: nobody else can connect
-        page_fd = StatePage.create_fd()
-        self._page = StatePage(page_fd)
-        self._page.write(EngineState(beat=time.monotonic()))
-        self._context = zmq.asyncio.Context()
-        self._to_engine = self._bind(zmq.PUSH, "in")
-        self._from_engine = self._bind(zmq.PULL, "out")
-        self._process = EngineProcess(
-            config,
-            inbox=self._address("in"),
-            outbox=self._address("out"),
-            page_fd=page_fd,
-            on_exit=lambda status: self._loop.call_soon_threadsafe(self._ended, status),
-        )
-        os.close(page_fd)
+        self._loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[Started] = self._loop.create_future()  # or a StartError
+        self.died: asyncio.Future[str] = self._loop.create_future()  # why, when it ends unasked
+        self._channel = ApiChannel()
+        self._page, self._process = self._spawn()
         self._reader = self._loop.create_task(self._read())
+
+    def _spawn(self) -> tuple[StatePage, EngineProcess]:
+        page_fd = StatePage.create_fd()
+        try:
+            page = StatePage(page_fd)
+            page.write(EngineState(beat=time.monotonic()))
+            process = EngineProcess(
+                self._config,
+                folder=self._channel.folder,
+                page_fd=page_fd,
+                on_exit=lambda status: self._loop.call_soon_threadsafe(self._ended, status),
+            )
+        finally:
+            os.close(page_fd)
+        return page, process
 
     @property
     def pid(self) -> int:
@@ -103,51 +98,36 @@ class EngineClient:
         """Hand a validated request to the engine. Raises `QueueFull`, `EngineDied`."""
         if self.died.done():
             raise errors.EngineDied
-        if len(self._requests) >= self._config.max_queued_requests:
+        if len(self._requests) >= self._config.max_num_seqs + self._config.max_queued_requests:
             raise errors.QueueFull(self._config.max_queued_requests)
         slot = OutputSlot(next(self._ids))
         self._requests[slot.request_id] = _Request(slot, time.monotonic())
-        self._send(Add(slot.request_id, prompt, params))
+        self._channel.send(Add(slot.request_id, prompt, params))
         return slot
 
     def abort(self, slot: OutputSlot, reason: FinishReason = FinishReason.ABORT) -> None:
         """Stop computing a request, whatever its state. `reason` is what the metrics count: a stop string is a stop."""
         if self._finish(slot.request_id, reason) is not None:
-            self._send(Abort(slot.request_id))
+            self._channel.send(Abort(slot.request_id))
 
     def fail_all(self, error: errors.RequestError) -> None:
         """End every request with `error`."""
         for request_id in list(self._requests):
             self._fail(request_id, error)
-            self._send(Abort(request_id))
+            self._channel.send(Abort(request_id))
 
     async def close(self) -> None:
         """Stop the engine and remove everything that this object made."""
         self._stopping = True
-        self._send(Stop())
-        await asyncio.to_thread(self._process.end)
+        self._channel.send(Stop())
+        await asyncio.to_thread(self._process.end, STOP_GRACE if self.started.done() else 0.0)
         self._reader.cancel()
-        self._context.destroy(linger=0)
+        self._channel.close()
         self._page.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _address(self, name: str) -> str:
-        return f"ipc://{self._folder}/{name}"
-
-    def _bind(self, kind: int, name: str) -> zmq.asyncio.Socket:
-        socket = self._context.socket(kind)
-        socket.set_hwm(0)  # bounded by max_queued_requests, see loop.Channel
-        socket.bind(self._address(name))
-        return socket
-
-    def _send(self, message: ToEngine) -> None:
-        # Without a high-water mark a send never has to wait; the shadowed call is zmq's plain one.
-        zmq.Socket.send(self._to_engine, self._encoder.encode(message), zmq.NOBLOCK)
 
     async def _read(self) -> None:
         while True:
-            message = self._decoder.decode(await self._from_engine.recv())
-            match message:
+            match message := await self._channel.receive():
                 case StepDone():
                     self._dispatch(message)
                 case Started():
@@ -188,9 +168,11 @@ class EngineClient:
         return request
 
     def _ended(self, status: int) -> None:
-        """The process is gone. Its last words may still be under way, so the reader gets a turn first."""
-        if not self._stopping:
-            self._loop.call_later(0.1, self._declare_dead, status)
+        if self._stopping:
+            return
+        # An engine that ends with this status has said why, and the message may still be under way.
+        wait = LAST_WORDS_WAIT if status == START_FAILED and not self.started.done() else 0.0
+        self._loop.call_later(wait, self._declare_dead, status)
 
     def _declare_dead(self, status: int) -> None:
         message = f"the engine process ended with status {status}"

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STOP_GRACE: Final = 5.0  # seconds for an engine to end by itself
+START_FAILED: Final = 2  # exit status of an engine that has said why it cannot start
 
 
 class EngineArgs(msgspec.Struct, frozen=True):
     """The engine's command line."""
 
     config: ServeConfig
-    inbox: str  # where the engine pulls from
-    outbox: str  # where it pushes to
+    folder: Path  # where the sockets are
     page_fd: int
     parent_pid: int
     started_at: float  # time.monotonic()
@@ -42,19 +41,17 @@ def decode_args(text: str) -> EngineArgs:
     return msgspec.json.decode(text, type=EngineArgs, dec_hook=_decode_path)
 
 
-def _decode_path(kind: type, value: Any) -> Path:
+def _decode_path(kind: type, value: str) -> Path:
     assert kind is Path, f"no decoder for {kind}"
     return Path(value)
 
 
 class EngineProcess:
-    """A running engine. Must be made in the main thread: the kernel ties the child's life to the thread that made it."""
+    """A running engine. To be made in the main thread: the kernel ties a child's life to the thread that made it."""
 
-    def __init__(
-        self, config: ServeConfig, *, inbox: str, outbox: str, page_fd: int, on_exit: Callable[[int], None]
-    ) -> None:
+    def __init__(self, config: ServeConfig, *, folder: str, page_fd: int, on_exit: Callable[[int], object]) -> None:
         """Start the process; `on_exit` is called with its exit status, from another thread, when it has ended."""
-        args = EngineArgs(config, inbox, outbox, page_fd, os.getpid(), time.monotonic())
+        args = EngineArgs(config, Path(folder), page_fd, os.getpid(), time.monotonic())
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "octavo_runtime.engine", encode_args(args)],
             stdin=subprocess.DEVNULL,
@@ -72,11 +69,11 @@ class EngineProcess:
     def alive(self) -> bool:
         return self._watcher.is_alive()
 
-    def end(self) -> None:
-        """Wait for an engine that has been told to stop; kill it when it does not."""
-        self._watcher.join(STOP_GRACE)
+    def end(self, grace: float) -> None:
+        """Wait `grace` seconds for an engine that has been told to stop, then kill it."""
+        self._watcher.join(grace)
         if self._watcher.is_alive():
-            logger.warning("the engine does not stop; killing it")
+            logger.info("the engine does not end by itself; killing it")
             self._process.kill()
             self._watcher.join()
 

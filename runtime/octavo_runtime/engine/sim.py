@@ -1,4 +1,4 @@
-"""`--runner sim`: a model's configuration and tokenizer without its weights. Tokens are made up, but always the same."""
+"""`--runner sim`: a model's configuration and tokenizer without its weights; its tokens are made up, always the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BYTES_PER_VALUE: Final = 4  # as if the cache held float32
 def build_sim_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> SimRunner:
     """A simulated runner with as many blocks as the real one would have in the same memory."""
     progress("weights", 1.0)
-    block_bytes = kv_bytes_per_token(info) * config.block_size
+    block_bytes = info.kv_bytes_per_token(_BYTES_PER_VALUE) * config.block_size
     memory = config.kv_cache_memory or _DEFAULT_KV_CACHE
     if memory < block_bytes:
         raise InvalidArgument(f"--kv-cache-memory {memory} is less than one block of {block_bytes} bytes")
@@ -30,8 +30,3 @@ def build_sim_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -
         vocab_size=info.vocab_size,
         step_time=StepTime(base=config.sim_step_time),
     )
-
-
-def kv_bytes_per_token(info: ModelInfo) -> int:
-    """A key and a value per layer, KV head and dimension."""
-    return 2 * info.num_layers * info.num_kv_heads * info.head_dim * _BYTES_PER_VALUE

@@ -18,8 +18,10 @@ class Delta(NamedTuple):
 
 
 class OutputSlot:
-    """One slot, not a queue: what a slow reader has not fetched is merged, so it can hold at most `max_tokens` ints,
-    and the engine never waits for anybody."""
+    """One slot, not a queue: what a slow reader has not fetched is merged.
+
+    So it holds at most `max_tokens` ints, and the engine never waits for anybody.
+    """
 
     __slots__ = ("_changed", "_error", "_finish_reason", "_tokens", "request_id")
 
@@ -40,9 +42,13 @@ class OutputSlot:
         self._error = error
         self._changed.set()
 
-    async def get(self) -> Delta:
-        """Wait for news and take all of it. Raises the error that ended the request. Safe to cancel."""
-        await self._changed.wait()
+    async def get(self, patience: float) -> Delta:
+        """Take all news; wait for some up to `patience` seconds, then return an empty delta. Safe to cancel.
+
+        Raises the error that ended the request.
+        """
+        if not self._changed.is_set() and not await self._wait(patience):
+            return Delta([], None)
         self._changed.clear()
         if self._error is not None:
             if not self._tokens:
@@ -50,3 +56,10 @@ class OutputSlot:
             self._changed.set()
         tokens, self._tokens = self._tokens, []
         return Delta(tokens, self._finish_reason)
+
+    async def _wait(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False

@@ -44,8 +44,15 @@ class StartupReporter:
         if phase == self.state.phase:
             return
         now = time.monotonic()
-        seconds = {f"{self.state.phase.name.lower()}_seconds": now - self._phase_since}
-        self.state = self.state._replace(phase=phase, **seconds)
+        seconds = now - self._phase_since
+        match self.state.phase:
+            case Phase.PROCESS:
+                self.state = self.state._replace(process_seconds=seconds)
+            case Phase.WEIGHTS:
+                self.state = self.state._replace(weights_seconds=seconds)
+            case Phase.WARMUP:
+                self.state = self.state._replace(warmup_seconds=seconds)
+        self.state = self.state._replace(phase=phase)
         self._phase_since = now
 
 
@@ -78,6 +85,6 @@ def _build_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> R
         from octavo_runtime.engine.sim import build_sim_runner  # noqa: PLC0415  each runner loads its own libraries
 
         return build_sim_runner(config, info, progress)
-    from octavo_runtime.runner.torch_runner import TorchRunner  # noqa: PLC0415
+    from octavo_runtime.runner.build import build_runner  # noqa: PLC0415
 
-    return TorchRunner.load(config, progress)
+    return build_runner(config, info, progress)

@@ -55,8 +55,11 @@ class Engine:
         return StepDone(now, list(plan.admitted), outputs, failed)
 
     def _run(self, plan: BatchPlan) -> tuple[list[Output], list[int]]:
-        """Compute `plan`; when that raises, each half of it, so that only the culprit fails and the others get the
-        tokens that they would have got. Computing a chunk twice is harmless: it writes the same into the same slots."""
+        """Compute `plan`; when that raises, each half of it.
+
+        So only the culprit fails, and the others get the tokens that they would have got: computing a chunk twice
+        writes the same into the same slots.
+        """
         try:
             sampled = self._execute(plan)
         except Exception:
@@ -78,7 +81,7 @@ class Engine:
         return sampled
 
     def _prove_runner_works(self) -> None:
-        """Compute one token in a block that nobody holds. A device that is lost for good raises, and the engine ends."""
+        """Compute one token in a block that nobody holds; when the device is lost for good, this ends the engine."""
         block = self._pool.allocate(1)
         if block is None:
             return  # others hold blocks, and their next step is the proof

@@ -1,0 +1,139 @@
+"""Paged attention on a CPU without compiled code: gather each sequence's blocks, then torch's own attention.
+
+Sequences of one step are put into groups of the same query length and about the same context length, so that a group is
+a rectangle and one long sequence does not pad all others; ░ is padding:
+
+    context    ████████████████████████       ████████░░  ███████░░░  ██████████
+               one group                      another
+
+Which blocks to gather, what to mask and where is the same for every layer, and is computed once per step (`prepare`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812  torch's own convention
+
+from octavo_kernels.check import check_attend, check_write_kv
+from octavo_kernels.reference import scatter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from octavo_kernels.interface import PagedBatch
+
+_LEAST_FILL: Final = 0.75  # a context shorter than this part of its group's longest, in blocks, begins a new group
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """n sequences with Q queries each, over at most L positions (whole blocks). K KV heads of D dimensions."""
+
+    rows: Tensor  # [n, Q] int64, where the queries are in the batch
+    pages: Tensor  # [n K L / block_size] int64, rows of a cache seen as [num_blocks K, block_size D]
+    outside: Tensor  # int64, rows past their sequence's length, of what is gathered seen as [n K L, D]
+    mask: Tensor  # [n, 1, Q, L] in the cache's dtype, 0 where a query may look and -inf where not
+    key: Tensor  # [n, K, L, D], where each layer gathers to in turn: fresh memory would cost a page fault per 4 KiB
+    value: Tensor
+
+
+class CPUBackend:
+    """Implements `KernelBackend` on the CPU, in the floating dtypes that torch's attention takes."""
+
+    name = "cpu"
+
+    def prepare(self, batch: PagedBatch, key_cache: Tensor) -> PagedBatch:
+        groups = _split(batch, key_cache.shape[2])
+        return replace(batch, plan=tuple(_make_group(batch, members, key_cache) for members in groups))
+
+    def write_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        check_write_kv(key, value, key_cache, value_cache, slot_mapping)
+        scatter(key, value, key_cache, value_cache, slot_mapping)
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: PagedBatch,
+        *,
+        scale: float,
+        out: Tensor,
+    ) -> None:
+        check_attend(query, key_cache, value_cache, batch, out)
+        if batch.plan is None:
+            batch = self.prepare(batch, key_cache)
+        for group in cast("tuple[_Group, ...]", batch.plan):
+            attended = F.scaled_dot_product_attention(
+                query[group.rows].transpose(1, 2),
+                _gather(key_cache, group, group.key),
+                _gather(value_cache, group, group.value),
+                attn_mask=group.mask,
+                scale=scale,
+                enable_gqa=True,
+            )
+            out[group.rows] = attended.transpose(1, 2)
+
+
+def _split(batch: PagedBatch, block_size: int) -> list[list[int]]:
+    """Sequence numbers by group. Sequences without a query are left out."""
+    starts = batch.query_start_loc.tolist()
+    shapes = [
+        (starts[sequence + 1] - starts[sequence], -(-seq_len // block_size), sequence)
+        for sequence, seq_len in enumerate(batch.seq_lens.tolist())
+    ]
+    groups: list[list[int]] = []
+    first = (0, 0)
+    for num_queries, num_blocks, sequence in sorted(shapes, reverse=True):
+        if num_queries == 0:
+            continue
+        if num_queries != first[0] or num_blocks < _LEAST_FILL * first[1]:
+            groups.append([])
+            first = (num_queries, num_blocks)
+        groups[-1].append(sequence)
+    return groups
+
+
+def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) -> _Group:
+    _, num_kv_heads, block_size, head_dim = key_cache.shape
+    sequences = torch.tensor(members)
+    starts = batch.query_start_loc[sequences].long()
+    num_queries = int(batch.query_start_loc[members[0] + 1] - starts[0])
+    seq_lens = batch.seq_lens[sequences, None].long()
+    num_blocks = -(-int(seq_lens.max()) // block_size)
+    positions = torch.arange(num_blocks * block_size)
+    outside = positions >= seq_lens  # [n, L]
+    allowed = positions <= (seq_lens - num_queries + torch.arange(num_queries))[:, :, None]  # [n, Q, L]
+    return _Group(
+        rows=starts[:, None] + torch.arange(num_queries),
+        pages=_pages(batch.block_table[sequences, :num_blocks].long(), outside[:, ::block_size], num_kv_heads),
+        outside=outside[:, None].expand(-1, num_kv_heads, -1).flatten().nonzero().flatten(),
+        mask=torch.zeros(allowed.shape, dtype=key_cache.dtype).masked_fill_(~allowed, -torch.inf)[:, None],
+        key=key_cache.new_empty(len(members), num_kv_heads, len(positions), head_dim),
+        value=key_cache.new_empty(len(members), num_kv_heads, len(positions), head_dim),
+    )
+
+
+def _pages(block_table: Tensor, unused: Tensor, num_kv_heads: int) -> Tensor:
+    """Rows of the cache seen as [num_blocks K, …], in the order sequence, head, block; for unused entries row 0's block."""
+    blocks = block_table.masked_fill(unused, 0)
+    return (blocks[:, None] * num_kv_heads + torch.arange(num_kv_heads)[:, None]).flatten()
+
+
+def _gather(cache: Tensor, group: _Group, out: Tensor) -> Tensor:
+    """The group's keys or values into `out`, `[n, K, L, D]`, in one copy.
+
+    Slots past a sequence's length are zeroed: they may hold another's NaN, and weight 0 times NaN is NaN.
+    """
+    num_blocks, num_kv_heads, block_size, head_dim = cache.shape
+    pages = cache.view(num_blocks * num_kv_heads, block_size * head_dim)
+    torch.index_select(pages, 0, group.pages, out=out.view(-1, block_size * head_dim))
+    out.view(-1, head_dim).index_fill_(0, group.outside, 0)
+    return out

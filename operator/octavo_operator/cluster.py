@@ -1,0 +1,190 @@
+"""The only module that talks to the Kubernetes API (the watch apart, which is kopf's).
+
+Plain objects in and out, one request per call, no retries: the work queue asks again. Every failure becomes `Rejected` or
+`Unavailable`. Writes are server-side apply with one field manager; `force` takes the fields that we own, and only those.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from octavo_operator.core import names
+from octavo_operator.core.errors import Rejected, Unavailable
+from octavo_operator.metrics import Metrics
+from octavo_operator.store import Raw, slim
+
+PAGE: Final = 500
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+
+_PATHS: Final = {
+    names.KIND: f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "Event": "/apis/events.k8s.io/v1/namespaces/{namespace}/events",
+}
+_API_VERSIONS: Final = {names.KIND: names.API_VERSION, "Deployment": "apps/v1", "Service": "v1", "Pod": "v1"}
+_FINAL_STATUSES: Final = frozenset({400, 403, 404, 405, 422})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to reach the API server; for the watch."""
+
+    server: str
+    ca_path: str | None
+    insecure: bool
+    token: str | None
+    certificate_path: str | None
+    private_key_path: str | None
+    username: str | None
+    password: str | None
+
+
+class Cluster:
+    """A connection to one API server."""
+
+    def __init__(self, kubeconfig: str | None, metrics: Metrics) -> None:
+        self._kubeconfig = kubeconfig
+        self._metrics = metrics
+
+    async def __aenter__(self) -> Self:
+        """Reads the kubeconfig, or else the pod's service account. Sends nothing yet."""
+        self._configuration = client.Configuration()
+        if self._kubeconfig is None:
+            config.load_incluster_config(client_configuration=self._configuration)
+        else:
+            await config.load_kube_config(config_file=self._kubeconfig, client_configuration=self._configuration)
+        self._api = client.ApiClient(self._configuration)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes the connections."""
+        await self._api.close()
+
+    async def credentials(self) -> Credentials:
+        """What the watch needs to log in; tokens are read anew, since they expire."""
+        headers: dict[str, str] = {}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], "", "GET", None)
+        cfg = self._configuration
+        return Credentials(
+            server=cfg.host,
+            ca_path=cfg.ssl_ca_cert,
+            insecure=not cfg.verify_ssl,
+            token=headers.get("authorization", "").split(" ", 1)[-1] or None,
+            certificate_path=cfg.cert_file,
+            private_key_path=cfg.key_file,
+            username=cfg.username or None,
+            password=cfg.password or None,
+        )
+
+    async def get(self, kind: str, namespace: str, name: str) -> Raw | None:
+        """One object, or None."""
+        try:
+            return slim(await self._call("GET", kind, namespace, name))
+        except Rejected as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list_all(self, kind: str, namespaces: Sequence[str]) -> tuple[list[Raw], int]:
+        """All objects of a kind that concern the operator, and the resource version up to which the list is true."""
+        pages = [await self._list_one(kind, namespace) for namespace in namespaces or ("",)]
+        versions = [version for _, version in pages]
+        return [raw for raws, _ in pages for raw in raws], min(versions)
+
+    async def apply(self, manifest: Raw) -> Raw:
+        """Server-side apply of a child; returns it as it is now."""
+        metadata = manifest["metadata"]
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        answer = await self._call(
+            "PATCH", manifest["kind"], metadata["namespace"], metadata["name"], query=query, body=manifest
+        )
+        return slim(answer)
+
+    async def apply_status(self, namespace: str, name: str, uid: str, status: Raw) -> Raw | None:
+        """Server-side apply of a ModelServer's status. None when it is gone, or when that name is now another one's."""
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "status": status,
+        }
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        try:
+            return slim(await self._call("PATCH", names.KIND, namespace, f"{name}/status", query=query, body=body))
+        except (Rejected, Unavailable) as error:
+            if error.status in (404, 409):
+                return None
+            raise
+
+    async def create_event(self, namespace: str, body: Raw) -> None:
+        """Posts one event of events.k8s.io/v1."""
+        await self._call("POST", "Event", namespace, "", body=body)
+
+    async def _list_one(self, kind: str, namespace: str) -> tuple[list[Raw], int]:
+        selector = {} if kind == names.KIND else {"labelSelector": names.LABEL_MODEL_SERVER}
+        raws: list[Raw] = []
+        more = ""
+        while True:
+            query = {"limit": str(PAGE), **selector, **({"continue": more} if more else {})}
+            page = await self._call("GET", kind, namespace, "", query=query)
+            types = {"kind": kind, "apiVersion": _API_VERSIONS[kind]}  # a list's items come without them
+            raws += [{**slim(item), **types} for item in page["items"]]
+            more = page["metadata"].get("continue", "")
+            if not more:
+                return raws, int(page["metadata"]["resourceVersion"])
+
+    async def _call(
+        self,
+        verb: str,
+        kind: str,
+        namespace: str,
+        name: str,
+        query: dict[str, str] | None = None,
+        body: Raw | None = None,
+    ) -> Raw:
+        status = 0
+        try:
+            status, text = await self._send(verb, _url(kind, namespace, name, query), body)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{verb} {kind} {namespace}/{name}: {error or type(error).__name__}") from error
+        finally:
+            self._metrics.api_requests.labels(verb=verb, kind=kind, status=str(status)).inc()
+        answer = _parse(text)
+        if status < 300:
+            return answer
+        message = f"{verb} {kind} {namespace}/{name}: {answer.get('message') or text[:200]}"
+        if status in _FINAL_STATUSES:
+            raise Rejected(message, status)
+        raise Unavailable(message, status, answer.get("details", {}).get("retryAfterSeconds"))
+
+    async def _send(self, verb: str, path: str, body: Raw | None) -> tuple[int, str]:
+        headers = {"Accept": "application/json", "User-Agent": names.FIELD_MANAGER}
+        if body is not None:
+            headers["Content-Type"] = "application/apply-patch+yaml" if verb == "PATCH" else "application/json"
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
+        url = self._configuration.host + path
+        answer = await self._api.call_api(verb, url, headers, body, None, _request_timeout=_TIMEOUT)
+        data = await answer.read()
+        return answer.status, data.decode(errors="replace")
+
+
+def _url(kind: str, namespace: str, name: str, query: dict[str, str] | None) -> str:
+    path = _PATHS[kind]
+    path = path.format(namespace=quote(namespace)) if namespace else path.replace("/namespaces/{namespace}", "")
+    tail = f"/{quote(name)}" if name else ""
+    return path + tail + (f"?{urlencode(query)}" if query else "")
+
+
+def _parse(text: str) -> Raw:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

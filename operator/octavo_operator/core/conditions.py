@@ -1,0 +1,170 @@
+"""Why a ModelServer is ready or not: a ladder of named checks; the first that finds something gives the verdict.
+
+    Ready   Reconciling  Stalled   when
+    ─────   ───────────  ───────   ────
+    True    -            -         every replica that must serve does, all of the newest revision
+    False   True         -         it is on the way there, or waits for something that may come (nodes)
+    False   -            True      it will not get there without a change: spec, image, model, quota
+    False   -            -         paused
+
+`Reconciling` and `Stalled` are there only while true (kstatus, "abnormal-true"), never both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.observed import DeploymentView, PodView, newest_problem
+from octavo_operator.core.status_model import ModelServerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the children could not be written, in the API server's words or ours."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted."""
+
+    generation: int
+    desired: int
+    needed: int
+    paused: bool
+    failure: Failure | None
+    deployment: DeploymentView | None
+    pods: tuple[PodView, ...]
+    previous: ModelServerStatus
+
+    @property
+    def draining(self) -> int:
+        """Pods that finish their answers before they go."""
+        return sum(1 for pod in self.pods if pod.terminating)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Ready or not, and why."""
+
+    ready: bool
+    reason: str
+    message: str
+    stalled: bool = False
+
+
+def judge(facts: Facts) -> Verdict:
+    """The verdict on a ModelServer."""
+    for check in _LADDER:
+        verdict = check(facts)
+        if verdict is not None:
+            return verdict
+    return Verdict(ready=True, reason=Reason.READY, message=_serving(facts))
+
+
+def _cannot_be_written(facts: Facts) -> Verdict | None:
+    if facts.failure is None:
+        return None
+    return Verdict(ready=False, reason=facts.failure.reason, message=facts.failure.message, stalled=True)
+
+
+def _does_not_exist_yet(facts: Facts) -> Verdict | None:
+    if facts.deployment is not None:
+        return None
+    if facts.paused:
+        return Verdict(ready=False, reason=Reason.PAUSED, message="paused before anything was created")
+    return Verdict(ready=False, reason=Reason.CREATING, message="the Deployment is being created")
+
+
+def _was_not_looked_at_yet(facts: Facts) -> Verdict | None:
+    """The Deployment's status is behind its spec. Nobody knows, so what was known stays."""
+    deployment, previous = facts.deployment, facts.previous.condition(Condition.READY)
+    if deployment is None or deployment.current:
+        return None
+    if previous is None or facts.previous.observed_generation != facts.generation:
+        return Verdict(
+            ready=False, reason=Reason.ROLLING_OUT, message="the Deployment's controller has not seen it yet"
+        )
+    stalled = facts.previous.condition(Condition.STALLED) is not None
+    return Verdict(previous.status == "True", previous.reason, previous.message, stalled)
+
+
+def _refuses_pods(facts: Facts) -> Verdict | None:
+    refused = facts.deployment.pods_refused if facts.deployment else None
+    if refused is None:
+        return None
+    return Verdict(ready=False, reason=Reason.PODS_REFUSED, message=refused, stalled=True)
+
+
+def _has_failing_pods(facts: Facts) -> Verdict | None:
+    problem = newest_problem(facts.pods)
+    if problem is None or not problem.failed or _no_updated_pods(facts):
+        return None
+    return Verdict(ready=False, reason=problem.reason, message=problem.message, stalled=problem.stalled)
+
+
+def _no_updated_pods(facts: Facts) -> bool:
+    """Whether all pods are of an old revision, whose problems say nothing about the new one."""
+    return facts.deployment is not None and facts.deployment.updated == 0
+
+
+def _missed_its_deadline(facts: Facts) -> Verdict | None:
+    message = facts.deployment.deadline_exceeded if facts.deployment else None
+    if message is None:
+        return None
+    return Verdict(ready=False, reason=Reason.PROGRESS_DEADLINE, message=message, stalled=True)
+
+
+def _rolls_out(facts: Facts) -> Verdict | None:
+    deployment = facts.deployment
+    if deployment is None or deployment.replicas <= deployment.updated:
+        return None
+    done = f"{deployment.updated} of {facts.desired} replicas updated, {deployment.ready} serve"
+    return _waiting(facts, Reason.ROLLING_OUT, done)
+
+
+def _lacks_replicas(facts: Facts) -> Verdict | None:
+    deployment = facts.deployment
+    if deployment is None or deployment.ready >= facts.needed:
+        return None
+    reason = Reason.STARTING if any(not pod.ready for pod in facts.pods) or not facts.pods else Reason.SCALING_UP
+    return _waiting(facts, reason, f"{deployment.ready} of {facts.needed} replicas serve")
+
+
+def _waiting(facts: Facts, reason: str, message: str) -> Verdict:
+    """Not ready yet; when the newest pods say what they wait for, that is the reason."""
+    problem = newest_problem(facts.pods)
+    if problem is not None and not _no_updated_pods(facts):
+        return Verdict(
+            ready=False, reason=problem.reason, message=f"{message}: {problem.message}", stalled=problem.stalled
+        )
+    return Verdict(ready=False, reason=reason, message=message)
+
+
+def _is_wanted_away(facts: Facts) -> Verdict | None:
+    if facts.desired > 0:
+        return None
+    if facts.pods:
+        return Verdict(ready=False, reason=Reason.DRAINING, message=f"{len(facts.pods)} replicas finish their answers")
+    return Verdict(ready=True, reason=Reason.SCALED_TO_ZERO, message="0 replicas wanted, none left")
+
+
+def _serving(facts: Facts) -> str:
+    ready = facts.deployment.ready if facts.deployment else 0
+    return f"{ready} of {facts.desired} replicas serve"
+
+
+_LADDER: Final[tuple[Callable[[Facts], Verdict | None], ...]] = (
+    _cannot_be_written,
+    _does_not_exist_yet,
+    _was_not_looked_at_yet,
+    _refuses_pods,
+    _has_failing_pods,
+    _missed_its_deadline,
+    _rolls_out,
+    _lacks_replicas,
+    _is_wanted_away,
+)

@@ -1,0 +1,57 @@
+"""What a user should hear about: (previous status, new status, applied steps) -> events. Nothing for what did not change."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.plan import Step
+from octavo_operator.core.status_model import LastDecision, ModelServerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of events.k8s.io/v1; `action` is what the operator did, `note` is for people."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    action: str
+    note: str
+
+
+def step_events(steps: Iterable[Step]) -> tuple[Event, ...]:
+    """One event per applied child; drift is a warning, because somebody or something else writes there too."""
+    return tuple(
+        Event("Warning" if step.reason == Reason.DRIFT_REPAIRED else "Normal", step.reason, "Apply", step.message)
+        for step in steps
+    )
+
+
+def status_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
+    """Scaling, and changes of Ready."""
+    return (*_scaling_events(_last(previous), _last(new)), *_ready_events(previous, new))
+
+
+def _last(status: ModelServerStatus) -> LastDecision | None:
+    return status.scaling.last_decision if status.scaling else None
+
+
+def _scaling_events(before: LastDecision | None, after: LastDecision | None) -> tuple[Event, ...]:
+    if after is None or after == before:
+        return ()
+    reason = Reason.SCALED_UP if after.to > after.from_ else Reason.SCALED_DOWN
+    limit = f" (limited by {after.limited_by})" if after.limited_by else ""
+    note = f"{after.from_} -> {after.to} replicas, {after.reason}: {after.message}{limit}"
+    return (Event("Normal", reason, "Scale", note),)
+
+
+def _ready_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
+    """Ready became true, or what keeps it from being ready is something that will not pass by itself."""
+    before, after = previous.condition(Condition.READY), new.condition(Condition.READY)
+    if after is None or (before and before.status == after.status and before.reason == after.reason):
+        return ()
+    if after.status == "True":
+        return (Event("Normal", after.reason, "Reconcile", after.message),)
+    if new.condition(Condition.STALLED) is not None or after.reason == Reason.UNSCHEDULABLE:
+        return (Event("Warning", after.reason, "Reconcile", after.message),)
+    return ()

@@ -1,0 +1,181 @@
+"""Raw objects of the API server -> the few facts that the operator uses. Nothing deeper reads a raw object.
+
+A replica's `problem` is what its pod says about why it does not serve:
+
+    pod / container status                              reason
+    ──────────────────────                              ──────
+    PodScheduled=False                                  Unschedulable, in the scheduler's words
+    waiting: image cannot be pulled                     ImagePullBackOff
+    waiting: config or secret missing                   CreateContainerConfigError
+    terminated with a termination message of ours       ModelNotFound, ModelUnsupported, OutOfMemory, …
+    terminated: killed for memory                       OOMKilled
+    terminated otherwise, back-off                      CrashLoopBackOff
+    terminated otherwise, first time                    ContainerFailed
+    running again after one of these, not yet started   the same, so that the reason does not flicker
+    started, readiness probe fails                      NotReady
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from octavo_operator.core import names
+from octavo_operator.core.clock import from_timestamp
+from octavo_operator.core.names import Reason
+
+Raw = Mapping[str, Any]
+
+_IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+_FINAL_REASONS: Final = frozenset({Reason.MODEL_NOT_FOUND, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT})
+_MANY_RESTARTS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a replica does not serve. `stalled`: waiting longer will not help. `failed`: its container ran or tried to."""
+
+    reason: str
+    message: str
+    stalled: bool
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod of a ModelServer."""
+
+    uid: str
+    name: str
+    ip: str | None
+    ready: bool
+    ready_since: float
+    terminating: bool
+    created: str
+    revision: str
+    problem: Problem | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """The Deployment's own account of its pods."""
+
+    wanted: int
+    current: bool
+    """Whether its status speaks of its newest spec."""
+    replicas: int
+    updated: int
+    ready: int
+    deadline_exceeded: str | None
+    pods_refused: str | None
+
+
+def view_deployment(raw: Raw) -> DeploymentView:
+    """The facts of a raw Deployment."""
+    status: Raw = raw.get("status", {})
+    conditions = {item["type"]: item for item in status.get("conditions", ())}
+    progressing: Raw = conditions.get("Progressing", {})
+    failure: Raw = conditions.get("ReplicaFailure", {})
+    exceeded = progressing.get("reason") == "ProgressDeadlineExceeded"
+    return DeploymentView(
+        wanted=raw["spec"].get("replicas", 1),
+        current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        deadline_exceeded=progressing.get("message", "") if exceeded else None,
+        pods_refused=failure.get("message", "") if failure.get("status") == "True" else None,
+    )
+
+
+def view_pod(raw: Raw) -> PodView:
+    """The facts of a raw Pod."""
+    metadata, status = raw["metadata"], raw.get("status", {})
+    ready = _condition(status, "Ready")
+    is_ready = ready.get("status") == "True"
+    return PodView(
+        uid=metadata["uid"],
+        name=metadata["name"],
+        ip=status.get("podIP"),
+        ready=is_ready,
+        ready_since=from_timestamp(ready["lastTransitionTime"]) if is_ready and "lastTransitionTime" in ready else 0.0,
+        terminating="deletionTimestamp" in metadata,
+        created=metadata.get("creationTimestamp", ""),
+        revision=metadata.get("labels", {}).get("pod-template-hash", ""),
+        problem=None if is_ready else _problem(status),
+    )
+
+
+def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:
+    """The pods that have not ended, by name. A failed pod is already being replaced."""
+    views = [view_pod(raw) for raw in raws if raw.get("status", {}).get("phase") not in ("Failed", "Succeeded")]
+    return tuple(sorted(views, key=lambda pod: pod.name))
+
+
+def newest_problem(pods: tuple[PodView, ...]) -> Problem | None:
+    """The gravest problem among the pods of the newest revision; older ones are on their way out."""
+    live = [pod for pod in pods if not pod.terminating]
+    if not live:
+        return None
+    newest = max(live, key=lambda pod: (pod.created, pod.revision)).revision
+    problems = [pod.problem for pod in live if pod.revision == newest and pod.problem is not None]
+    return max(problems, key=lambda problem: (problem.failed, problem.stalled), default=None)
+
+
+def _condition(status: Raw, kind: str) -> Raw:
+    found: Raw = next((item for item in status.get("conditions", ()) if item["type"] == kind), {})
+    return found
+
+
+def _problem(status: Raw) -> Problem | None:
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return Problem(Reason.UNSCHEDULABLE, scheduled.get("message", ""), stalled=False, failed=False)
+    for container in status.get("containerStatuses", ()):
+        if container["name"] == names.CONTAINER:
+            return _container_problem(container)
+    return None
+
+
+def _container_problem(container: Raw) -> Problem | None:
+    state: Raw = container.get("state", {})
+    waiting: Raw = state.get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _IMAGE_REASONS:
+        return Problem(Reason.IMAGE_PULL, message or f"image {container.get('image')}", stalled=True, failed=True)
+    if reason in _CONFIG_REASONS:
+        return Problem(Reason.CONTAINER_CONFIG, message, stalled=True, failed=True)
+    if "running" in state and container.get("started"):
+        return Problem(Reason.NOT_READY, "started, but its readiness probe fails", stalled=False, failed=False)
+    ended: Raw | None = state.get("terminated") or container.get("lastState", {}).get("terminated")
+    if ended is None or ended.get("exitCode", 0) == 0:
+        return None
+    return _failure(ended, container.get("restartCount", 0), backing_off=reason == Reason.CRASH_LOOP)
+
+
+def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
+    """What the last end of the container says: the runtime's own words first."""
+    told = _termination_message(ended.get("message", ""))
+    looping = backing_off or restarts >= _MANY_RESTARTS
+    if told is not None:
+        reason, words = told
+    elif ended.get("reason") == Reason.OOM_KILLED:
+        reason, words = Reason.OOM_KILLED, "killed for using more memory than runtime.resources.limits.memory"
+    else:
+        reason = Reason.CRASH_LOOP if looping else Reason.CONTAINER_FAILED
+        words = f"ended with exit code {ended.get('exitCode')}"
+    stalled = looping or reason in _FINAL_REASONS
+    return Problem(reason, f"{words} (restarted {restarts} times)" if restarts else words, stalled=stalled, failed=True)
+
+
+def _termination_message(text: str) -> tuple[str, str] | None:
+    """The runtime's reason and words from its termination message, if it is one of ours."""
+    for line in reversed(text.strip().splitlines()):
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(told, dict) and told.get("reason") in names.RUNTIME_REASONS:
+            return str(told["reason"]), str(told.get("message", ""))[:512]
+    return None

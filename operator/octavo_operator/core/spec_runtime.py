@@ -1,0 +1,194 @@
+"""The part of a spec that says how the runtime's container is started: image, arguments, environment, memory."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import ConfigDict, Field
+
+from octavo_operator.core.schema import SUBDOMAIN, Cpu, Memory, SpecModel, rule, rules
+
+_KEY: Final = r"^[-._a-zA-Z0-9]+$"
+
+
+class KvCache(SpecModel):
+    """Memory for the paged KV cache."""
+
+    size: Memory = Field(
+        description="Bytes that a replica reserves for its KV cache, as a quantity. More room means more concurrent "
+        "sequences. Must be less than runtime.resources.limits.memory. Example: 256Mi.",
+    )
+
+
+class ResourceQuantities(SpecModel):
+    """CPU and memory of one replica."""
+
+    cpu: Cpu | None = Field(default=None, description="CPU cores, as a quantity. Example: 2 or 500m.")
+    memory: Memory | None = Field(default=None, description="Bytes of memory, as a quantity. Example: 4Gi.")
+
+
+class Resources(SpecModel):
+    """CPU and memory of one replica, as in a container of core/v1. GPUs are asked for in spec.accelerator."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(
+                rule(
+                    f"!has(self.requests) || !has(self.limits) || !has(self.requests.{name}) || !has(self.limits.{name}) "
+                    f"|| !isQuantity(string(self.requests.{name})) || !isQuantity(string(self.limits.{name})) "
+                    f"|| quantity(string(self.requests.{name})).compareTo(quantity(string(self.limits.{name}))) <= 0",
+                    f"requests.{name} must not be greater than limits.{name}",
+                    fieldPath=f".requests.{name}",
+                )
+                for name in ("cpu", "memory")
+            )
+        )
+    )
+
+    requests: ResourceQuantities | None = Field(
+        default=None, description="What the scheduler sets aside for a replica."
+    )
+    limits: ResourceQuantities | None = Field(
+        default=None, description="What a replica may use at most. The runtime sizes its threads by limits.cpu."
+    )
+
+
+class KeySelector(SpecModel):
+    """One key of a Secret or ConfigMap in the ModelServer's namespace."""
+
+    name: str = Field(max_length=253, pattern=SUBDOMAIN, description="Name of the Secret or ConfigMap.")
+    key: str = Field(max_length=253, pattern=_KEY, description="Key inside it.")
+    optional: bool | None = Field(
+        default=None,
+        description="Whether a replica starts without the variable when the key is missing. Default: false.",
+    )
+
+
+class FieldSelector(SpecModel):
+    """A field of the pod itself."""
+
+    field_path: str = Field(
+        min_length=1,
+        max_length=253,
+        description="Path of the field in the pod. Example: status.podIP or spec.nodeName.",
+    )
+    api_version: str | None = Field(
+        default=None, max_length=32, description="Version of the path's schema. Default: v1."
+    )
+
+
+class EnvSource(SpecModel):
+    """Where the value of an environment variable comes from; exactly one member is set."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "(has(self.secretKeyRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0) + (has(self.fieldRef) ? 1 : 0) == 1",
+                "set exactly one of secretKeyRef, configMapKeyRef and fieldRef",
+            )
+        )
+    )
+
+    secret_key_ref: KeySelector | None = Field(default=None, description="A key of a Secret.")
+    config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
+    field_ref: FieldSelector | None = Field(default=None, description="A field of the pod.")
+
+
+class EnvVar(SpecModel):
+    """One environment variable of the runtime's container: a name with a value or a valueFrom."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.value) != has(self.valueFrom)", "set exactly one of value and valueFrom"),
+            rule("self.name != 'HOME'", "HOME is set by the operator to /tmp, the only writable folder"),
+        )
+    )
+
+    name: str = Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable.")
+    value: str | None = Field(default=None, max_length=32768, description="Its value.")
+    value_from: EnvSource | None = Field(default=None, description="Where its value comes from.")
+
+
+_FLAGS_WITH_A_FIELD = {
+    "--served-model-name": "spec.model.servedName",
+    "--max-model-len": "spec.model.maxModelLen",
+    "--dtype": "spec.model.dtype",
+    "--max-num-seqs": "spec.runtime.maxNumSeqs",
+    "--max-num-batched-tokens": "spec.runtime.maxBatchedTokens",
+    "--kv-cache-memory": "spec.runtime.kvCache.size",
+    "--drain-timeout": "spec.drain.timeout",
+}
+_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay")
+
+
+def _args_rules() -> dict[str, Any]:
+    def refuse(flag: str, message: str) -> dict[str, str]:
+        return rule(f"!self.exists(arg, arg == '{flag}' || arg.startsWith('{flag}='))", message)
+
+    return rules(
+        rule(
+            "size(self) == 0 || self[0].startsWith('-')",
+            "must begin with a flag; the model comes from spec.model.source",
+        ),
+        *(refuse(flag, f"set {field} instead of {flag}") for flag, field in _FLAGS_WITH_A_FIELD.items()),
+        *(refuse(flag, f"{flag} belongs to the operator: leave it away") for flag in _FLAGS_OF_THE_OPERATOR),
+    )
+
+
+class Runtime(SpecModel):
+    """The container that serves the model."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.maxNumSeqs) || !has(self.maxBatchedTokens) || self.maxBatchedTokens >= self.maxNumSeqs",
+                "maxBatchedTokens must be at least maxNumSeqs: every running sequence takes a token in each step",
+                fieldPath=".maxBatchedTokens",
+            ),
+            rule(
+                "!has(self.kvCache) || !has(self.resources) || !has(self.resources.limits) "
+                "|| !has(self.resources.limits.memory) || !isQuantity(string(self.kvCache.size)) "
+                "|| !isQuantity(string(self.resources.limits.memory)) "
+                "|| quantity(string(self.kvCache.size)).isLessThan(quantity(string(self.resources.limits.memory)))",
+                "kvCache.size must be less than resources.limits.memory, which also holds the weights",
+                fieldPath=".kvCache.size",
+            ),
+        )
+    )
+
+    image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        pattern=r"^\S+$",
+        description="Image of the runtime. Default: the one that the operator was installed with.",
+    )
+    args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        default=(),
+        max_length=64,
+        description='More arguments for "octavo serve". What a field of the spec sets is refused here. '
+        'Example: ["--block-size", "32"].',
+        json_schema_extra={"x-kubernetes-list-type": "atomic", **_args_rules()},
+    )
+    env: tuple[EnvVar, ...] = Field(
+        default=(),
+        max_length=64,
+        description="More environment variables of the container; names are unique.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    max_num_seqs: int | None = Field(
+        default=None,
+        ge=1,
+        le=65536,
+        description="Most sequences that a replica runs at once; more wait in its queue. Default: the runtime's own.",
+    )
+    max_batched_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_048_576,
+        description="Token budget of one step, prefill and decode together. Default: the runtime's own.",
+    )
+    kv_cache: KvCache | None = Field(
+        default=None, description="Memory for the KV cache. Default: the runtime takes a share of what is free."
+    )
+    resources: Resources | None = Field(
+        default=None, description="CPU and memory of one replica. Default: none asked for."
+    )

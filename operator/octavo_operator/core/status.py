@@ -1,0 +1,259 @@
+"""(spec, observed, decision, previous, now) -> the whole status. Every condition has a reason, numbers and a generation.
+
+    condition        True when                                          Unknown when
+    ─────────        ─────────                                          ────────────
+    Ready            see conditions.py
+    Available        at least one replica serves, of any revision
+    Progressing      replicas start, are replaced, drain or go
+    ScalingActive    the load decides the number of replicas            nothing was seen yet
+    ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
+    MetricsFresh     every ready replica gave a sample                  no replica is ready
+
+Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from octavo_operator.core import names
+from octavo_operator.core.autoscale import Decision
+from octavo_operator.core.clock import to_timestamp
+from octavo_operator.core.conditions import Facts, Verdict, judge
+from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.observed import DeploymentView
+from octavo_operator.core.render import Owner, served_name, url
+from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.status_model import (
+    Candidate,
+    ConditionStatus,
+    DecisionInputs,
+    LastDecision,
+    Load,
+    ModelServerStatus,
+    ModelStatus,
+    Scaling,
+)
+from octavo_operator.core.window import Signals
+
+NOISE_PERIOD_SECONDS: Final = 15.0
+"""Load and its wording are written at most this often; everything else at once."""
+
+_MESSAGE_LIMIT: Final = 1024
+_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """A condition before it is compared with the previous one."""
+
+    type: str
+    status: bool | None
+    reason: str
+    message: str
+
+
+def compute_status(
+    owner: Owner, spec: ModelServerSpec | None, facts: Facts, signals: Signals, decision: Decision | None, now: float
+) -> ModelServerStatus:
+    """The status of a ModelServer; `spec` is None where it did not parse, `decision` where nothing was decided."""
+    verdict = judge(facts)
+    findings = [
+        *_summary(facts, verdict),
+        _available(facts),
+        _progressing(facts, verdict),
+        *_scaling(facts, spec, signals, decision),
+        _metrics_fresh(facts, signals),
+    ]
+    deployment = facts.deployment
+    return ModelServerStatus(
+        observed_generation=facts.generation,
+        conditions=tuple(_settle(finding, facts, now) for finding in findings),
+        replicas=deployment.replicas if deployment else 0,
+        ready_replicas=deployment.ready if deployment else 0,
+        updated_replicas=deployment.updated if deployment else 0,
+        desired_replicas=facts.desired,
+        selector=",".join(f"{key}={value}" for key, value in names.selector(owner.name).items()),
+        url=url(owner),
+        model=ModelStatus(served_name=served_name(spec, owner.name)) if spec else facts.previous.model,
+        load=_load(facts, signals),
+        scaling=_last_decision(facts, spec, decision, now),
+    )
+
+
+def worth_writing(previous: ModelServerStatus, new: ModelServerStatus, since_last_write: float) -> bool:
+    """Whether the difference is news, or noise whose time has come."""
+    if previous == new:
+        return False
+    return since_last_write >= NOISE_PERIOD_SECONDS or _without_noise(previous) != _without_noise(new)
+
+
+def _without_noise(status: ModelServerStatus) -> ModelServerStatus:
+    quiet = tuple(
+        condition.model_copy(update={"reason": "", "message": ""}) if condition.type in _NOISY else condition
+        for condition in status.conditions
+    )
+    return status.model_copy(update={"load": None, "conditions": quiet})
+
+
+def _summary(facts: Facts, verdict: Verdict) -> list[_Finding]:
+    findings = [_Finding(Condition.READY, verdict.ready, verdict.reason, verdict.message)]
+    if verdict.stalled:
+        findings.append(_Finding(Condition.STALLED, True, verdict.reason, verdict.message))
+    elif not verdict.ready and not facts.paused:
+        findings.append(_Finding(Condition.RECONCILING, True, verdict.reason, verdict.message))
+    return findings
+
+
+def _available(facts: Facts) -> _Finding:
+    ready = facts.deployment.ready if facts.deployment else 0
+    reason = Reason.REPLICAS_AVAILABLE if ready else Reason.NO_REPLICAS_AVAILABLE
+    return _Finding(Condition.AVAILABLE, ready > 0, reason, f"{ready} replicas serve")
+
+
+def _progressing(facts: Facts, verdict: Verdict) -> _Finding:
+    if facts.paused:
+        message = "spec.paused is true: the children are left as they are"
+        return _Finding(Condition.PROGRESSING, False, Reason.PAUSED, message)
+    if verdict.stalled or facts.deployment is None:
+        return _Finding(Condition.PROGRESSING, not verdict.stalled, verdict.reason, verdict.message)
+    movement = _movement(facts, facts.deployment)
+    if movement is not None:
+        return _Finding(Condition.PROGRESSING, True, *movement)
+    message = f"{facts.deployment.ready} of {facts.desired} replicas serve"
+    return _Finding(Condition.PROGRESSING, False, Reason.SETTLED, message)
+
+
+def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | None:
+    """What the replicas are doing, or None when they are where they should be."""
+    if deployment.replicas > deployment.updated:
+        return Reason.ROLLING_OUT, f"{deployment.updated} of {facts.desired} replicas updated"
+    if deployment.ready < facts.desired:
+        return Reason.SCALING_UP, f"{deployment.ready} of {facts.desired} replicas serve"
+    if deployment.replicas > facts.desired:
+        return Reason.SCALING_DOWN, f"{deployment.replicas} replicas, {facts.desired} wanted"
+    if facts.draining:
+        return Reason.DRAINING, f"{facts.draining} replicas finish their answers"
+    return None
+
+
+def _scaling(
+    facts: Facts, spec: ModelServerSpec | None, signals: Signals, decision: Decision | None
+) -> tuple[_Finding, _Finding]:
+    active, limited = Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED
+    if spec is None or facts.paused or spec.autoscaling is None:
+        reason, message = _why_fixed(facts, spec)
+        return _Finding(active, False, reason, message), _Finding(limited, False, reason, message)
+    if decision is None or signals.too_early:
+        return _as_before(facts, active), _as_before(facts, limited)
+    works = decision.reason not in (Reason.METRICS_MISSING, Reason.NO_READY_REPLICAS)
+    by = decision.limited_by
+    return (
+        _Finding(active, works, decision.reason, decision.message),
+        _Finding(limited, by is not None, by or Reason.WITHIN_RANGE, decision.message if by else "no limit was met"),
+    )
+
+
+def _why_fixed(facts: Facts, spec: ModelServerSpec | None) -> tuple[str, str]:
+    if spec is None:
+        return Reason.INVALID_SPEC, "the spec does not parse"
+    if facts.paused:
+        return Reason.PAUSED, f"spec.paused is true: {facts.desired} replicas kept"
+    return Reason.FIXED_REPLICAS, f"spec.replicas fixes {facts.desired} replicas"
+
+
+def _as_before(facts: Facts, kind: str) -> _Finding:
+    previous = facts.previous.condition(kind)
+    if previous is None or previous.reason in (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC):
+        return _Finding(kind, None, Reason.OBSERVING, "no sample yet")
+    status = {"True": True, "False": False}.get(previous.status)
+    return _Finding(kind, status, previous.reason, previous.message)
+
+
+def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
+    kind = Condition.METRICS_FRESH
+    if signals.ready == 0:
+        return _Finding(kind, None, Reason.NO_READY_REPLICAS, "no replica is ready")
+    if signals.silent:
+        message = f"{signals.silent} of {signals.ready} ready replicas gave no sample"
+        return _Finding(kind, False, Reason.METRICS_MISSING, message)
+    if signals.unknown and facts.previous.condition(kind) is not None:
+        return _as_before(facts, kind)
+    known = f"{signals.known} of {signals.ready} ready replicas gave a sample"
+    return _Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
+
+
+def _settle(finding: _Finding, facts: Facts, now: float) -> ConditionStatus:
+    """The condition, with the time of the previous one where its status did not change."""
+    status = {True: "True", False: "False", None: "Unknown"}[finding.status]
+    previous = facts.previous.condition(finding.type)
+    same = previous is not None and previous.status == status
+    return ConditionStatus.model_validate(
+        {
+            "type": finding.type,
+            "status": status,
+            "reason": finding.reason,
+            "message": finding.message[:_MESSAGE_LIMIT],
+            "observedGeneration": facts.generation,
+            "lastTransitionTime": previous.last_transition_time if previous and same else to_timestamp(now),
+        }
+    )
+
+
+def _load(facts: Facts, signals: Signals) -> Load | None:
+    if signals.too_early:
+        return facts.previous.load
+    if signals.known == 0:
+        return None
+    return Load(
+        kv_utilization_percent=min(100, 5 * round(20 * signals.kv_utilization)),
+        waiting=_two_digits(signals.waiting),
+        running=_two_digits(signals.running),
+        kv_tokens_in_use=_two_digits(signals.kv_used),
+        kv_tokens_capacity=round(signals.kv_capacity),
+    )
+
+
+def _two_digits(value: float) -> int:
+    """To two significant digits: 7 stays 7, 1234 becomes 1200."""
+    number = round(value)
+    grain = 10 ** max(0, math.floor(math.log10(number)) - 1) if number else 1
+    return round(number / grain) * grain
+
+
+def _last_decision(facts: Facts, spec: ModelServerSpec | None, decision: Decision | None, now: float) -> Scaling | None:
+    if spec is not None and spec.autoscaling is None:
+        return None
+    if decision is None or not decision.memory.changes or decision.memory.changes[-1].time != now:
+        return facts.previous.scaling
+    change = decision.memory.changes[-1]
+    return Scaling(
+        last_decision=LastDecision.model_validate(
+            {
+                "time": to_timestamp(change.time),
+                "from": change.before,
+                "to": change.after,
+                "reason": decision.reason,
+                "limitedBy": decision.limited_by,
+                "message": decision.message[:_MESSAGE_LIMIT],
+                "inputs": _inputs(decision.signals),
+                "candidates": tuple(
+                    Candidate(signal=signal, replicas=replicas) for signal, replicas in decision.candidates.items()
+                ),
+            }
+        )
+    )
+
+
+def _inputs(signals: Signals | None) -> DecisionInputs | None:
+    if signals is None:
+        return None
+    return DecisionInputs(
+        ready_replicas=signals.ready,
+        unknown_replicas=signals.unknown,
+        kv_utilization_percent=min(100, round(100 * signals.kv_utilization)),
+        waiting=round(signals.waiting),
+        running=round(signals.running),
+        kv_tokens_in_use=round(signals.kv_used),
+        kv_tokens_capacity=round(signals.kv_capacity),
+    )

@@ -1,0 +1,88 @@
+"""The only module that imports kopf: it watches, and translates what it hears into (kind, object) for the caller.
+
+kopf's own ideas stay switched off: no finalizers (a stopped operator must not block a deletion), no annotations, no events
+from log lines, no peering, no scanning for resources. `on.event` is level-based and asks for none of them.
+"""
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import kopf
+
+from octavo_operator.cluster import Credentials
+from octavo_operator.core import names
+from octavo_operator.settings import Settings
+from octavo_operator.workqueue import jittered
+
+Listener = Callable[[str, bool, dict[str, Any]], None]
+"""Called with the kind, whether the object is gone, and the object."""
+
+_RESOURCES: Final = {
+    names.KIND: (names.GROUP, names.VERSION, names.PLURAL),
+    "Deployment": ("apps", "v1", "deployments"),
+    "Service": ("", "v1", "services"),
+    "Pod": ("", "v1", "pods"),
+}
+
+
+class EndlessBackoffs:
+    """1, 2, 4, … 30 seconds, jittered, for ever. kopf's default gives up after 54 s, and an API server's upgrade takes longer."""
+
+    def __iter__(self) -> Iterator[float]:
+        """A new sequence of delays."""
+        return (jittered(min(30.0, 2.0**step)) for step in itertools.count())
+
+
+async def watch(settings: Settings, login: Callable[[], Awaitable[Credentials]], listener: Listener) -> None:
+    """Watches until the process is asked to end (SIGTERM, SIGINT), or a watch fails for good: then it raises."""
+    registry = kopf.OperatorRegistry()
+    _register_login(registry, login)
+    for kind, resource in _RESOURCES.items():
+        _register(registry, kind, resource, listener)
+    await kopf.operator(
+        registry=registry,
+        settings=_kopf_settings(),
+        standalone=True,
+        clusterwide=not settings.watch_namespaces,
+        namespaces=settings.watch_namespaces,
+    )
+
+
+def _register_login(registry: kopf.OperatorRegistry, login: Callable[[], Awaitable[Credentials]]) -> None:
+    @kopf.on.login(registry=registry)
+    async def log_in(**_: object) -> kopf.ConnectionInfo:
+        found = await login()
+        return kopf.ConnectionInfo(
+            server=found.server,
+            ca_path=found.ca_path,
+            insecure=found.insecure,
+            scheme="Bearer" if found.token else None,
+            token=found.token,
+            certificate_path=found.certificate_path,
+            private_key_path=found.private_key_path,
+            username=found.username,
+            password=found.password,
+        )
+
+
+def _register(registry: kopf.OperatorRegistry, kind: str, resource: tuple[str, str, str], listener: Listener) -> None:
+    @kopf.on.event(*resource, registry=registry)
+    async def hear(event: kopf.RawEvent, **_: object) -> None:
+        raw = {"kind": kind, **event["object"]}
+        listener(kind, event["type"] == "DELETED", raw)
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.networking.error_backoffs = EndlessBackoffs()
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.watching.server_timeout = 300
+    settings.watching.chunk_size = 500
+    settings.watching.reconnect_backoff = 1.0
+    for _, _, plural in [resource for kind, resource in _RESOURCES.items() if kind != names.KIND]:
+        settings.watching.label_selectors[plural] = names.LABEL_MODEL_SERVER
+    return settings

@@ -1,0 +1,145 @@
+"""One reconcile for all triggers: observe, propose, apply, compute status, patch status. Decisions are in `core`."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from octavo_operator.cluster import Cluster
+from octavo_operator.core.conditions import Failure
+from octavo_operator.core.errors import Rejected
+from octavo_operator.core.events import status_events, step_events
+from octavo_operator.core.names import Reason
+from octavo_operator.core.proposal import (
+    Proposal,
+    Scaler,
+    Server,
+    facts_of,
+    fresh_scaler,
+    parse_server,
+    parse_status,
+    propose,
+)
+from octavo_operator.core.render import Defaults
+from octavo_operator.core.status import compute_status, worth_writing
+from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.metrics import Metrics
+from octavo_operator.recorder import Recorder
+from octavo_operator.scraper import Scraper
+from octavo_operator.settings import Settings
+from octavo_operator.store import Key, Observed, Raw, Store
+
+LOAD_PERIOD_SECONDS: Final = 15.0
+REJECTED_RETRY_SECONDS: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the process remembers of one ModelServer."""
+
+    uid: str
+    server: Server
+    scaler: Scaler
+    last_write: float = 0.0
+
+
+class Reconciler:
+    """Brings what is into line with what is asked for, one ModelServer at a time."""
+
+    def __init__(
+        self, cluster: Cluster, store: Store, scraper: Scraper, recorder: Recorder, metrics: Metrics, settings: Settings
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._scraper = scraper
+        self._recorder = recorder
+        self._metrics = metrics
+        self._decide_period = settings.decide_period
+        self._defaults = Defaults(runtime_image=settings.runtime_image)
+        self._known: dict[Key, _Known] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Converges one ModelServer. Returns the seconds until it should be looked at again, or None."""
+        observed = self._store.observe(key)
+        if observed.server is None:
+            self._forget(key)
+            return None
+        now = time.time()
+        previous = parse_status(observed.server)
+        known = self._recall(key, observed.server, previous, now)
+        proposal = await self._propose(observed, known, previous, now)
+        known.scaler = proposal.scaler
+        failure = await self._apply(key, observed.server, proposal)
+        await self._write_status(observed, proposal, failure, known, now)
+        return self._again(proposal, failure)
+
+    async def _propose(self, observed: Observed, known: _Known, previous: ModelServerStatus, now: float) -> Proposal:
+        """The proposal; what seems to be missing is looked up first, for the watch shows only labelled objects."""
+
+        def with_children(children: Mapping[str, Raw]) -> Proposal:
+            windows = self._scraper.windows(observed.key)
+            return propose(known.server, previous, children, observed.pods, windows, known.scaler, self._defaults, now)
+
+        proposal = with_children(observed.children)
+        missing = [step.manifest["kind"] for step in proposal.plan.steps if step.reason == Reason.CREATED]
+        found = {kind: await self._cluster.get(kind, *observed.key) for kind in missing}
+        present = {kind: raw for kind, raw in found.items() if raw is not None}
+        return with_children({**observed.children, **present}) if present else proposal
+
+    async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> Failure | None:
+        done, failure = [], proposal.failure
+        for step in proposal.plan.steps:
+            try:
+                self._store.put(await self._cluster.apply(step.manifest))
+                done.append(step)
+            except Rejected as error:
+                failure = Failure(Reason.APPLY_REJECTED, str(error))
+        await self._recorder.record(key, server, step_events(done))
+        return failure
+
+    async def _write_status(
+        self, before: Observed, proposal: Proposal, failure: Failure | None, known: _Known, now: float
+    ) -> None:
+        key, after = before.key, self._store.observe(before.key)
+        if before.server is None or after.server is None:
+            return
+        previous = parse_status(after.server)
+        facts = facts_of(proposal, failure, after.children, after.pods, previous)
+        server = proposal.server
+        status = compute_status(server.owner, server.spec, facts, proposal.signals, proposal.decision, now)
+        self._count(key, proposal)
+        if not worth_writing(previous, status, now - known.last_write):
+            return
+        written = await self._cluster.apply_status(key.namespace, key.name, server.owner.uid, status.wire())
+        if written is not None:
+            known.last_write = now
+            self._store.put(written)
+            await self._recorder.record(key, written, status_events(previous, status))
+
+    def _recall(self, key: Key, raw: Raw, previous: ModelServerStatus, now: float) -> _Known:
+        """What is remembered, parsed anew for a new generation; nothing of another object with the same name."""
+        known = self._known.get(key)
+        metadata = raw["metadata"]
+        if known is None or known.uid != metadata["uid"]:
+            known = _Known(metadata["uid"], parse_server(raw), fresh_scaler(previous, now))
+            self._known[key] = known
+        elif known.server.generation != metadata["generation"]:
+            known.server = parse_server(raw)
+        return known
+
+    def _forget(self, key: Key) -> None:
+        if self._known.pop(key, None) is not None:
+            self._recorder.forget(key)
+            self._metrics.forget(key.namespace, key.name)
+
+    def _count(self, key: Key, proposal: Proposal) -> None:
+        self._metrics.desired.labels(namespace=key.namespace, name=key.name).set(proposal.desired)
+        if proposal.decision is not None:
+            self._metrics.decisions.labels(reason=proposal.decision.reason).inc()
+
+    def _again(self, proposal: Proposal, failure: Failure | None) -> float | None:
+        if proposal.decision is not None:
+            return self._decide_period
+        if proposal.signals.ready:
+            return LOAD_PERIOD_SECONDS
+        return REJECTED_RETRY_SECONDS if failure and proposal.server.spec else None

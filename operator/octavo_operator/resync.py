@@ -1,0 +1,87 @@
+"""Full lists: once before the first reconcile, then slowly for ever.
+
+A list repairs what the watch cannot tell (deletions while it was broken), brings every ModelServer before the reconcile
+once more, and is the only honest proof that the watch lives: what a list showed must have come through the watch a little
+later. An idle cluster is silent, so silence proves nothing.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from octavo_operator.cluster import Cluster
+from octavo_operator.core.errors import ClusterError
+from octavo_operator.health import Health
+from octavo_operator.logs import kv
+from octavo_operator.store import WATCHED, Store, version_of
+from octavo_operator.workqueue import FIRST_DELAY, LONGEST_DELAY, WorkQueue, jittered
+
+GRACE_SECONDS: Final = 20.0
+"""Time that the watch gets to deliver what a list already showed."""
+
+logger = logging.getLogger(__name__)
+
+
+class Resync:
+    """Lists everything watched and compares."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        queue: WorkQueue,
+        health: Health,
+        namespaces: tuple[str, ...],
+        period: float,
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._queue = queue
+        self._health = health
+        self._namespaces = namespaces
+        self._period = period
+
+    async def first(self) -> None:
+        """Lists until it succeeds. Before the CRD is installed or the API server answers, there is nothing to do."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                await self._list_all()
+            except ClusterError as error:
+                logger.warning("first list failed", extra=kv(error=error, retry_in=f"{delay:.1f}s"))
+                await asyncio.sleep(jittered(delay))
+                delay = min(LONGEST_DELAY, 2 * delay)
+            else:
+                self._health.synced = True
+                return
+
+    async def run(self) -> None:
+        """Lists once a period, for ever."""
+        while True:
+            await asyncio.sleep(jittered(self._period))
+            try:
+                newest = await self._list_all()
+            except ClusterError as error:
+                logger.warning("list failed", extra=kv(error=error))
+                continue
+            await asyncio.sleep(GRACE_SECONDS)
+            self._health.missed_events = self._missed(newest)
+
+    async def _list_all(self) -> dict[str, int]:
+        """Takes everything in; returns the newest resource version of each kind."""
+        newest: dict[str, int] = {}
+        for kind in WATCHED:
+            raws, version = await self._cluster.list_all(kind, self._namespaces)
+            self._store.replace(kind, raws, version)
+            newest[kind] = max(map(version_of, raws), default=0)
+        for key in self._store.servers():
+            self._queue.add(key)
+        return newest
+
+    def _missed(self, newest: dict[str, int]) -> str | None:
+        """Which kind's watch is deaf, or None."""
+        for kind, version in newest.items():
+            seen = self._store.newest_watched(kind)
+            if seen < version:
+                return f"the watch of {kind} stopped at {seen}, a list shows {version}"
+        return None

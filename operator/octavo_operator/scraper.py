@@ -1,0 +1,106 @@
+"""Fetches /metrics of every ready replica, all at once, and keeps the windows of samples.
+
+A replica is asked only under the address of one of our pods, answers within the deadline and the size limit, or gave no
+sample: a failed scrape is missing, never an error and never 0.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from octavo_operator.core import names
+from octavo_operator.core.exposition import parse_sample
+from octavo_operator.core.observed import view_pod
+from octavo_operator.core.window import Window
+from octavo_operator.health import Health
+from octavo_operator.metrics import Metrics
+from octavo_operator.store import Key, Store
+
+DEADLINE_SECONDS: Final = 2.0
+LARGEST_ANSWER: Final = 1 << 20
+_AT_ONCE: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One replica to ask."""
+
+    key: Key
+    uid: str
+    address: str
+
+    @property
+    def url(self) -> str:
+        """Where its metrics are."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{names.PORT}{names.PATH_METRICS}"
+
+
+class Scraper:
+    """The windows of all replicas, and the loop that fills them."""
+
+    def __init__(self, store: Store, metrics: Metrics, health: Health, period: float) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._health = health
+        self._period = period
+        self._windows: dict[Key, dict[str, Window]] = {}
+
+    def windows(self, key: Key) -> Mapping[str, Window]:
+        """The windows of a ModelServer's replicas, by pod uid."""
+        return self._windows.get(key, {})
+
+    async def run(self) -> None:
+        """Scrapes once a period, for ever."""
+        connector = aiohttp.TCPConnector(limit=_AT_ONCE, force_close=False)
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_SECONDS)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            while True:
+                start = asyncio.get_running_loop().time()
+                self._health.beat("scraper")
+                await self._scrape_all(session)
+                elapsed = asyncio.get_running_loop().time() - start
+                await asyncio.sleep(max(0.0, self._period - elapsed))
+
+    async def _scrape_all(self, session: aiohttp.ClientSession) -> None:
+        targets = self._targets()
+        self._forget_others(targets)
+        texts = await asyncio.gather(*(_fetch(session, target.url) for target in targets))
+        for target, text in zip(targets, texts, strict=True):
+            self._take(target, text)
+
+    def _targets(self) -> list[Target]:
+        views = ((key, view_pod(pod)) for key, pod in self._store.pods())
+        return [Target(key, pod.uid, pod.ip) for key, pod in views if pod.ready and pod.ip and not pod.terminating]
+
+    def _forget_others(self, targets: list[Target]) -> None:
+        kept: dict[Key, dict[str, Window]] = {}
+        for target in targets:
+            kept.setdefault(target.key, {})[target.uid] = self.windows(target.key).get(target.uid, Window())
+        self._windows = kept
+
+    def _take(self, target: Target, text: str | None) -> None:
+        sample = parse_sample(text, time.time()) if text is not None else None
+        result = "failed" if text is None else "invalid" if sample is None else "ok"
+        self._metrics.scrapes.labels(result=result).inc()
+        if sample is not None:
+            replicas = self._windows[target.key]
+            replicas[target.uid] = replicas[target.uid].add(sample)
+
+
+async def _fetch(session: aiohttp.ClientSession, url: str) -> str | None:
+    """The body, or None when there is none in time, it is too long, or the answer is not a plain 200."""
+    try:
+        async with session.get(url, allow_redirects=False) as answer:
+            if answer.status != 200:
+                return None
+            body = await answer.content.read(LARGEST_ANSWER + 1)
+            while len(body) <= LARGEST_ANSWER and (more := await answer.content.read(LARGEST_ANSWER + 1 - len(body))):
+                body += more
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return None
+    return None if len(body) > LARGEST_ANSWER else body.decode(errors="replace")

@@ -1,0 +1,128 @@
+"""What the operator has observed: fed by the watch, by the answers to its own writes, and by full lists.
+
+An idle operator reads from here and asks the API server nothing. Two rules keep it true:
+- an object never becomes older: resource versions are compared (they are ordered numbers since Kubernetes 1.35, KEP-5504, and
+  were before in fact), so a late watch event cannot undo the answer to a write;
+- the watch does not report deletions that happened while it was broken, so a full list removes what it does not contain.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from octavo_operator.core import names
+
+Raw = dict[str, Any]
+
+WATCHED: Final = (names.KIND, "Deployment", "Service", "Pod")
+
+
+class Key(NamedTuple):
+    """Namespace and name of a ModelServer."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One ModelServer with everything that belongs to it. `server` is None when it is gone or going."""
+
+    key: Key
+    server: Raw | None
+    children: Mapping[str, Raw]
+    pods: tuple[Raw, ...]
+
+
+class Store:
+    """Objects by kind and name, and pods by the ModelServer that they belong to."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[Key, Raw]] = {kind: {} for kind in WATCHED}
+        self._pods: dict[Key, dict[str, Raw]] = {}
+        self._seen: dict[str, int] = dict.fromkeys(WATCHED, 0)
+
+    def put(self, raw: Raw, *, watched: bool = False) -> Key | None:
+        """Takes in an object, unless a newer one is known. Returns the ModelServer that it concerns."""
+        kind, version = raw["kind"], version_of(raw)
+        if watched:
+            self._seen[kind] = max(self._seen[kind], version)
+        objects, own = self._objects[kind], _own_key(raw)
+        if own not in objects or version >= version_of(objects[own]):
+            objects[own] = raw
+            self._index(raw, own)
+        return owner_key(raw)
+
+    def remove(self, raw: Raw, *, watched: bool = False) -> Key | None:
+        """Forgets an object. Returns the ModelServer that it concerned."""
+        kind, own = raw["kind"], _own_key(raw)
+        if watched:
+            self._seen[kind] = max(self._seen[kind], version_of(raw))
+        self._objects[kind].pop(own, None)
+        self._unindex(kind, own)
+        return owner_key(raw)
+
+    def replace(self, kind: str, raws: Iterable[Raw], list_version: int) -> None:
+        """Takes in a full list and forgets what it does not contain, unless that is newer than the list."""
+        listed = {_own_key(raw): raw for raw in raws}
+        for raw in [raw for own, raw in self._objects[kind].items() if own not in listed]:
+            if version_of(raw) <= list_version:
+                self.remove(raw)
+        for raw in listed.values():
+            self.put(raw)
+
+    def observe(self, key: Key) -> Observed:
+        """One ModelServer with everything that belongs to it."""
+        server = self._objects[names.KIND].get(key)
+        if server is not None and "deletionTimestamp" in server["metadata"]:
+            server = None
+        children = {kind: self._objects[kind][key] for kind in ("Deployment", "Service") if key in self._objects[kind]}
+        return Observed(key, server, children, tuple(self._pods.get(key, {}).values()))
+
+    def servers(self) -> tuple[Key, ...]:
+        """All ModelServers."""
+        return tuple(self._objects[names.KIND])
+
+    def pods(self) -> Iterator[tuple[Key, Raw]]:
+        """All pods of known ModelServers."""
+        for key, pods in self._pods.items():
+            if key in self._objects[names.KIND]:
+                yield from ((key, pod) for pod in pods.values())
+
+    def newest_watched(self, kind: str) -> int:
+        """The newest resource version of that kind that the watch itself has delivered."""
+        return self._seen[kind]
+
+    def _index(self, raw: Raw, own: Key) -> None:
+        if raw["kind"] == "Pod" and (key := owner_key(raw)) is not None:
+            self._pods.setdefault(key, {})[own.name] = raw
+
+    def _unindex(self, kind: str, own: Key) -> None:
+        if kind != "Pod":
+            return
+        for key in [key for key, pods in self._pods.items() if key.namespace == own.namespace and own.name in pods]:
+            del self._pods[key][own.name]
+            if not self._pods[key]:
+                del self._pods[key]
+
+
+def slim(raw: Mapping[str, Any]) -> Raw:
+    """The object without managedFields, which nobody here reads and which are half of its size."""
+    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
+    return {**raw, "metadata": metadata}
+
+
+def version_of(raw: Mapping[str, Any]) -> int:
+    """The resource version as a number; 0 where there is none."""
+    return int(raw["metadata"].get("resourceVersion") or 0)
+
+
+def owner_key(raw: Mapping[str, Any]) -> Key | None:
+    """The ModelServer that an object is or belongs to, by its label."""
+    metadata = raw["metadata"]
+    name = metadata["name"] if raw["kind"] == names.KIND else metadata.get("labels", {}).get(names.LABEL_MODEL_SERVER)
+    return Key(metadata["namespace"], name) if name else None
+
+
+def _own_key(raw: Mapping[str, Any]) -> Key:
+    return Key(raw["metadata"]["namespace"], raw["metadata"]["name"])

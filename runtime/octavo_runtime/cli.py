@@ -1,0 +1,136 @@
+"""`octavo serve MODEL`: flags to a `ServeConfig`. Imports nothing heavy, so that `--help` and errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from octavo_runtime.config import ServeConfig
+from octavo_runtime.termination import EXIT_USAGE, write_termination_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the `octavo` command; returns the exit status."""
+    options = vars(_make_parser().parse_args(arguments))
+    command: Callable[[ServeConfig], int] = options.pop("command")
+    config = ServeConfig(**options)
+    if config.max_num_seqs > config.max_num_batched_tokens:
+        _fail(
+            f"--max-num-seqs {config.max_num_seqs} is more than --max-num-batched-tokens "
+            f"{config.max_num_batched_tokens}: each running sequence needs a token of each step"
+        )
+    return command(config)
+
+
+def _serve(config: ServeConfig) -> int:
+    from octavo_runtime.server.main import serve  # noqa: PLC0415  heavy
+
+    return serve(config)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with 64 (EX_USAGE) and tells Kubernetes why."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        _fail(message)
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"octavo: {message}\n")
+    write_termination_message("InvalidArgument", message)
+    sys.exit(EXIT_USAGE)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="octavo", description="Serve an open-weight language model, with OpenAI's API.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve a model", allow_abbrev=False)
+    serve.set_defaults(command=_serve)
+    serve.add_argument("model", type=Path, metavar="MODEL", help="folder with safetensors, or .gguf file")
+    _add_server_flags(serve)
+    _add_engine_flags(serve)
+    _add_limits(serve)
+    return parser
+
+
+def _add_server_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("server")
+    _flag(group, "host", str, "address to listen on")
+    _flag(group, "port", _number(int, 0, 65535), "port to listen on; 0 takes any that is free")
+    _flag(group, "served_model_name", str, "name in the API; default: the folder's or file's name")
+    _flag(group, "drain_timeout", _number(float, 0), "seconds that running requests get after SIGTERM and delay")
+    _flag(group, "drain_delay", _number(float, 0), "seconds after SIGTERM in which new requests are still served")
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine")
+    _flag(group, "max_model_len", _number(int, 1), "tokens per sequence, prompt and answer; default: the model's")
+    _flag(group, "dtype", str, "of weights and KV cache", choices=("auto", "float32", "bfloat16", "float16"))
+    _flag(group, "max_num_seqs", _number(int, 1), "sequences that run at once")
+    _flag(group, "max_num_batched_tokens", _number(int, 1), "tokens per step, of all sequences together")
+    _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
+    _flag(group, "block_size", _number(int, 1), "tokens per block of the KV cache")
+    _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "triton"))
+    _flag(group, "threads", _number(int, 1), "CPU threads; default: the cgroup's quota")
+    _flag(group, "runner", str, "sim: no weights, made-up tokens; for tests and simulation", choices=("torch", "sim"))
+    _flag(group, "sim_step_time", _number(float, 0), "seconds that a step of --runner sim takes")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    _flag(group, "max_queued_requests", _number(int, 1), "requests beyond --max-num-seqs; more get a 503")
+    _flag(group, "max_body_size", _size, "bytes of a request's body, like 1Mi; more get a 413")
+    _flag(group, "stall_limit", _number(float, 1), "seconds without a sign of life of the engine until /livez fails")
+    _flag(group, "startup_stall_limit", _number(float, 1), "the same while the model loads")
+
+
+def _flag(
+    group: argparse._ArgumentGroup,
+    name: str,
+    kind: Callable[[str], object],
+    text: str,
+    choices: Sequence[str] | None = None,
+) -> None:
+    """Add `--name`, with the default of `ServeConfig`."""
+    default = next(field.default for field in fields(ServeConfig) if field.name == name)
+    group.add_argument(
+        "--" + name.replace("_", "-"),
+        type=kind,
+        default=default,
+        choices=choices,
+        help=text if default is None else f"{text} (default: {default})",
+        metavar=None if choices else name.rsplit("_", 1)[-1].upper(),
+    )
+
+
+def _number(kind: type[int | float], low: float, high: float = float("inf")) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high or value == float("inf"):
+            bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds; it must be {bounds}")
+        return value
+
+    return parse
+
+
+def _size(text: str) -> int:
+    """Bytes of "268435456", "256Mi" or "1.5G", as Kubernetes writes quantities."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", text)
+    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 268435456, 256Mi or 1G")
+    return size

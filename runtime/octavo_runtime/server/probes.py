@@ -1,0 +1,67 @@
+"""What Kubernetes and people ask: is it alive, is it ready, how far is the start, what does it count."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from octavo_runtime import metrics
+from octavo_runtime.engine.state_page import Phase
+
+if TYPE_CHECKING:
+    from octavo_runtime.server.service import Service
+
+
+def probe_routes(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/livez")
+    async def livez() -> Response:
+        """200 unless the engine process is dead or gives no sign of life; a restart is the cure."""
+        return _verdict(service.engine.problem(time.monotonic()))
+
+    @router.get("/readyz")
+    async def readyz() -> Response:
+        """200 when new requests are welcome."""
+        return _verdict(_unready(service))
+
+    @router.get("/startupz")
+    async def startupz() -> Response:
+        """How far the start is; 200 once the model can serve."""
+        state = service.engine.state()
+        if service.ready is not None:
+            phase, progress = "ready", 1.0
+        elif state.phase == Phase.READY:
+            phase, progress = "tokenizer", 0.0
+        else:
+            phase, progress = state.phase.name.lower(), state.progress
+        body = {"phase": phase, "progress": round(progress, 4), "seconds": round(service.uptime(), 3)}
+        return JSONResponse(body, 200 if service.ready is not None else 503)
+
+    @router.get("/metrics")
+    async def get_metrics() -> Response:
+        return Response(metrics.render(service.collector), media_type=metrics.CONTENT_TYPE)
+
+    @router.get("/version")
+    async def get_version() -> Response:
+        return JSONResponse({"version": version("octavo-runtime")})
+
+    return router
+
+
+def _unready(service: Service) -> str | None:
+    if service.ready is None:
+        return "the model is still loading"
+    if service.lifecycle.draining:
+        return "draining"
+    return service.engine.problem(time.monotonic())
+
+
+def _verdict(problem: str | None) -> Response:
+    if problem is None:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "failed", "reason": problem}, 503)

@@ -1,0 +1,152 @@
+"""A model without weights, and real servers on it: two processes, loopback, the sim runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from tokenizers import Tokenizer, decoders, models
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;!?-\n"
+TEMPLATE = """{%- for message in messages %}
+{%- if message.role == 'system' and not loop.first %}{{ raise_exception('system must come first') }}{% endif %}
+{{- message.role + ': ' + message.content + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}assistant: {% endif %}"""
+
+
+@pytest.fixture(scope="session")
+def sim_model(tmp_path_factory) -> Path:
+    """A model folder with a configuration and a tokenizer of one token per character; its weights are never read."""
+    folder = tmp_path_factory.mktemp("models") / "sim-model"
+    folder.mkdir()
+    vocab = {"<eos>": 0} | {character: index for index, character in enumerate(ALPHABET, start=1)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": len(vocab),
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 4096,
+        "eos_token_id": 0,
+        "torch_dtype": "float32",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "chat_template": TEMPLATE}))
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def wait_for(condition, what, seconds=20.0):
+    """Poll until `condition()` is true, and return what it returned."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.01)
+    return result
+
+
+class Server:
+    """`octavo serve` as users run it."""
+
+    def __init__(self, model: Path, folder: Path, *flags: str) -> None:
+        self._log = folder / "server.log"
+        self.termination_log = folder / "termination.log"
+        self.termination_log.touch()
+        command = [sys.executable, "-m", "octavo_runtime", "serve", str(model), "--runner", "sim"]
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", "0", *flags],
+                stderr=log,
+                env=os.environ | {"OCTAVO_TERMINATION_LOG": str(self.termination_log), "TMPDIR": str(folder)},
+            )
+        self.folder = folder
+        self.client = None
+
+    def listening(self) -> Server:
+        found = wait_for(lambda: re.search(r"listening on .* port (\d+)", self.log()) or self.exited(), "listening")
+        assert found is not self.process, f"the server ended:\n{self.log()}"
+        self.url = f"http://127.0.0.1:{found[1]}"
+        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        return self
+
+    def started(self) -> Server:
+        self.listening()
+        wait_for(lambda: self.client.get("/startupz").status_code == 200 or self.exited(), "started")
+        assert self.process.poll() is None, f"the server ended:\n{self.log()}"
+        return self
+
+    def exited(self):
+        return self.process if self.process.poll() is not None else None
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def engine_pid(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        assert len(children) == 1
+        return int(children[0])
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample; labels that are not given may have any value."""
+        for line in self.client.get("/metrics").text.splitlines():
+            match = re.fullmatch(r"([\w:]+)\{(.*)\} (\S+)", line)
+            if match and match[1] == name and all(f'{key}="{value}"' in match[2] for key, value in labels.items()):
+                return float(match[3])
+        raise AssertionError(f"no metric {name}")
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def exit_status(self, seconds=20.0) -> int:
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        if self.client is not None:
+            self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def launch(sim_model, tmp_path):
+    """Start a server of one's own: `launch("--flag", …)`."""
+    servers = []
+
+    def start(*flags, model=sim_model):
+        folder = tmp_path / f"server-{len(servers)}"
+        folder.mkdir()
+        servers.append(Server(model, folder, *flags))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def server(sim_model, tmp_path_factory):
+    """One server for all tests that leave it as they found it."""
+    server = Server(sim_model, tmp_path_factory.mktemp("server")).started()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server):
+    return server.client
