@@ -20,7 +20,14 @@ _SUITE = "bookworm"
 _PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 _REMOVED = (
     # Caches, names of this machine and its mirror, and what no program reads.
-    *("etc/apt/sources.list", "etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/cache/apt", "var/lib/apt/lists"),
+    *(
+        "etc/apt/sources.list",
+        "etc/hostname",
+        "etc/resolv.conf",
+        "etc/machine-id",
+        "var/cache/apt",
+        "var/lib/apt/lists",
+    ),
     *("var/log", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"),
 )
 _CONTAINERFILE = "FROM scratch\nCOPY / /\n"
@@ -55,7 +62,9 @@ def mirror(index_targets: str) -> str:
     exact = [uri for uri, suite, component in rows if (suite, component) == (_SUITE, "main")]
     similar = [uri for uri, suite, component in rows if component == "main" and "/" not in suite and "-" not in suite]
     if not exact and not similar:
-        raise ClusterError("apt has no Debian mirror configured: add one to /etc/apt/sources.list, or give --base IMAGE")
+        raise ClusterError(
+            "apt has no Debian mirror configured: add one to /etc/apt/sources.list, or give --base IMAGE"
+        )
     return (exact or similar)[0]
 
 
@@ -66,7 +75,14 @@ def _apt_index_targets() -> str:
 
 
 def _bootstrap(folder: Path, source: str) -> None:
-    command = [find("debootstrap"), "--variant=minbase", f"--include={','.join(_PACKAGES)}", _SUITE, folder, source]
+    command = [
+        str(find("debootstrap")),
+        "--variant=minbase",
+        f"--include={','.join(_PACKAGES)}",
+        _SUITE,
+        str(folder),
+        source,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     if done.returncode != 0:
         raise ClusterError(f"debootstrap failed: {(done.stdout + done.stderr).strip().splitlines()[-1:]}")

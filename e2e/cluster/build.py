@@ -1,11 +1,12 @@
 """Builds Kubernetes, helm and kwok from their Go modules, once per version, into the cache.
 
-`gomodules/` holds one small module per product, with `go.sum`, so that every source file is checked against a hash in this
-repository. `go install k8s.io/kubernetes/…@version` is not possible (its go.mod has `replace` lines), so the small module
-repeats them with the published staging modules.
+`gomodules/` holds one small module per product, with `go.sum`, so that every source file is checked against a hash in
+this repository. `go install k8s.io/kubernetes/…@version` is not possible (its go.mod has `replace` lines), so the
+small module repeats them with the published staging modules.
 
-A binary is built under another name and renamed; one that was killed half way is built again, and Go's own build cache makes
-that a matter of seconds. Cold, on 2 cores: kube-apiserver 4 to 6 min, all six 7 to 11 min, helm 3 min, kwok 2 min.
+A binary is built under another name and renamed; one that was killed half way is built again, and Go's own build cache
+makes that a matter of seconds. Cold, on 2 cores: kube-apiserver 4 to 6 min, all six 7 to 11 min, helm 3 min, kwok 2
+min.
 """
 
 import os

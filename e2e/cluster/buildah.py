@@ -1,9 +1,10 @@
 """Buildah with a storage of our own below the cache, so that nobody else's images are touched.
 
-Skopeo exports from that storage: buildah itself cannot write an OCI layout without compressing (minutes for torch), and does
-not see that a compressed layer is already there.
+Skopeo exports from that storage: buildah itself cannot write an OCI layout without compressing (minutes for torch),
+and does not see that a compressed layer is already there.
 """
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ class Buildah:
 
     def __init__(self, layout: Layout) -> None:
         self._folder = layout.images
+        self._scratch = layout.build
         storage = ["--storage-driver", "overlay", "--root", str(layout.images / "storage")]
         storage += ["--runroot", str(layout.images / "run")]
         self._command = [str(find("buildah")), *storage]
@@ -47,9 +49,13 @@ class Buildah:
         self._run("build", *options, str(context or empty))
 
     def export(self, tag: str, layout: Path) -> None:
-        """Writes the image as an OCI layout, its layers uncompressed; layers that the layout has are not written again."""
+        """Writes the image as an OCI layout, its layers uncompressed; layers that the layout has are not written
+        again.
+        """
         options = ["--quiet", "--insecure-policy", "--dest-oci-accept-uncompressed-layers"]
-        _checked([str(find("skopeo")), "copy", *options, self._storage + tag, f"oci:{layout}:image"], "skopeo copy")
+        self._checked(
+            [str(find("skopeo")), "copy", *options, self._storage + tag, f"oci:{layout}:image"], "skopeo copy"
+        )
 
     def tags(self) -> list[str]:
         names = self._run("images", "--format", "{{.Name}}:{{.Tag}}").split()
@@ -65,11 +71,12 @@ class Buildah:
         self._run("rmi", "--prune", "--force")
 
     def _run(self, *arguments: str) -> str:
-        return _checked([*self._command, *arguments], f"buildah {arguments[0]}")
+        return self._checked([*self._command, *arguments], f"buildah {arguments[0]}")
 
-
-def _checked(command: list[str], what: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ClusterError(f"{what} failed: {(done.stderr or done.stdout).strip()[-800:]}")
-    return done.stdout
+    def _checked(self, command: list[str], what: str) -> str:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "TMPDIR": str(self._scratch)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode != 0:
+            raise ClusterError(f"{what} failed: {(done.stderr or done.stdout).strip()[-800:]}")
+        return done.stdout

@@ -1,7 +1,7 @@
 """Certificates and tokens, made locally with the `openssl` that every machine with CA certificates has.
 
-One authority signs the API server's certificate, etcd's, and the clients' of both. Everybody else (administrator, controller
-manager, scheduler, kubelet, kube-proxy) shows a random token from one token file.
+One authority signs the API server's certificate, etcd's, and the clients' of both. Everybody else (administrator,
+controller manager, scheduler, kubelet, kube-proxy) shows a random token from one token file.
 """
 
 import secrets
@@ -69,8 +69,8 @@ class Pki:
 def make_pki(folder: Path, addresses: Sequence[str]) -> Pki:
     """Makes what is missing; keeps the authority, the service account key and the tokens that data in etcd depends on.
 
-    `addresses` are the IPs the API server is reached at. The server's certificate is made anew at each start, because they may
-    have changed.
+    `addresses` are the IPs the API server is reached at. The server's certificate is made anew at each start, because
+    they may have changed.
     """
     if shutil.which("openssl") is None:
         raise ClusterError("openssl is missing: install the package openssl")
@@ -98,7 +98,13 @@ def tokens_csv() -> str:
 
 
 def _server_extensions(addresses: Sequence[str]) -> str:
-    names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+    names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
     entries = [f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses]
     return f"extendedKeyUsage=serverAuth,clientAuth\nsubjectAltName={','.join(entries)}\n"
 
@@ -106,7 +112,9 @@ def _server_extensions(addresses: Sequence[str]) -> str:
 def _make_authority(pki: Pki) -> None:
     _generate_key(pki.ca_key)
     unfinished = pki.ca.with_suffix(".new")
-    _openssl("req", "-x509", "-new", "-key", pki.ca_key, "-subj", "/CN=octavo-local", "-days", _DAYS, "-out", unfinished)
+    _openssl(
+        "req", "-x509", "-new", "-key", pki.ca_key, "-subj", "/CN=octavo-local", "-days", _DAYS, "-out", unfinished
+    )
     unfinished.replace(pki.ca)
 
 
@@ -123,7 +131,18 @@ def _sign(pki: Pki, name: str, subject: str, extensions: str) -> None:
     _generate_key(pki.key(name))
     _openssl("req", "-new", "-key", pki.key(name), "-subj", subject, "-out", request)
     _openssl(
-        *("x509", "-req", "-in", request, "-CA", pki.ca, "-CAkey", pki.ca_key, "-set_serial", f"0x{secrets.token_hex(16)}"),
+        *(
+            "x509",
+            "-req",
+            "-in",
+            request,
+            "-CA",
+            pki.ca,
+            "-CAkey",
+            pki.ca_key,
+            "-set_serial",
+            f"0x{secrets.token_hex(16)}",
+        ),
         *("-days", _DAYS, "-extfile", extension_file, "-out", pki.certificate(name)),
     )
 

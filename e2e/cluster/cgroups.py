@@ -36,7 +36,9 @@ def make() -> None:
         try:
             hierarchy.ours.mkdir(exist_ok=True)
         except OSError as error:
-            raise ClusterError(f"cannot make the cgroup {hierarchy.ours} ({error.strerror}): run as root of the machine") from None
+            raise ClusterError(
+                f"cannot make the cgroup {hierarchy.ours} ({error.strerror}): run as root of the machine"
+            ) from None
         if hierarchy.unified:
             _delegate(hierarchy.root)
             _delegate(hierarchy.ours)

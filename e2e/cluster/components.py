@@ -34,7 +34,7 @@ class Endpoints:
 
 
 def etcd_command(binary: Path, data: Path, where: Endpoints, pki: Pki) -> Command:
-    """etcd on loopback, open only to holders of a certificate: who reaches it without one would own the cluster."""
+    """One etcd on loopback, open only to holders of a certificate: who reaches it without one would own the cluster."""
     peer = f"http://127.0.0.1:{where.etcd_peer_port}"
     return [
         binary,
@@ -94,6 +94,7 @@ def controller_manager_command(binary: Path, where: Endpoints, pki: Pki, kubecon
         f"--cluster-signing-cert-file={pki.ca}",
         f"--cluster-signing-key-file={pki.ca_key}",
         "--use-service-account-credentials=true",
+        f"--flex-volume-plugin-dir={kubeconfig.parent / 'volume-plugins'}",
         "--leader-elect=false",
         "--profiling=false",
     ]

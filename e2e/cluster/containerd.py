@@ -35,16 +35,14 @@ class Containerd:
         """Keys of all snapshots; an unpacked layer's key is its chain id."""
         return {line.split()[0] for line in self.run("snapshots", "ls").splitlines()[1:]}
 
-    def blobs(self) -> set[str]:
-        return set(self.run("content", "ls", "-q").split())
-
     def remove_images(self, names: Iterable[str]) -> None:
         names = list(names)
         if names:
             self.run("images", "rm", "--sync", *names)
 
-    def remove_blob(self, digest: str) -> None:
-        self.run("content", "rm", digest)
+    def remove_snapshot(self, name: str) -> None:
+        if name in self.snapshots():
+            self.run("snapshots", "rm", name)
 
     def remove_containers(self) -> None:
         """Forgets the records of containers that an earlier, removed cluster left behind."""

@@ -1,28 +1,27 @@
 """A control plane without a node, for tests: etcd, kube-apiserver and kube-controller-manager on free loopback ports.
 
-Needs no root. Everything lives in one temporary folder and dies with the process (more exactly: the thread) that started it,
-also when that is killed.
+Needs no root. Everything lives in one temporary folder and dies with the process (more exactly: the thread) that
+started it, also when that is killed.
 
     from cluster import ControlPlane
 
     with ControlPlane.start() as cp:
         subprocess.run([cp.kubectl, "--kubeconfig", cp.kubeconfig, "get", "namespaces"])
 
-`ControlPlane.start(controller_manager=False)` leaves the controllers out: no garbage collection, no Deployment controller, and
-an API server that is there a little sooner. The binaries come from `$KUBEBUILDER_ASSETS` where that is set, and are otherwise
-built once into the cache (see `build.py`). Attributes: `kubeconfig` (Path), `server` (URL), `kubectl` (Path), `folder` (Path,
-with `logs/`), `apiserver_pid` and `etcd_pid` (for fault tests), `restart_apiserver()` and `stop()`.
+`ControlPlane.start(controller_manager=False)` leaves the controllers out: no garbage collection, no Deployment
+controller, and an API server that is there a little sooner. The binaries come from `$KUBEBUILDER_ASSETS` where that is
+set, and are otherwise built once into the cache (see `build.py`). Attributes: `kubeconfig` (Path), `server` (URL),
+`kubectl` (Path), `folder` (Path, with `logs/`), `apiserver_pid` and `etcd_pid` (for fault tests),
+`restart_apiserver()` and `stop()`.
 """
 
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cluster import build
 from cluster.certificates import Pki, make_pki
@@ -33,6 +32,10 @@ from cluster.layout import Layout, paths
 from cluster.ports import free_ports
 from cluster.processes import identify, is_alive, last_lines, read_pid_file, start_child, write_pid_file
 from cluster.progress import Progress
+
+if TYPE_CHECKING:
+    import subprocess
+    from types import TracebackType
 
 _PREFIX = "octavo-control-plane-"
 _READY_SECONDS = 60.0
@@ -55,7 +58,9 @@ class ControlPlane:
     def start(
         cls, *, controller_manager: bool = True, layout: Layout | None = None, progress: Progress | None = None
     ) -> Self:
-        """Starts everything and returns once `/readyz` says so. Raises ClusterError with the end of the log otherwise."""
+        """Starts everything and returns once `/readyz` says so. Raises ClusterError with the end of the log
+        otherwise.
+        """
         binaries = build.control_plane_binaries(layout or paths(), progress or Progress())
         sweep_abandoned()
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -104,7 +109,7 @@ class ControlPlane:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         self.stop()
 
@@ -168,5 +173,5 @@ def _claim(folder: Path) -> None:
 
 
 def _free_endpoints() -> Endpoints:
-    ports = free_ports(4)
-    return Endpoints("127.0.0.1", *ports, service_range="10.0.0.0/24")
+    api, etcd, peer, manager = free_ports(4)
+    return Endpoints("127.0.0.1", api, etcd, peer, manager, service_range="10.0.0.0/24")

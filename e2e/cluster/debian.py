@@ -31,7 +31,7 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def etcd_binary(layout: Layout, progress: Progress) -> Path:
-    """etcd from PATH, or from Debian's package unpacked into the cache."""
+    """The etcd on PATH, or from Debian's package unpacked into the cache."""
     installed = shutil.which("etcd", path=_search_path())
     if installed:
         return Path(installed)
@@ -117,4 +117,6 @@ def _unpack_package(package: str, folder: Path) -> None:
 
 
 def _download(package: str, folder: Path) -> bool:
-    return subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, check=False).returncode == 0
+    )

@@ -1,8 +1,8 @@
 """Which iptables rules are ours, and the script that takes them away.
 
-Ours are: every `KUBE-*` chain (the caller makes sure that no other Kubernetes node uses this network namespace), the chains
-that CNI's portmap made for our network (it writes the network's name into a comment), and the three rules of `network.py`
-(comment `octavo`). Pure text in, text out.
+Ours are: every `KUBE-*` chain (the caller makes sure that no other Kubernetes node uses this network namespace), the
+chains that CNI's portmap made for our network (it writes the network's name into a comment), and the three rules of
+`network.py` (comment `octavo`). Pure text in, text out.
 """
 
 import re

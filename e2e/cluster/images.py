@@ -1,8 +1,13 @@
 """Images of the operator and the runtime, from the project's own Containerfiles, into the node's containerd.
 
-Three layers of images: base (a Debian, see `base_image.py`), dependencies (the lock, installed once per lock and base), and the
-project's code. Only what containerd lacks is sent to it, so a change of code costs seconds although torch brings 5.8 GB.
-Nothing is built or sent where the inputs are the same as last time.
+```
+base           a small Debian with Python (base_image.py), or what --base names
+skeleton       the Containerfile's stage `dependencies` on an empty folder: a virtual environment
+dependencies   the lock, installed once per lock (dependency_layer.py)
+code           the Containerfile's last stage on the skeleton: the members' wheels, user, entry point
+```
+A change of code makes the last layer anew and sends that alone: seconds, although torch brings 5.8 GB. Nothing is built or
+sent where the inputs are the same as last time.
 """
 
 import json
@@ -13,13 +18,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from cluster import debian
-from cluster.base_image import ensure_base
+from cluster.base_image import base_tag, ensure_base
 from cluster.build import require_space
 from cluster.buildah import Buildah
 from cluster.containerd import Containerd
-from cluster.delivery import deliver
+from cluster.delivery import deliver, export
+from cluster.dependency_layer import diff_id, ensure_layer, release
 from cluster.errors import ClusterError
 from cluster.layout import Layout, repository
+from cluster.oci import Image, chain_id, digest
 from cluster.progress import Progress
 from cluster.python_packages import build_wheels, install_locked
 
@@ -45,8 +52,8 @@ class Recipe:
 
 
 RECIPES = {
-    "operator": Recipe("operator", ("operator",), 3 << 30),
-    "runtime": Recipe("runtime", ("kernels", "runtime"), 26 << 30),
+    "operator": Recipe("operator", ("operator",), 1 << 30),
+    "runtime": Recipe("runtime", ("kernels", "runtime"), 9 << 30),
 }
 
 
@@ -80,19 +87,25 @@ class _Build:
         self._note = layout.images / f"{recipe.name}.json"
 
     def run(self, base: str | None) -> None:
-        inputs = fingerprint(self._input_files(), base or "")
+        inputs = fingerprint(self._input_files(), base or base_tag())
         if self._delivered(inputs):
             self._progress.say(f"image {self._recipe.reference} is up to date")
             return
         base = base or ensure_base(self._buildah, self._layout, self._progress)
-        dependencies = self._ensure_dependencies(base)
-        tag = f"localhost/octavo/{self._recipe.name}:dev"
+        skeleton, skeleton_image = self._ensure_skeleton(base)
+        dependencies = self._ensure_dependencies(skeleton_image)
         with self._progress.step(f"image {self._recipe.reference}") as step:
-            step.note("code")
-            self._build_code(tag, base, dependencies)
-            manifest = deliver(self._buildah, self._containerd, tag, self._recipe.reference, self._layout, step)
-        self._note.write_text(json.dumps({"inputs": inputs, "manifest": manifest}))
-        self._remove_old(dependencies)
+            step.note("build")
+            tag = self._build_code(base, skeleton)
+            step.note("export")
+            folder = self._layout.images / "oci" / self._recipe.name
+            code = export(tag, folder, self._buildah)
+            image = code.with_layer(len(skeleton_image.layers), diff_id(self._recipe.lock(self._root)))
+            step.note("import")
+            deliver(image, folder, self._recipe.reference, self._containerd)
+        release(dependencies, self._containerd)
+        self._note.write_text(json.dumps({"inputs": inputs, "manifest": digest(image.manifest)}))
+        self._buildah.prune()
 
     def _input_files(self) -> Iterator[Path]:
         yield self._recipe.containerfile(self._root)
@@ -108,44 +121,47 @@ class _Build:
         there = self._containerd.images().get(self._recipe.reference)
         return bool(note.get("inputs") == inputs and there == note.get("manifest"))
 
-    def _ensure_dependencies(self, base: str) -> str:
-        files = [self._recipe.containerfile(self._root), self._recipe.lock(self._root)]
-        tag = f"localhost/octavo/{self._recipe.name}-dependencies:{fingerprint(files, base)[:12]}"
-        if self._buildah.exists(tag):
-            return tag
-        require_space(self._layout.images, self._recipe.disk, f"the {self._recipe.name} image")
-        packages = self._layout.images / f"{self._recipe.name}-packages"
-        with self._progress.step(f"dependencies of the {self._recipe.name} image") as step:
-            shutil.rmtree(packages, ignore_errors=True)
-            step.note("install the lock")
-            install_locked(self._recipe.lock(self._root), packages / "site-packages")
-            step.note("copy into a layer and compile")
-            self._buildah.build(
-                tag,
-                self._recipe.containerfile(self._root),
-                arguments={"BASE": base},
-                contexts={"packages": packages},
-                target="dependencies",
-            )
-            shutil.rmtree(packages)
-        return tag
+    def _ensure_skeleton(self, base: str) -> tuple[str, Image]:
+        """The virtual environment without packages, in buildah and, unpacked, in containerd."""
+        name = f"{self._recipe.name}-skeleton"
+        key = fingerprint([self._recipe.containerfile(self._root)], base)[:12]
+        tag = f"localhost/octavo/{name}:{key}"
+        folder = self._layout.images / "oci" / name
+        if not self._buildah.exists(tag):
+            with self._progress.step(f"virtual environment of the {self._recipe.name} image"):
+                self._build_skeleton(tag, base)
+        image = export(tag, folder, self._buildah)
+        if image.chain_ids()[-1] not in self._containerd.snapshots():
+            with self._progress.step(f"send the base of the {self._recipe.name} image to containerd"):
+                deliver(image, folder, f"octavo.local/{name}:dev", self._containerd)
+        return tag, image
 
-    def _build_code(self, tag: str, base: str, dependencies: str) -> None:
-        wheels = self._layout.images / f"{self._recipe.name}-wheels"
+    def _build_skeleton(self, tag: str, base: str) -> None:
+        family = tag.partition(":")[0]
+        self._buildah.remove([old for old in self._buildah.tags() if old.partition(":")[0] == family])
+        empty = self._layout.images / "no-packages"
+        (empty / "site-packages").mkdir(parents=True, exist_ok=True)
+        containerfile = self._recipe.containerfile(self._root)
+        arguments, contexts = {"BASE": base}, {"packages": empty}
+        self._buildah.build(tag, containerfile, arguments=arguments, contexts=contexts, target="dependencies")
+
+    def _ensure_dependencies(self, skeleton: Image) -> str:
+        lock, parent = self._recipe.lock(self._root), skeleton.chain_ids()[-1]
+        if chain_id(parent, diff_id(lock)) not in self._containerd.snapshots():
+            require_space(self._layout.cache, self._recipe.disk, f"the {self._recipe.name} image")
+        scratch = self._layout.build / f"{self._recipe.name}-dependencies"
+        with self._progress.step(f"dependencies of the {self._recipe.name} image") as step:
+            return ensure_layer(lock, parent, self._containerd, scratch, step)
+
+    def _build_code(self, base: str, skeleton: str) -> str:
+        tag = f"localhost/octavo/{self._recipe.name}:dev"
+        wheels = self._layout.build / f"{self._recipe.name}-wheels"
         shutil.rmtree(wheels, ignore_errors=True)
         build_wheels([self._root / member for member in self._recipe.members], wheels / "wheels")
-        self._buildah.build(
-            tag,
-            self._recipe.containerfile(self._root),
-            arguments={"BASE": base, "DEPENDENCIES": dependencies},
-            contexts={"wheels": wheels},
-        )
-
-    def _remove_old(self, dependencies: str) -> None:
-        """Dependency images of earlier locks, and code images that the new one replaced."""
-        family = dependencies.partition(":")[0]
-        self._buildah.remove([t for t in self._buildah.tags() if t.partition(":")[0] == family and t != dependencies])
-        self._buildah.prune()
+        arguments, contexts = {"BASE": base, "DEPENDENCIES": skeleton}, {"wheels": wheels}
+        self._buildah.build(tag, self._recipe.containerfile(self._root), arguments=arguments, contexts=contexts)
+        shutil.rmtree(wheels)
+        return tag
 
 
 def source_files(member: Path) -> list[Path]:

@@ -1,4 +1,6 @@
-"""Kubeconfig files with a token, and the one question asked of an API server without a client library: are you ready?"""
+"""Kubeconfig files with a token, and the one question asked of an API server without a client library: are you
+ready?
+"""
 
 import json
 import ssl
@@ -15,7 +17,9 @@ def kubeconfig_text(server: str, ca: bytes, token: str) -> str:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "octavo", "cluster": {"server": server, "certificate-authority-data": b64encode(ca).decode()}}],
+        "clusters": [
+            {"name": "octavo", "cluster": {"server": server, "certificate-authority-data": b64encode(ca).decode()}}
+        ],
         "users": [{"name": "octavo", "user": {"token": token}}],
         "contexts": [{"name": "octavo", "context": {"cluster": "octavo", "user": "octavo"}}],
         "current-context": "octavo",
@@ -49,8 +53,11 @@ class ApiServer:
         return body
 
     def ready(self) -> bool:
+        return self.exists("/readyz")
+
+    def exists(self, path: str) -> bool:
         try:
-            self.get("/readyz")
+            self.get(path)
         except OSError:
             return False
         return True

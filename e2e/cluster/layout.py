@@ -68,6 +68,11 @@ class Layout:
         return self.containerd_state / "containerd.sock"
 
     @property
+    def volumes(self) -> Path:
+        """For claims of the node: folders that pods mount through a hostPath."""
+        return self.state / "volumes"
+
+    @property
     def lock(self) -> Path:
         return self.cache / "cluster.lock"
 

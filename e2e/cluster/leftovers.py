@@ -1,28 +1,29 @@
 """Stops whatever of the node is still there, in whatever state it is, and removes what it made.
 
-Nothing is trusted but names: processes by their mark, containers by their cgroup, mounts by their folder, links by their
-bridge, rules by their chains. So it works after any mixture of kills, and after a reboot.
+Nothing is trusted but names: processes by their mark, containers by their cgroup, mounts by their folder, links by
+their bridge, rules by their chains. So it works after any mixture of kills, and after a reboot.
 """
 
 import contextlib
 import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from cluster import cgroups, network
 from cluster.errors import ClusterError
 from cluster.layout import Layout
 from cluster.mounts import remove_folder, unmount_below
-from cluster.processes import kill_all, marked_processes, wait_until
+from cluster.processes import all_processes, kill_all, marked_processes, wait_until
 
 _OUTSIDE = (
-    # Written by kubelet and containerd's shim to fixed places.
+    # The fixed places that kubelet, the controller manager, containerd's shim, CNI and buildah write to.
     "/var/lib/kubelet",
     "/var/log/containers",
     "/run/containerd",
     "/var/lib/cni",
-    "/run/flannel",
+    "/var/lib/containers",
 )
+_THEIR_USERS = ("kubelet", "containerd", "dockerd", "crio", "podman", "buildah")
 
 
 def remember_outside(state: Path) -> None:
@@ -38,13 +39,14 @@ def stop(layout: Layout) -> None:
     _remove_shim_sockets(layout.containerd_state)
     cgroups.remove()
     _kill_marked(layout.state)
+    _remove_log_links(layout.state)
     unmount_below(layout.state)
     unmount_below(layout.containerd_root)
     remove_folder(layout.containerd_state)
     if layout.state.exists():
         network.take_down(layout.state)
-    shutil.rmtree(layout.state / "cni-addresses", ignore_errors=True)
-    shutil.rmtree(layout.pids, ignore_errors=True)
+    remove_folder(layout.state / "cni-addresses")
+    remove_folder(layout.pids)
 
 
 def remove(layout: Layout) -> None:
@@ -52,6 +54,24 @@ def remove(layout: Layout) -> None:
     stop(layout)
     _remove_outside(layout.state)
     remove_folder(layout.state)
+
+
+def purge(layout: Layout) -> None:
+    """Removes everything below the cache folder that this package made; the folder itself only if nothing else is in
+    it.
+    """
+    remove(layout)
+    for folder in _made_in_cache(layout):
+        remove_folder(folder)
+    layout.lock.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        layout.cache.rmdir()
+
+
+def _made_in_cache(layout: Layout) -> Iterator[Path]:
+    yield from (layout.bin, layout.build, layout.images, layout.containerd_root)
+    for pattern in ("kubernetes-v*", "helm-v*", "kwok-v*", "pause-*", "etcd", "etcd.new", "go-toolchain*"):
+        yield from layout.cache.glob(pattern)
 
 
 def _kill_marked(state: Path) -> None:
@@ -71,12 +91,25 @@ def _remove_shim_sockets(containerd_state: Path) -> None:
             Path(note.read_text().removeprefix("unix://")).unlink(missing_ok=True)
 
 
-def _remove_outside(state: Path) -> None:
+def _remove_log_links(state: Path) -> None:
     logs = Path("/var/log/containers")
-    if logs.is_dir():
-        for link in logs.iterdir():
-            if link.is_symlink() and str(link.readlink()).startswith(f"{state}/"):
-                link.unlink()
-    with contextlib.suppress(FileNotFoundError):
+    for link in logs.iterdir() if logs.is_dir() else ():
+        if link.is_symlink() and str(link.readlink()).startswith(f"{state}/"):
+            link.unlink()
+
+
+def _remove_outside(state: Path) -> None:
+    """Removes the fixed places that did not exist before, unless somebody else has come to use them since."""
+    if _others_run():
+        return
+    with contextlib.suppress(FileNotFoundError, ValueError):
         for path in json.loads((state / "outside.json").read_text()):
             remove_folder(Path(path))
+
+
+def _others_run() -> bool:
+    for pid in all_processes():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() in _THEIR_USERS and Path(f"/proc/{pid}/exe").exists():
+                return True
+    return False

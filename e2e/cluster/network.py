@@ -1,7 +1,7 @@
 """The bridge that is the node's network, and the few kernel settings and rules it needs.
 
-The node's address is the bridge's: the API server, the kubelet and NodePorts listen there, so nothing of the cluster can be
-reached from another machine, and a change of the machine's own address does not matter.
+The node's address is the bridge's: the API server, the kubelet and NodePorts listen there, so nothing of the cluster
+can be reached from another machine, and a change of the machine's own address does not matter.
 """
 
 import json

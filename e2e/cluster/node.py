@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from cluster.node_config import (
 )
 from cluster.oci import write_small_image
 from cluster.ports import free_ports
-from cluster.processes import is_alive, last_lines, read_pid_file, start_daemon
+from cluster.processes import ProcessId, is_alive, kill_all, last_lines, read_pid_file, start_daemon, wait_until
 from cluster.progress import Progress
 
 DAEMONS = (
@@ -51,6 +52,8 @@ DAEMONS = (
     "kube-proxy",
 )
 
+_DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
+
 
 def up(layout: Layout, progress: Progress) -> None:
     """Brings the node up, from nothing, from a stopped state or from the leftovers of a killed one.
@@ -59,6 +62,7 @@ def up(layout: Layout, progress: Progress) -> None:
     """
     with _locked(layout, progress):
         if healthy(layout):
+            progress.say("the node is running")
             return
         check_machine(layout)
         debian.ensure_programs(debian.PACKAGES, progress)
@@ -71,10 +75,12 @@ def up(layout: Layout, progress: Progress) -> None:
         _Start(layout, binaries, pause, progress).run()
 
 
-def down(layout: Layout, progress: Progress) -> None:
-    """Removes the node and everything it made on the machine; built binaries and images stay in the cache."""
-    with _locked(layout, progress), progress.step("remove the node"):
-        leftovers.remove(layout)
+def down(layout: Layout, progress: Progress, *, purge: bool = False) -> None:
+    """Removes the node and everything it made on the machine; built binaries and images stay, unless `purge`."""
+    if not layout.cache.exists():
+        return
+    with _locked(layout, progress), progress.step("remove the node" + (" and the cache" if purge else "")):
+        (leftovers.purge if purge else leftovers.remove)(layout)
 
 
 def running(layout: Layout) -> dict[str, bool]:
@@ -116,7 +122,7 @@ class _Start:
             cgroups.make()
         self._start_containerd()
         with self._progress.step("etcd and kube-apiserver"):
-            self._start_store_and_api()
+            fresh = self._start_store_and_api(fresh=fresh)
         write_kubeconfig(self._layout.kubeconfig, self._where.server, self._pki, "admin")
         self._start_controllers()
         with self._progress.step("containerd"):
@@ -136,7 +142,21 @@ class _Start:
         path.write_text(config)
         start_daemon("containerd", [debian.find("containerd"), "--config", path], self._state)
 
-    def _start_store_and_api(self) -> None:
+    def _start_store_and_api(self, *, fresh: bool) -> bool:
+        """Whether the cluster is a new one: asked for, or because the data of the last one cannot be read."""
+        try:
+            self._try_store_and_api()
+        except ClusterError:
+            if fresh:
+                raise
+            self._progress.say("the last cluster's data cannot be read: starting with an empty one")
+            self._end("kube-apiserver", "etcd")
+            shutil.rmtree(self._state / "etcd")
+            self._try_store_and_api()
+            return True
+        return fresh
+
+    def _try_store_and_api(self) -> None:
         data = self._state / "etcd"
         self._daemon("etcd", etcd_command(self._binaries["etcd"], data, self._where, self._pki))
         self._daemon("kube-apiserver", apiserver_command(self._binaries["kube-apiserver"], self._where, self._pki))
@@ -169,12 +189,21 @@ class _Start:
         _write_json(proxy_file, proxy_config(self._network, self._user("proxy")))
         self._daemon("kube-proxy", proxy_command(self._binaries["kube-proxy"], proxy_file))
         self._wait("the node", lambda: self._api.node_ready(NODE_NAME), 60, "kubelet", "kube-proxy")
+        # Until it exists, a pod that somebody creates by hand is refused.
+        self._wait("the service account", lambda: self._api.exists(_DEFAULT_ACCOUNT), 60, "kube-controller-manager")
 
     def _user(self, name: str) -> Path:
         return write_kubeconfig(self._state / f"{name}.kubeconfig", self._where.server, self._pki, name)
 
     def _daemon(self, name: str, command: Command) -> None:
         start_daemon(name, command, self._state)
+
+    def _end(self, *names: str) -> None:
+        for name in names:
+            process = read_pid_file(self._layout.pids / f"{name}.json")
+            if process and is_alive(process):
+                kill_all([process.pid])
+                wait_until(partial(_ended, process), timeout=10)
 
     def _wait(self, what: str, condition: Callable[[], bool], timeout: float, *daemons: str) -> None:
         """Polls until the condition holds; ends early, with the log's end, where one of the daemons has ended."""
@@ -199,6 +228,10 @@ def _endpoints(where: Network) -> Endpoints:
         controller_manager_port=10257,
         service_range=str(where.services),
     )
+
+
+def _ended(process: ProcessId) -> bool:
+    return not is_alive(process)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""What the node's programs read: containerd, kubelet, kube-proxy, CNI. Values in, text out; nothing is written or run here."""
+"""What the node's programs read: containerd, kubelet, kube-proxy, CNI. Values in, text out; nothing is written or run
+here.
+"""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ _CANDIDATES = ("10.222.0.0/16", "10.122.0.0/16", "172.30.0.0/16", "10.22.0.0/16"
 
 @dataclass(frozen=True)
 class Network:
-    """One private /16: its first /24 for pods, its upper half for Services. The bridge has the first address, and is the node."""
+    """One private /16: its first /24 for pods, its upper half for Services. The bridge has the first address, and is
+    the node.
+    """
 
     block: IPv4Network
 
@@ -50,10 +54,10 @@ def choose_network(in_use: list[IPv4Network]) -> Network | None:
 
 
 def containerd_config(layout: Layout, *, runc: Path, cni_bin: Path, may_raise_oom_score: bool) -> str:
-    """containerd's TOML, version 2 (read by 1.5 to 2.x), with everything of it below our own folders.
+    """The TOML of containerd, version 2 (read by 1.5 to 2.x), with everything of it below our own folders.
 
-    `restrict_oom_score_adj` makes containers run where CAP_SYS_RESOURCE is missing (runc fails otherwise with "can't get final
-    child's PID from pipe: EOF").
+    `restrict_oom_score_adj` makes containers run where CAP_SYS_RESOURCE is missing (runc fails otherwise with "can't
+    get final child's PID from pipe: EOF").
     """
     quoted = json.dumps
     off = [

@@ -1,4 +1,5 @@
-"""OCI images as archives: a small image made from bytes, and an OCI layout streamed without the layers that are already there.
+"""OCI images as archives: a small image made from bytes, and an OCI layout streamed without the layers that are
+already there.
 
 The formats are the OCI image layout and image manifest specifications, 1.0; containerd reads the image's name from the
 annotation `io.containerd.image.name` in index.json.
@@ -23,25 +24,45 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Image:
-    """One image of an OCI layout."""
+    """One image: its two documents, whose bytes name it."""
 
-    manifest_digest: str
-    config_digest: str
-    layers: tuple[str, ...]
-    """Digests of the layer blobs, the base first."""
-    diff_ids: tuple[str, ...]
-    """Digests of the same layers uncompressed."""
+    manifest: bytes
+    config: bytes
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Digests of the layer blobs, the base first."""
+        return tuple(layer["digest"] for layer in json.loads(self.manifest)["layers"])
 
     def chain_ids(self) -> tuple[str, ...]:
-        """The names of the unpacked layers: each is the hash of the one below and its own diff id (OCI image config)."""
+        """The names of the unpacked layers, the base first."""
         chain: list[str] = []
-        for diff in self.diff_ids:
-            chain.append(digest(f"{chain[-1]} {diff}".encode()) if chain else diff)
+        for diff in json.loads(self.config)["rootfs"]["diff_ids"]:
+            chain.append(chain_id(chain[-1] if chain else None, diff))
         return tuple(chain)
+
+    def blobs(self) -> set[str]:
+        """Digests of everything that it consists of."""
+        return {digest(self.manifest), digest(self.config), *self.layers}
+
+    def with_layer(self, position: int, diff: str) -> "Image":
+        """The same image with one more uncompressed layer, as number `position` from the base."""
+        manifest, config = json.loads(self.manifest), json.loads(self.config)
+        config["rootfs"]["diff_ids"].insert(position, diff)
+        config.pop("history", None)  # It would no longer match the layers, and is optional.
+        new_config = json.dumps(config).encode()
+        manifest["config"] = _descriptor(_CONFIG, new_config)
+        manifest["layers"].insert(position, {"mediaType": _LAYER, "digest": diff, "size": 0})
+        return Image(json.dumps(manifest).encode(), new_config)
 
 
 def digest(data: bytes) -> str:
     return "sha256:" + sha256(data).hexdigest()
+
+
+def chain_id(parent: str | None, diff: str) -> str:
+    """The name of a layer unpacked upon its parent (OCI image configuration, "layer ChainID")."""
+    return digest(f"{parent} {diff}".encode()) if parent else diff
 
 
 def blob_path(layout: Path, name: str) -> Path:
@@ -50,23 +71,18 @@ def blob_path(layout: Path, name: str) -> Path:
 
 def read_image(layout: Path) -> Image:
     """The only image of an OCI layout."""
-    manifest_digest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
-    manifest = json.loads(blob_path(layout, manifest_digest).read_text())
-    config_digest = manifest["config"]["digest"]
-    config = json.loads(blob_path(layout, config_digest).read_text())
-    layers = tuple(layer["digest"] for layer in manifest["layers"])
-    return Image(manifest_digest, config_digest, layers, tuple(config["rootfs"]["diff_ids"]))
+    index = json.loads((layout / "index.json").read_text())
+    manifest = blob_path(layout, index["manifests"][0]["digest"]).read_bytes()
+    return Image(manifest, blob_path(layout, json.loads(manifest)["config"]["digest"]).read_bytes())
 
 
-def stream_layout(layout: Path, name: str, without: set[str], out: IO[bytes]) -> None:
-    """Writes an OCI layout as an archive, leaving these blobs out; nothing is copied but the stream itself."""
-    image = read_image(layout)
-    manifest = blob_path(layout, image.manifest_digest)
+def stream_image(image: Image, layout: Path, name: str, without: set[str], out: IO[bytes]) -> None:
+    """Writes an archive of the image, its layers from an OCI layout except those that the reader already has."""
     with tarfile.open(fileobj=out, mode="w|") as archive:
-        _add_head(archive, name, image.manifest_digest, manifest.stat().st_size)
-        for each in (image.manifest_digest, image.config_digest, *image.layers):
-            if each not in without:
-                archive.add(blob_path(layout, each), f"blobs/{each.replace(':', '/')}")
+        _add_documents(archive, image, name)
+        for layer in image.layers:
+            if layer not in without:
+                archive.add(blob_path(layout, layer), f"blobs/{layer.replace(':', '/')}")
 
 
 def write_small_image(name: str, files: Mapping[str, bytes], entrypoint: Iterable[str], out: IO[bytes]) -> None:
@@ -79,18 +95,15 @@ def write_small_image(name: str, files: Mapping[str, bytes], entrypoint: Iterabl
         "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
     }
     config_bytes = json.dumps(config).encode()
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST,
-            "config": _descriptor(_CONFIG, config_bytes),
-            "layers": [_descriptor(_LAYER, layer)],
-        }
-    ).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST,
+        "config": _descriptor(_CONFIG, config_bytes),
+        "layers": [_descriptor(_LAYER, layer)],
+    }
     with tarfile.open(fileobj=out, mode="w|") as archive:
-        _add_head(archive, name, digest(manifest), len(manifest))
-        for blob in (manifest, config_bytes, layer):
-            _add(archive, f"blobs/{digest(blob).replace(':', '/')}", blob)
+        _add_documents(archive, Image(json.dumps(manifest).encode(), config_bytes), name)
+        _add_blob(archive, layer)
 
 
 def _layer(files: Mapping[str, bytes]) -> bytes:
@@ -101,16 +114,18 @@ def _layer(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _add_head(archive: tarfile.TarFile, name: str, manifest_digest: str, manifest_size: int) -> None:
-    descriptor = {
-        "mediaType": _MANIFEST,
-        "digest": manifest_digest,
-        "size": manifest_size,
-        "annotations": {"io.containerd.image.name": name},
-    }
+def _add_documents(archive: tarfile.TarFile, image: Image, name: str) -> None:
+    annotations = {"io.containerd.image.name": name}
+    descriptor = {**_descriptor(_MANIFEST, image.manifest), "annotations": annotations}
     index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [descriptor]}
     _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
     _add(archive, "index.json", json.dumps(index).encode())
+    _add_blob(archive, image.manifest)
+    _add_blob(archive, image.config)
+
+
+def _add_blob(archive: tarfile.TarFile, data: bytes) -> None:
+    _add(archive, f"blobs/{digest(data).replace(':', '/')}", data)
 
 
 def _add(archive: tarfile.TarFile, path: str, data: bytes, mode: int = 0o644) -> None:

@@ -4,7 +4,6 @@ A process of ours also carries `OCTAVO_STATE=<state folder>` in its environment:
 the fork and the pid file is found too.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ from pathlib import Path
 from cluster.errors import ClusterError
 
 MARKER = "OCTAVO_STATE"
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -100,19 +98,14 @@ def start_child(name: str, command: Sequence[str | Path], state: Path) -> "subpr
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [str(word) for word in command],
+            ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
             env=clean_environment({MARKER: str(state)}),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
         )
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def all_processes(proc: Path = Path("/proc")) -> Iterator[int]:

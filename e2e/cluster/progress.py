@@ -1,7 +1,7 @@
 """Steps that say what they do and how long it takes.
 
-On a terminal the running step is one line that is redrawn; anywhere else it is a line at least every 15 seconds, so that a
-log shows the difference between slow and stuck.
+On a terminal the running step is one line that is redrawn; anywhere else it is a line at least every 15 seconds, so
+that a log shows the difference between slow and stuck.
 """
 
 import sys

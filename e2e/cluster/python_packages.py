@@ -1,5 +1,5 @@
-"""What goes into an image, fetched on the host: there pip or uv reach the index as the machine is configured (addresses,
-proxies, certificates), and nothing of that gets into the image.
+"""What goes into an image, fetched on the host: there pip or uv reach the index as the machine is configured
+(addresses, proxies, certificates), and nothing of that gets into the image.
 """
 
 import shutil
@@ -17,7 +17,16 @@ _GLIBC = "2_36"
 
 def install_locked(requirements: Path, target: Path) -> None:
     """Installs a lock with hashes into a folder; only wheels, so that nothing is compiled for the host's Python."""
-    common = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--target", str(target), "-r", str(requirements)]
+    common = [
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--target",
+        str(target),
+        "-r",
+        str(requirements),
+    ]
     uv = _uv()
     if uv:
         platform = ["--python-version", _PYTHON, "--python-platform", f"{_machine()}-manylinux_{_GLIBC}"]

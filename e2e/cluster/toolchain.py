@@ -43,7 +43,12 @@ def parse_version(text: str) -> tuple[int, int]:
 
 def _version(go: str) -> tuple[int, int]:
     done = subprocess.run(
-        [go, "version"], capture_output=True, text=True, check=False, env={**os.environ, "GOTOOLCHAIN": "local"}, cwd="/"
+        [go, "version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+        cwd="/",
     )
     return parse_version(done.stdout)
 

@@ -35,6 +35,14 @@ def check_attend(query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: P
     _check_batch(batch)
 
 
+def check_contiguous(name: str, tensor: Tensor) -> None:
+    _expect(tensor.is_contiguous(), f"{name} must be contiguous; its strides are {tensor.stride()}")
+
+
+def check_power_of_two(name: str, value: int) -> None:
+    _expect(value > 0 and value & (value - 1) == 0, f"{name} is {value}; expected a power of two")
+
+
 def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:
     layout = "[num_blocks, num_kv_heads, block_size, head_dim]"
     _expect(key_cache.dim() == 4, f"key_cache is {_shape(key_cache)}; expected {layout}")

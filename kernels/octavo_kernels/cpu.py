@@ -47,7 +47,8 @@ class CPUBackend:
 
     name = "cpu"
 
-    def prepare(self, batch: PagedBatch, key_cache: Tensor) -> PagedBatch:
+    def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
+        del num_heads
         groups = _split(batch, key_cache.shape[2])
         return replace(batch, plan=tuple(_make_group(batch, members, key_cache) for members in groups))
 
@@ -69,7 +70,7 @@ class CPUBackend:
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out)
         if batch.plan is None:
-            batch = self.prepare(batch, key_cache)
+            batch = self.prepare(batch, key_cache, query.shape[1])
         for group in cast("tuple[_Group, ...]", batch.plan):
             attended = F.scaled_dot_product_attention(
                 query[group.rows].transpose(1, 2),

@@ -38,10 +38,11 @@ class KernelBackend(Protocol):
 
     name: str
 
-    def prepare(self, batch: PagedBatch, key_cache: Tensor) -> PagedBatch:
+    def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
         """Return the batch with its `plan`: what every layer of a step shares (index lists, masks, work lists).
 
-        `key_cache` is any layer's, for its shape. Optional: `attend` takes a batch without a plan too, at more cost.
+        `key_cache` is any layer's, for its shape; `num_heads` counts query heads. Optional: `attend` takes a batch
+        without a plan too, at more cost.
         """
         ...
 

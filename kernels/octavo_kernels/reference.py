@@ -19,8 +19,8 @@ class ReferenceBackend:
 
     name = "reference"
 
-    def prepare(self, batch: PagedBatch, key_cache: Tensor) -> PagedBatch:
-        del key_cache
+    def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
+        del key_cache, num_heads
         return batch
 
     def write_kv(

@@ -52,7 +52,7 @@ def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:
 
 
 async def _until(watching: Awaitable[None], *loops: Coroutine[Any, Any, None]) -> None:
-    """Runs the loops until the watch ends. When one of them ends by an error, everything does: Kubernetes restarts it."""
+    """Runs the loops until the watch ends. An error in one of them ends everything, and Kubernetes starts anew."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop) for loop in loops]
         await watching

@@ -1,7 +1,8 @@
 """The only module that talks to the Kubernetes API (the watch apart, which is kopf's).
 
-Plain objects in and out, one request per call, no retries: the work queue asks again. Every failure becomes `Rejected` or
-`Unavailable`. Writes are server-side apply with one field manager; `force` takes the fields that we own, and only those.
+Plain objects in and out, one request per call, no retries: the work queue asks again. Every failure becomes
+`Rejected` or `Unavailable`. Writes are server-side apply with one field manager; `force` takes the fields that we
+own, and only those.
 """
 
 import json

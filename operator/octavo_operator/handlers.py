@@ -1,7 +1,7 @@
 """The only module that imports kopf: it watches, and translates what it hears into (kind, object) for the caller.
 
-kopf's own ideas stay switched off: no finalizers (a stopped operator must not block a deletion), no annotations, no events
-from log lines, no peering, no scanning for resources. `on.event` is level-based and asks for none of them.
+kopf's own ideas stay switched off: no finalizers (a stopped operator must not block a deletion), no annotations, no
+events from log lines, no peering, no scanning for resources. `on.event` is level-based and asks for none of them.
 """
 
 import itertools
@@ -27,7 +27,7 @@ _RESOURCES: Final = {
 
 
 class EndlessBackoffs:
-    """1, 2, 4, … 30 seconds, jittered, for ever. kopf's default gives up after 54 s, and an API server's upgrade takes longer."""
+    """1, 2, 4, … 30 seconds, jittered, for ever: kopf's default gives up after 54 s, an upgrade takes longer."""
 
     def __iter__(self) -> Iterator[float]:
         """A new sequence of delays."""

@@ -1,7 +1,7 @@
 """Posts events of events.k8s.io/v1 about ModelServers.
 
-The same note is posted at most once in ten minutes and the same reason at most twice in 30 s, per ModelServer: an event is
-for people. A lost event is logged and forgotten; the status says the same.
+The same note is posted at most once in ten minutes and the same reason at most twice in 30 s, per ModelServer: an
+event is for people. A lost event is logged and forgotten; the status says the same.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Full lists: once before the first reconcile, then slowly for ever.
 
-A list repairs what the watch cannot tell (deletions while it was broken), brings every ModelServer before the reconcile
-once more, and is the only honest proof that the watch lives: what a list showed must have come through the watch a little
-later. An idle cluster is silent, so silence proves nothing.
+A list repairs what the watch cannot tell (deletions while it was broken), brings every ModelServer before the
+reconcile once more, and is the only honest proof that the watch lives: what a list showed must have come through the
+watch a little later. An idle cluster is silent, so silence proves nothing.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
 """What the operator has observed: fed by the watch, by the answers to its own writes, and by full lists.
 
 An idle operator reads from here and asks the API server nothing. Two rules keep it true:
-- an object never becomes older: resource versions are compared (they are ordered numbers since Kubernetes 1.35, KEP-5504, and
-  were before in fact), so a late watch event cannot undo the answer to a write;
-- the watch does not report deletions that happened while it was broken, so a full list removes what it does not contain.
+- an object never becomes older: resource versions are compared (they are ordered numbers since Kubernetes 1.35,
+  KEP-5504, and were before in fact), so a late watch event cannot undo the answer to a write;
+- the watch does not report deletions that happened while it was broken, so a full list removes what it does not
+  contain.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -2,7 +2,7 @@
 true also when the engine hangs; only times and finished requests are counted here, in the API process.
 
 Each number has Octavo's name and, where vLLM has one for the same thing, vLLM's: dashboards, autoscalers and the
-Gateway API inference extension read those. Labels are the model's name, reasons and phases; never anything from a request.
+Gateway API inference extension read those. Labels are the model's name, reasons and phases; nothing from a request.
 """
 
 from __future__ import annotations

@@ -51,13 +51,19 @@ def sim_model(tmp_path_factory) -> Path:
     return folder
 
 
-def wait_for(condition, what, seconds=20.0):
+def poll(condition, what, seconds=20.0):
     """Poll until `condition()` is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.01)
     return result
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """`wait_for(condition, what, seconds)` polls with a deadline."""
+    return poll
 
 
 class Server:
@@ -78,7 +84,7 @@ class Server:
         self.client = None
 
     def listening(self) -> Server:
-        found = wait_for(lambda: re.search(r"listening on .* port (\d+)", self.log()) or self.exited(), "listening")
+        found = poll(lambda: re.search(r"listening on .* port (\d+)", self.log()) or self.exited(), "listening")
         assert found is not self.process, f"the server ended:\n{self.log()}"
         self.url = f"http://127.0.0.1:{found[1]}"
         self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
@@ -86,7 +92,7 @@ class Server:
 
     def started(self) -> Server:
         self.listening()
-        wait_for(lambda: self.client.get("/startupz").status_code == 200 or self.exited(), "started")
+        poll(lambda: self.client.get("/startupz").status_code == 200 or self.exited(), "started")
         assert self.process.poll() is None, f"the server ended:\n{self.log()}"
         return self
 
@@ -123,20 +129,34 @@ class Server:
         self.process.wait()
 
 
-@pytest.fixture
-def launch(sim_model, tmp_path):
-    """Start a server of one's own: `launch("--flag", …)`."""
+def launcher(model, folder):
+    """Yields a function that starts servers, which end with the fixture."""
     servers = []
 
-    def start(*flags, model=sim_model):
-        folder = tmp_path / f"server-{len(servers)}"
-        folder.mkdir()
-        servers.append(Server(model, folder, *flags))
+    def start(*flags, model=model):
+        own = folder / f"server-{len(servers)}"
+        own.mkdir()
+        servers.append(Server(model, own, *flags))
         return servers[-1]
 
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def launch(sim_model, tmp_path):
+    """`launch("--flag", …, model=…)` starts a server for one test."""
+    yield from launcher(sim_model, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_server(sim_model, tmp_path_factory):
+    """`start_server("--flag", …)` starts a server that lives as long as the module, and waits until it is ready."""
+    servers = launcher(sim_model, tmp_path_factory.mktemp("servers"))
+    launch = next(servers)
+    yield lambda *flags: launch(*flags).started()
+    next(servers, None)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,12 @@
     tolerance   a signal within 10 % of what `current` replicas carry asks for `current`      (relative to current: HPA)
     missing     every unknown replica counted as empty -> low, as full -> high; up only to low, down only to high
     combine     the highest candidate: any signal scales up, all must agree to scale down
-    stabilise   up: the lowest `low` of its window; down: the highest `high` of its window, and only after one whole window
-    step        up: at most max(2 * before, before + 4) within 15 s; down: one, 15 s apart, and only if the rest carries it
+    stabilise   up: the lowest `low` of its window; down: the highest `high` of its window; after a whole window only
+    step        up: at most max(2 * before, before + 4) in 15 s; down: one, 15 s apart, and only if the rest carries it
     clamp       minReplicas .. maxReplicas
 
-Sources: Kubernetes HPA (replica_calculator.go, horizontal.go), Knative (hold until the window has data), llm-d WVA (N-1).
+Sources: Kubernetes HPA (replica_calculator.go, horizontal.go), Knative (hold until the window has data), llm-d WVA
+(N-1).
 """
 
 import math
@@ -122,7 +123,8 @@ class _Case:
         return f"KV {signals.kv_utilization:.0%}, {signals.waiting:.0f} waiting on {signals.ready} ready replicas"
 
     def within(self, seconds: float) -> list[Recommendation]:
-        return [item for item in self.memory.recommendations if self.now - item.time <= seconds]
+        """What was needed at any moment of that time: each recommendation holds until the next one."""
+        return _since(self.memory.recommendations, self.now - seconds)
 
     def keep(self, reason: str, why: str) -> "_Wish":
         return _Wish(self.current, reason, f"{why}: {self.current} kept ({self.load})")
@@ -170,14 +172,20 @@ def _tolerant(demand: float, current: int) -> int:
 
 
 def _remember(memory: ScalerMemory, latest: Recommendation, policy: ScalingPolicy, now: float) -> ScalerMemory:
-    """One recommendation per second at most, none older than the longer window; changes as long as they limit a rate."""
+    """One recommendation per second at most, none older than the longer window; changes while they limit a rate."""
     horizon = now - max(policy.up_window, policy.down_window)
-    kept = [old for old in memory.recommendations if old.time >= horizon]
+    kept = _since(memory.recommendations, horizon)
     if kept and latest.time - kept[-1].time < _GRAIN_SECONDS:
         last = kept.pop()
         latest = Recommendation(latest.time, min(last.low, latest.low), max(last.high, latest.high))
     changes = tuple(change for change in memory.changes if now - change.time < RATE_PERIOD_SECONDS)
     return replace(memory, recommendations=(*kept, latest), changes=changes)
+
+
+def _since(recommendations: tuple[Recommendation, ...], start: float) -> list[Recommendation]:
+    """The recommendation in force at `start`, and all later ones."""
+    earlier = [item for item in recommendations if item.time <= start]
+    return earlier[-1:] + [item for item in recommendations if item.time > start]
 
 
 def _stabilise(case: _Case) -> _Wish:
@@ -247,7 +255,7 @@ def _step_down(wish: _Wish, case: _Case) -> _Wish:
 
 
 def _obstacle(case: _Case, survivors: int) -> str | None:
-    """Why `survivors` replicas would not carry today's load, or None when they would. Unknown replicas count as full."""
+    """Why `survivors` replicas would not carry the load, or None when they would. Unknown replicas count as full."""
     signals, limit = case.signals, case.policy.max_num_seqs
     target = case.policy.kv_target or DEFAULT_KV_TARGET
     capacity = signals.kv_capacity / signals.known

@@ -1,8 +1,9 @@
 """pydantic models -> the CustomResourceDefinition.
 
-pydantic's JSON schema is no structural schema: it has `$ref`, `title`, `anyOf` with null, and defaults that are objects.
-`structural` rewrites exactly what these models produce and raises on the rest, so that a new construct cannot slip through.
-Kubernetes' own rules: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/
+pydantic's JSON schema is no structural schema: it has `$ref`, `title`, `anyOf` with null, and defaults that are
+objects. `structural` rewrites exactly what these models produce and raises on the rest, so that a new construct
+cannot slip through. Kubernetes' own rules: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-
+resources/custom-resource-definitions/
 """
 
 from typing import Any, Final
@@ -90,9 +91,10 @@ def _without_null(schema: Schema, definitions: Schema) -> Schema:
 
 _ROOT_RULES: Final = rules(
     rule(
-        f"self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= {names.MAX_NAME_LENGTH}",
-        "metadata.name becomes the name of a Service: begin with a letter, use only a-z, 0-9 and '-', end with a letter or "
-        f"digit, at most {names.MAX_NAME_LENGTH} characters",
+        f"""self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')
+            && size(self.metadata.name) <= {names.MAX_NAME_LENGTH}""",
+        "metadata.name becomes the name of a Service: begin with a letter, use only a-z, 0-9 and '-', "
+        f"end with a letter or digit, at most {names.MAX_NAME_LENGTH} characters",
     )
 )
 

@@ -1,4 +1,6 @@
-"""What a user should hear about: (previous status, new status, applied steps) -> events. Nothing for what did not change."""
+"""What a user should hear about: (previous status, new status, applied steps) -> events. Nothing for what did not
+change.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Prometheus text -> the few gauges that the operator reads.
 
-Own lines instead of prometheus_client's parser: that one needs 0.1 s for 5,000 samples, splits a counter's family when
-OpenMetrics text reaches its classic parser, and this core must not import it. Sample lines are the same in both formats, so
-nothing depends on the Content-Type. What is not a finite number of at least 0 is missing, never 0.
+Own lines instead of prometheus_client's parser: that one needs 0.1 s for 5,000 samples, splits a counter's family
+when OpenMetrics text reaches its classic parser, and this core must not import it. Sample lines are the same in both
+formats, so nothing depends on the Content-Type. What is not a finite number of at least 0 is missing, never 0.
 """
 
 import math

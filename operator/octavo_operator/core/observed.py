@@ -34,7 +34,7 @@ _MANY_RESTARTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a replica does not serve. `stalled`: waiting longer will not help. `failed`: its container ran or tried to."""
+    """Why a replica does not serve. `stalled`: waiting will not help. `failed`: its container ran or tried to."""
 
     reason: str
     message: str

@@ -1,13 +1,15 @@
 """Desired state: (spec, owner, replicas, defaults) -> the children's manifests, complete and deterministic.
 
 Every field that the operator owns is written here, and nothing that it does not: what other managers add to a child
-survives. Zero values that Kubernetes leaves out of its answers ("", 0, [], {}) are left out here too, so that the plan can
-compare field by field.
+survives. Zero values that Kubernetes leaves out of its answers ("", 0, [], {}) are left out here too, so that the
+plan can compare field by field.
 """
 
 import hashlib
 import json
+import math
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from octavo_operator.core import names
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
 from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
+from octavo_operator.core.units import parse_quantity
 
 Manifest = dict[str, Any]
 
@@ -157,12 +160,18 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-model-len": spec.model.max_model_len,
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
-        "--kv-cache-memory": kv_cache.size if kv_cache else None,
+        "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }
     words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
     return ["serve", _model_path(spec), *words, *spec.runtime.args]
+
+
+def _bytes(quantity: str) -> str:
+    """A quantity in the notation that the runtime reads; the rarer ones (1e9, 100m, 2Ei) as plain bytes."""
+    common = re.fullmatch(r"[1-9]\d*(k|M|G|Ki|Mi|Gi)?", quantity)
+    return quantity if common else str(math.floor(parse_quantity(quantity)))
 
 
 def _model_path(spec: ModelServerSpec) -> str:
@@ -195,7 +204,7 @@ def _quantities(amounts: ResourceQuantities | None) -> dict[str, str]:
 
 
 def _probes() -> Manifest:
-    """Started: the model is loaded. Ready: asked every second, so a drain is seen at once. Live: a minute of patience."""
+    """Started: the model is loaded. Ready: asked every second, a drain is seen at once. Live: a minute of patience."""
 
     def get(path: str, **timing: int) -> Manifest:
         return {"httpGet": {"path": path, "port": names.PORT_NAME, "scheme": "HTTP"}, **timing}

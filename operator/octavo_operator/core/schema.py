@@ -1,4 +1,6 @@
-"""What the models of the API share: camelCase names, frozen values, and helpers that put Kubernetes' words into a schema."""
+"""What the models of the API share: camelCase names, frozen values, and helpers that put Kubernetes' words into a
+schema.
+"""
 
 from typing import Annotated, Any, Final
 

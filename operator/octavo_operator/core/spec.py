@@ -1,7 +1,7 @@
 """The spec of a ModelServer: the single source of the CRD, and what the operator works with after admission.
 
-`parse_spec` turns the raw object into frozen values once; nothing deeper reads a raw spec. Defaults and bounds live here
-only. Rules across fields stand twice: as CEL for the API server, as validators for objects older than the CRD.
+`parse_spec` turns the raw object into frozen values once; nothing deeper reads a raw spec. Defaults and bounds live
+here only. Rules across fields stand twice: as CEL for the API server, as validators for objects older than the CRD.
 """
 
 from typing import Annotated, Self
@@ -21,8 +21,8 @@ class Drain(SpecModel):
     timeout: Annotated[Seconds, duration("1s", "1h")] = Field(
         default="120s",
         validate_default=True,
-        description="Time that running answers get to finish when a replica is removed or replaced; what is left then is "
-        "ended with an error. Default: 120s.",
+        description="Time that running answers get to finish when a replica is removed or replaced; what is left "
+        "then is ended with an error. Default: 120s.",
     )
 
 
@@ -57,7 +57,8 @@ class ModelServerSpec(SpecModel):
     drain: Drain = Field(default=Drain(), description="How a replica ends.")
     paused: bool = Field(
         default=False,
-        description="true: the operator leaves the children as they are and scales nothing; it only reports. Default: false.",
+        description="true: the operator leaves the children as they are and scales nothing; it only reports. "
+        "Default: false.",
     )
 
     @model_validator(mode="after")

@@ -19,8 +19,8 @@ class PvcSource(SpecModel):
         default=".",
         min_length=1,
         max_length=1024,
-        description="Folder (safetensors, config.json, tokenizer) or .gguf file inside the volume, relative to its root. "
-        "Default: the root itself. Example: SmolLM2-135M-Instruct.",
+        description="Folder (safetensors, config.json, tokenizer) or .gguf file inside the volume, relative to its "
+        "root. Default: the root itself. Example: SmolLM2-135M-Instruct.",
         json_schema_extra=rules(
             rule("!self.startsWith('/')", "must be relative to the root of the volume: leave the leading / away"),
             rule("!self.split('/').exists(part, part == '..')", "must not contain '..': the path stays in the volume"),

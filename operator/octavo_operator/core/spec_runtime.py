@@ -25,23 +25,21 @@ class ResourceQuantities(SpecModel):
     memory: Memory | None = Field(default=None, description="Bytes of memory, as a quantity. Example: 4Gi.")
 
 
+def _request_within_limit(name: str) -> dict[str, str]:
+    request, limit = f"self.requests.{name}", f"self.limits.{name}"
+    return rule(
+        f"""!has(self.requests) || !has(self.limits) || !has({request}) || !has({limit})
+            || !isQuantity(string({request})) || !isQuantity(string({limit}))
+            || quantity(string({request})).compareTo(quantity(string({limit}))) <= 0""",
+        f"requests.{name} must not be greater than limits.{name}",
+        fieldPath=f".requests.{name}",
+    )
+
+
 class Resources(SpecModel):
     """CPU and memory of one replica, as in a container of core/v1. GPUs are asked for in spec.accelerator."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            *(
-                rule(
-                    f"!has(self.requests) || !has(self.limits) || !has(self.requests.{name}) || !has(self.limits.{name}) "
-                    f"|| !isQuantity(string(self.requests.{name})) || !isQuantity(string(self.limits.{name})) "
-                    f"|| quantity(string(self.requests.{name})).compareTo(quantity(string(self.limits.{name}))) <= 0",
-                    f"requests.{name} must not be greater than limits.{name}",
-                    fieldPath=f".requests.{name}",
-                )
-                for name in ("cpu", "memory")
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(_request_within_limit("cpu"), _request_within_limit("memory")))
 
     requests: ResourceQuantities | None = Field(
         default=None, description="What the scheduler sets aside for a replica."
@@ -81,7 +79,8 @@ class EnvSource(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "(has(self.secretKeyRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0) + (has(self.fieldRef) ? 1 : 0) == 1",
+                """(has(self.secretKeyRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0)
+                    + (has(self.fieldRef) ? 1 : 0) == 1""",
                 "set exactly one of secretKeyRef, configMapKeyRef and fieldRef",
             )
         )

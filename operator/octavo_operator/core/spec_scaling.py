@@ -57,8 +57,8 @@ class ScaleDownBehavior(SpecModel):
     stabilization_window: Annotated[Seconds, duration("0s", "1h")] = Field(
         default="5m",
         validate_default=True,
-        description="Replicas are removed only down to the most that was needed at any moment of this time, one at a time. "
-        "Default: 5m.",
+        description="Replicas are removed only down to the most that was needed at any moment of this time, one at "
+        "a time. Default: 5m.",
     )
 
 

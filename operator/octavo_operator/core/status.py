@@ -1,4 +1,5 @@
-"""(spec, observed, decision, previous, now) -> the whole status. Every condition has a reason, numbers and a generation.
+"""(spec, observed, decision, previous, now) -> the whole status. Every condition has a reason, numbers and a
+generation.
 
     condition        True when                                          Unknown when
     ─────────        ─────────                                          ────────────
@@ -159,7 +160,7 @@ def _why_fixed(facts: Facts, spec: ModelServerSpec | None) -> tuple[str, str]:
         return Reason.INVALID_SPEC, "the spec does not parse"
     if facts.paused:
         return Reason.PAUSED, f"spec.paused is true: {facts.desired} replicas kept"
-    return Reason.FIXED_REPLICAS, f"spec.replicas fixes {facts.desired} replicas"
+    return Reason.FIXED_REPLICAS, f"no autoscaling: {facts.desired} replicas"
 
 
 def _as_before(facts: Facts, kind: str) -> _Finding:

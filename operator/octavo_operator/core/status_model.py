@@ -1,4 +1,6 @@
-"""The status of a ModelServer: the single source of its part of the CRD, and what the operator reads back after a restart."""
+"""The status of a ModelServer: the single source of its part of the CRD, and what the operator reads back after a
+restart.
+"""
 
 from typing import Any, Literal
 
@@ -90,8 +92,8 @@ class ModelServerStatus(StatusModel):
     conditions: tuple[ConditionStatus, ...] = Field(
         default=(),
         max_length=16,
-        description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, MetricsFresh; "
-        "Reconciling or Stalled only while true.",
+        description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, "
+        "MetricsFresh; Reconciling or Stalled only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")

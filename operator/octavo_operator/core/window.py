@@ -1,7 +1,7 @@
 """Samples of the last seconds, per replica, and what they say together.
 
-A replica's signal is the mean of its samples inside the window. A replica without a sample inside the window is unknown,
-which is not the same as idle (`autoscale.py` says what follows).
+A replica's signal is the mean of its samples inside the window. A replica without a sample inside the window is
+unknown, which is not the same as idle (`autoscale.py` says what follows).
 """
 
 from collections.abc import Mapping

@@ -9,8 +9,8 @@ sequence are the same case (the idea is vLLM V1's; see vllm/v1/core/sched/schedu
        └────── preempt: its blocks are freed ──────┘          abort: gone from either
 
 Order of a step: running sequences first, oldest first, so that a decode never waits for a prompt; then, if nobody had
-to be preempted, new ones in order of arrival. When blocks run out, the running sequence that has computed least gives up
-its own and returns to the head of the queue: least is lost (vllm-project/vllm#54644). The sequence that has computed
+to be preempted, new ones in order of arrival. When blocks run out, the running sequence that has computed least gives
+up its own and returns to the head of the queue: least is lost (vllm-project/vllm#54644). The sequence that has computed
 most is never a victim unless it is alone, and alone it fits, so there is always progress.
 """
 

@@ -1,4 +1,4 @@
-"""`--runner sim`: a model's configuration and tokenizer without its weights; its tokens are made up, always the same."""
+"""`--runner sim`: a model's configuration and tokenizer without its weights; tokens are made up, always the same."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Decoder:
         the product with the vocabulary is the largest of the step, and a prefill needs one row of it.
         """
         weights = self._weights
-        batch = self._backend.prepare(batch, caches[0].key)
+        batch = self._backend.prepare(batch, caches[0].key, self._info.num_heads)
         rotation = self._rotation(positions)
         hidden = weights.embedding[token_ids].to(self._dtype)
         for layer, cache in zip(weights.layers, caches, strict=True):

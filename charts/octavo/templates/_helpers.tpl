@@ -1,0 +1,42 @@
+{{- define "octavo.name" -}}
+{{- printf "%s-operator" .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "octavo.selector" -}}
+app.kubernetes.io/name: octavo-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "octavo.labels" -}}
+{{ include "octavo.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: octavo
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/* What the operator may do; every line is used, and nothing reads a Secret. */}}
+{{- define "octavo.rules" -}}
+- apiGroups: [octavo.dev]
+  resources: [modelservers]
+  verbs: [get, list, watch]
+- apiGroups: [octavo.dev]
+  resources: [modelservers/status]
+  verbs: [patch]
+# An owner reference with blockOwnerDeletion needs this where OwnerReferencesPermissionEnforcement is switched on.
+- apiGroups: [octavo.dev]
+  resources: [modelservers/finalizers]
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end -}}

@@ -1,0 +1,123 @@
+"""Where the demo and the end-to-end tests run: a node on this machine, a kind cluster, or a cluster of the user's."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cluster
+import smollm2
+from kit.kube import Kube, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class TargetError(Exception):
+    """There is no cluster to run on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """References that the cluster's nodes can run."""
+
+    operator: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cluster that is up, and how a client on this machine reaches what runs there."""
+
+    kube: Kube
+    volumes: Path  # where claims of the local node are kept
+    base_url: Callable[[str, str], str]
+    shell_hint: str  # how the user's shell gets at the cluster
+    removal_hint: str
+
+    def url(self, name: str, namespace: str) -> str:
+        """The base URL of a ModelServer's Service, reachable from here."""
+        return self.base_url(name, namespace)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--context", help="use this context of your kubeconfig instead of a local cluster")
+    parser.add_argument("--operator-image", help="with --context: the operator's image, as its nodes can pull it")
+    parser.add_argument("--runtime-image", help="with --context: the runtime's image, as its nodes can pull it")
+
+
+def parse_nothing() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([])
+
+
+def bring_up(options: argparse.Namespace) -> Target:
+    """A running cluster. Raises TargetError or cluster.ClusterError with the cure in the message."""
+    if options.context:
+        return _foreign(options.context)
+    access = cluster.up()
+    if not access.on_this_machine:
+        return _foreign(access.context, access.kubeconfig)
+    kube = Kube(kubeconfig=access.kubeconfig, bin_dir=access.bin)
+    return Target(
+        kube=kube,
+        volumes=access.volumes,
+        base_url=lambda name, namespace: kube.service_url(name, namespace),
+        shell_hint=f"export KUBECONFIG={access.kubeconfig} PATH={access.bin}:$PATH",
+        removal_hint="make cluster-down                     everything",
+    )
+
+
+def build_images(options: argparse.Namespace, where: Target) -> Images:
+    """Images of this checkout in the local cluster, or the ones that the user named."""
+    if options.context:
+        if not (options.operator_image and options.runtime_image):
+            raise TargetError("--context needs --operator-image and --runtime-image: push both where its nodes can pull them")
+        return Images(options.operator_image, options.runtime_image)
+    built = cluster.images()
+    return Images(built["operator"], built["runtime"])
+
+
+def demo_model() -> Path:
+    """The file of SmolLM2-135M-Instruct, fetched once."""
+    return smollm2.smollm2_gguf()
+
+
+def _foreign(context: str, kubeconfig: Path | None = None) -> Target:
+    """A cluster whose Services are not reachable from here: `kubectl proxy` lends a way through its API server."""
+    configured = os.environ.get("KUBECONFIG", str(Path.home() / ".kube" / "config"))
+    kube = Kube(kubeconfig or Path(configured), Path("/nonexistent"), context=context, on_this_machine=False)
+    proxies: list[str] = []
+
+    def base_url(name: str, namespace: str) -> str:
+        if not proxies:
+            proxies.append(_start_proxy(kube))
+        return f"{proxies[0]}/api/v1/namespaces/{namespace}/services/{name}:http/proxy"
+
+    return Target(
+        kube=kube,
+        volumes=Path("/nonexistent"),
+        base_url=base_url,
+        shell_hint=f"kubectl config use-context {context}; kubectl proxy --port 8001   (then use its port below)",
+        removal_hint="helm uninstall octavo -n octavo-system   the operator; kubectl delete crd modelservers.octavo.dev",
+    )
+
+
+def _start_proxy(kube: Kube) -> str:
+    context = ["--context", kube.context] if kube.context else []
+    proxy = subprocess.Popen(
+        ["kubectl", *context, "proxy", "--port", "0"],
+        env=os.environ | {"KUBECONFIG": str(kube.kubeconfig)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(proxy.terminate)
+    assert proxy.stdout is not None
+    line = wait_until("kubectl proxy", proxy.stdout.readline, seconds=20)
+    return "http://" + line.rsplit(" ", 1)[-1].strip()

@@ -1,0 +1,121 @@
+"""The Triton kernels behind `KernelBackend`: checks, tile sizes and launches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
+
+import triton
+from triton import knobs
+
+from octavo_kernels.check import check_attend, check_contiguous, check_power_of_two, check_write_kv
+from octavo_kernels.triton.paged_attention import paged_attention_kernel
+from octavo_kernels.triton.tiles import QueryTiles, make_tiles
+from octavo_kernels.triton.write_kv import write_kv_kernel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from octavo_kernels.interface import PagedBatch
+
+_BLOCK_N: Final = 64  # positions in a tile of keys; a larger cache block is a tile of its own
+_DECODE_ROWS: Final = 16  # the least that tensor cores take
+_PREFILL_ROWS: Final = 64
+
+
+class TritonBackend:
+    """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32."""
+
+    name = "triton"
+
+    def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
+        group = num_heads // key_cache.shape[1]
+        return replace(batch, plan=make_tiles(batch, _rows_of_tile(batch, group) // group))
+
+    def write_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        check_write_kv(key, value, key_cache, value_cache, slot_mapping)
+        _check_caches(key_cache, value_cache)
+        num_tokens, num_kv_heads, head_dim = key.shape
+        key, value = _token_rows(key), _token_rows(value)
+        write_kv_kernel[(num_tokens,)](
+            key,
+            value,
+            key_cache,
+            value_cache,
+            slot_mapping,
+            key.stride(0),
+            value.stride(0),
+            NUM_KV_HEADS=num_kv_heads,
+            HEAD_DIM=head_dim,
+            BLOCK_SIZE=key_cache.shape[2],
+            PADDED_HEADS=triton.next_power_of_2(num_kv_heads),
+            PADDED_DIM=triton.next_power_of_2(head_dim),
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: PagedBatch,
+        *,
+        scale: float,
+        out: Tensor,
+    ) -> None:
+        check_attend(query, key_cache, value_cache, batch, out)
+        _check_caches(key_cache, value_cache)
+        if batch.plan is None:
+            batch = self.prepare(batch, key_cache, query.shape[1])
+        tiles = cast("QueryTiles", batch.plan)
+        _, num_heads, head_dim = query.shape
+        _, num_kv_heads, block_size, _ = key_cache.shape
+        group = num_heads // num_kv_heads
+        query = _token_rows(query)
+        rows = _rows_of_tile(batch, group)
+        paged_attention_kernel[(tiles.sequence.shape[0], num_kv_heads)](
+            query,
+            key_cache,
+            value_cache,
+            out,
+            tiles.sequence,
+            tiles.first_query,
+            batch.query_start_loc,
+            batch.seq_lens,
+            batch.block_table,
+            scale * math.log2(math.e),
+            query.stride(0),
+            out.stride(0),
+            batch.block_table.stride(0),
+            NUM_KV_HEADS=num_kv_heads,
+            GROUP=group,
+            HEAD_DIM=head_dim,
+            PADDED_DIM=max(16, triton.next_power_of_2(head_dim)),
+            BLOCK_SIZE=block_size,
+            BLOCK_Q=tiles.block_q,
+            BLOCK_M=rows,
+            BLOCK_N=max(_BLOCK_N, block_size),
+            INTERP=bool(knobs.runtime.interpret),
+            num_warps=4,
+            num_stages=3,
+        )
+
+
+def _rows_of_tile(batch: PagedBatch, group: int) -> int:
+    """Rows of the query tile: for decodes one query's heads, for prefills as many queries as fit."""
+    least = _DECODE_ROWS if batch.max_query_len == 1 else _PREFILL_ROWS
+    rows: int = triton.next_power_of_2(max(least, group))
+    return rows
+
+
+def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:
+    check_contiguous("key_cache", key_cache)
+    check_contiguous("value_cache", value_cache)
+    check_power_of_two("block_size", key_cache.shape[2])
+
+
+def _token_rows(x: Tensor) -> Tensor:
+    """`[T, heads, head_dim]` with every token's heads in one piece; a token may be any distance from the next."""
+    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()

@@ -1,0 +1,35 @@
+"""Scatter a step's keys and values into their slots."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def write_kv_kernel(
+    key,
+    value,
+    key_cache,
+    value_cache,
+    slot_mapping,
+    key_stride,  # elements from one token to the next
+    value_stride,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    PADDED_HEADS: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+):
+    """One program per token: its heads lie side by side in `key`, and a block apart in the cache."""
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_mapping + token)
+    if slot >= 0:
+        heads = tl.arange(0, PADDED_HEADS)
+        dims = tl.arange(0, PADDED_DIM)
+        valid = (heads < NUM_KV_HEADS)[:, None] & (dims < HEAD_DIM)[None, :]
+        source = heads[:, None] * HEAD_DIM + dims[None, :]
+        block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
+        target = (((block * NUM_KV_HEADS + heads) * BLOCK_SIZE + offset) * HEAD_DIM)[:, None] + dims[None, :]
+        tl.store(key_cache + target, tl.load(key + token * key_stride + source, mask=valid), mask=valid)
+        tl.store(value_cache + target, tl.load(value + token * value_stride + source, mask=valid), mask=valid)

@@ -1,0 +1,169 @@
+"""Every backend against the dense fp64 oracle, in caches that are poisoned wherever nothing was written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo_kernels.cpu import CPUBackend
+from octavo_kernels.reference import ReferenceBackend
+from octavo_kernels.triton.backend import TritonBackend
+
+CPU = torch.device("cpu")
+ERROR = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float64: 1e-12}  # ||o - r|| / ||r||
+MIXED = [(1, 6), (4, 6), (1, 1), (5, 5), (1, 80), (3, 67), (2, 16), (1, 17), (7, 32)]
+
+
+def attend(backend, case, *, prepared: bool = True):
+    """The backend's output, in a tensor poisoned beforehand."""
+    batch = backend.prepare(case.batch, case.key_cache, case.shape.num_heads) if prepared else case.batch
+    out = torch.full_like(case.query, torch.nan, memory_format=torch.contiguous_format)
+    backend.attend(case.query, case.key_cache, case.value_cache, batch, scale=case.scale, out=out)
+    return out
+
+
+def assert_close(out, case):
+    error = (out.double() - case.expected).norm() / case.expected.norm()
+    assert error < ERROR[case.shape.dtype], f"relative error {error:.2e}"  # NaN fails too
+
+
+def shapes(max_queries: int, max_context: int, max_sequences: int):
+    """Batches around the borders of blocks: 1, a block less one, a block, one more, and others."""
+    contexts = st.sampled_from([1, 2, 15, 16, 17, 31, 33, 63, 64, 65]) | st.integers(1, max_context)
+    sequence = contexts.flatmap(lambda n: st.tuples(st.integers(1, min(n, max_queries)) | st.just(1), st.just(n)))
+    return st.lists(sequence, min_size=1, max_size=max_sequences)
+
+
+heads = st.sampled_from([(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (8, 8), (16, 2), (20, 1)])
+blocks = st.sampled_from([4, 16, 32, 64])
+plain_backends = pytest.mark.parametrize("backend", [ReferenceBackend(), CPUBackend()], ids=lambda b: b.name)
+all_backends = pytest.mark.parametrize(
+    "backend", [ReferenceBackend(), CPUBackend(), TritonBackend()], ids=lambda b: b.name
+)
+
+
+@plain_backends
+@settings(max_examples=60, deadline=None)
+@given(sequences=shapes(70, 150, 6), heads=heads, block_size=blocks, head_dim=st.sampled_from([16, 64, 80]))
+def test_any_batch(backend, make_case, sequences, heads, block_size, head_dim):
+    """Decodes, prefills, chunks and mixes of them, in any grouping of heads and any block size."""
+    num_heads, num_kv_heads = heads
+    case = make_case(
+        sequences, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, block_size=block_size, device=CPU
+    )
+    assert_close(attend(backend, case), case)
+
+
+@settings(max_examples=12, deadline=None)
+@given(sequences=shapes(20, 100, 3), heads=heads, block_size=blocks, head_dim=st.sampled_from([16, 64, 80]))
+def test_any_small_batch_in_triton(make_case, sequences, heads, block_size, head_dim):
+    """The same for the Triton kernel; few, as its interpreter takes 10 ms for an iteration of the loop."""
+    num_heads, num_kv_heads = heads
+    case = make_case(
+        sequences, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, block_size=block_size
+    )
+    assert_close(attend(TritonBackend(), case), case)
+
+
+@all_backends
+def test_a_mixed_batch(backend, make_case):
+    """Decodes beside prefills beside chunks that continue a context."""
+    case = make_case(MIXED, device=CPU)
+    assert_close(attend(backend, case), case)
+
+
+@all_backends
+def test_decodes_alone(backend, make_case):
+    """The batch of a steady state: one query each, contexts of very different lengths."""
+    case = make_case([(1, 1), (1, 300), (1, 16), (1, 129), (1, 140)], num_heads=9, num_kv_heads=3, head_dim=64)
+    assert_close(attend(backend, case), case)
+
+
+@all_backends
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(backend, make_case, dtype):
+    """Half the bits in, half out, and in between no more error than the format's own."""
+    case = make_case(MIXED, dtype=dtype)
+    assert_close(attend(backend, case), case)
+
+
+def test_the_reference_is_exact_in_fp64(make_case):
+    case = make_case(MIXED, dtype=torch.float64, device=CPU)
+    assert_close(attend(ReferenceBackend(), case), case)
+
+
+@all_backends
+def test_a_batch_without_a_plan_gives_the_same(backend, make_case):
+    case = make_case(MIXED)
+    assert torch.equal(attend(backend, case, prepared=False), attend(backend, case))
+
+
+@all_backends
+def test_a_sequence_does_not_depend_on_its_neighbours(backend, make_case):
+    """Alone or in a batch, a sequence gets the same result to rounding."""
+    case = make_case([(3, 40), (1, 90), (9, 9)])
+    alone = replace(
+        case.batch,
+        query_start_loc=case.batch.query_start_loc[:2],
+        seq_lens=case.batch.seq_lens[:1],
+        block_table=case.batch.block_table[:1],
+        slot_mapping=case.batch.slot_mapping[:3],
+        max_query_len=3,
+        max_seq_len=40,
+    )
+    together = attend(backend, case)[:3]
+    out = torch.full_like(together, torch.nan)
+    backend.attend(case.query[:3], case.key_cache, case.value_cache, alone, scale=case.scale, out=out)
+    torch.testing.assert_close(out, together, rtol=1e-5, atol=1e-6)
+
+
+@all_backends
+@settings(max_examples=10, deadline=None)
+@given(sequences=shapes(20, 60, 4), heads=st.sampled_from([(1, 1), (9, 3), (8, 5)]), block_size=blocks)
+def test_write_kv_stores_each_token_in_its_slot_and_nothing_else(backend, make_case, sequences, heads, block_size):
+    """Written into caches of NaN, the stored tokens are found again, -1 stores nothing, and all else is still NaN."""
+    _, num_kv_heads = heads
+    case = make_case(sequences, num_heads=num_kv_heads, num_kv_heads=num_kv_heads, block_size=block_size)
+    slots = case.batch.slot_mapping.clone()
+    slots[::3] = -1
+    key_cache, value_cache = torch.full_like(case.key_cache, torch.nan), torch.full_like(case.value_cache, torch.nan)
+    backend.write_kv(case.key, case.value, key_cache, value_cache, slots)
+    stored = (slots >= 0).nonzero().flatten().tolist()
+    for cache, rows in ((key_cache, case.key), (value_cache, case.value)):
+        for row in stored:
+            block, offset = divmod(int(slots[row]), block_size)
+            assert torch.equal(cache[block, :, offset], rows[row])
+        assert int((~cache.isnan()).sum()) == len(stored) * rows[0].numel()
+
+
+@all_backends
+def test_attention_reads_what_write_kv_wrote(backend, make_case):
+    """Prefill from an empty cache: both verbs together equal the oracle."""
+    case = make_case([(33, 33), (1, 1), (17, 17)])
+    key_cache, value_cache = torch.full_like(case.key_cache, torch.nan), torch.full_like(case.value_cache, torch.nan)
+    backend.write_kv(case.key, case.value, key_cache, value_cache, case.batch.slot_mapping)
+    assert_close(attend(backend, replace(case, key_cache=key_cache, value_cache=value_cache)), case)
+
+
+BROKEN = {
+    "head_dim": lambda case: {"query": case.query[..., :8]},
+    "query heads": lambda case: {"query": case.query[:, :3]},
+    "value_cache": lambda case: {"value_cache": case.value_cache[:2]},
+    "query_start_loc": lambda case: {"batch": replace(case.batch, query_start_loc=case.batch.query_start_loc[1:])},
+    "block_table": lambda case: {"batch": replace(case.batch, block_table=case.batch.block_table[1:])},
+    "seq_lens": lambda case: {"batch": replace(case.batch, seq_lens=case.batch.seq_lens.long())},
+}
+
+
+@all_backends
+@pytest.mark.parametrize("named", BROKEN)
+def test_shapes_that_do_not_fit_are_named(backend, make_case, named):
+    """A wrong shape or dtype is refused by its name before anything is computed."""
+    case = make_case(MIXED)
+    case = replace(case, **BROKEN[named](case))
+    with pytest.raises(ValueError, match=named):
+        attend(backend, case, prepared=False)

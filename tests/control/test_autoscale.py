@@ -1,0 +1,246 @@
+"""The golden tests, each of them a bug of another autoscaler (named in the docstrings), and the stages one by one."""
+
+from dataclasses import replace
+
+import pytest
+from octavo_operator.core.autoscale import (
+    RATE_PERIOD_SECONDS,
+    Change,
+    Decision,
+    Recommendation,
+    ScalerMemory,
+    ScalingPolicy,
+    decide,
+)
+from octavo_operator.core.names import Reason
+from octavo_operator.core.spec import parse_spec
+from octavo_operator.core.window import Signals
+
+POLICY = ScalingPolicy(
+    min_replicas=1, max_replicas=20, kv_target=0.5, waiting_target=3, up_window=0, down_window=60, max_num_seqs=None
+)
+NOW = 1000.0
+CAPACITY = 1000.0
+
+
+def load(replicas: int, kv: float = 0.0, *, waiting: float = 0, running: float = 0, unknown: int = 0) -> Signals:
+    """`replicas` ready ones, the known of them at `kv` of their capacity."""
+    known = replicas - unknown
+    return Signals(
+        ready=replicas,
+        unknown=unknown,
+        silent=unknown,
+        running=running,
+        waiting=waiting,
+        kv_used=kv * known * CAPACITY,
+        kv_capacity=known * CAPACITY,
+    )
+
+
+def seasoned(high: int = 1, low: int = 1, changes: tuple[Change, ...] = ()) -> ScalerMemory:
+    """A memory that has seen a whole window, in which nothing but these was needed."""
+    return ScalerMemory(since=0.0, recommendations=(Recommendation(NOW - 30, low, high),), changes=changes)
+
+
+def run(signals: Signals, current: int, memory: ScalerMemory | None = None, policy: ScalingPolicy = POLICY) -> Decision:
+    return decide(signals, policy, current, memory or seasoned(), NOW)
+
+
+# --- golden tests -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("current", range(1, 21))
+def test_g1_saturated_replicas_never_shrink(current):
+    """AIBrix KPA divides the average by the target as if it were a total: 10 pods at 95 % want 5."""
+    assert run(load(current, kv=0.95), current).replicas >= current
+
+
+def test_g2_scale_down_goes_to_the_most_that_was_needed_in_the_window():
+    """AIBrix takes the minimum of the window: one dip undoes a wish of 9."""
+    decision = run(load(10, kv=0.0), 10, seasoned(high=10))
+    assert (decision.replicas, decision.reason) == (10, Reason.SCALE_DOWN_STABILIZED)
+    assert "10" in decision.message
+
+
+def test_g3_a_failed_scrape_is_unknown_and_not_idle():
+    """AIBrix reads a failed scrape as 0: all pods of a saturated pool unreachable means scale to one."""
+    decision = run(load(4, unknown=4), 4)
+    assert (decision.replicas, decision.reason) == (4, Reason.METRICS_MISSING)
+
+
+def test_g4_tolerance_is_relative_to_what_is_there():
+    """kthena takes it around a total of one target: 5 replicas with demand for 1.05 stay 5, and 3.05 makes 4 of 3."""
+    needs_1_05 = load(5, kv=1.05 * POLICY.kv_target / 5)
+    assert run(needs_1_05, 5).replicas == 4
+    needs_3_05 = load(3, kv=3.05 * POLICY.kv_target / 3)
+    assert run(needs_3_05, 3).replicas == 3
+
+
+def test_g5_a_replica_that_restarts_does_not_stop_the_others():
+    """kthena skips a group in which any pod ever restarted: two ready ones of three still ask for more."""
+    assert run(load(2, kv=1.0), 3).replicas == 4
+
+
+def test_g6_no_answer_at_the_peak_does_not_scale_to_the_minimum():
+    """KEDA's default reads an empty answer as 0."""
+    peak = run(load(10, kv=0.5), 10)
+    outage = decide(load(10, unknown=10), POLICY, peak.replicas, peak.memory, NOW + 5)
+    assert outage.replicas == 10
+
+
+def test_g8_a_replica_that_is_pending_for_ever_does_not_block_a_scale_down():
+    """Dynamo holds while the worker count is not what was asked for."""
+    decision = run(load(4, kv=0.05), 5)
+    assert (decision.replicas, decision.reason) == (4, Reason.LOAD_BELOW_TARGET)
+
+
+def test_g9_a_restarted_operator_keeps_the_replicas_until_it_has_seen_a_window():
+    """Knative and KubeAI each had rash decisions after a restart."""
+    decision = run(load(8, kv=0.01), 8, ScalerMemory(since=NOW - 20))
+    assert (decision.replicas, decision.reason) == (8, Reason.OBSERVING)
+    assert "20 of 60 s" in decision.message
+
+
+def test_g10_a_long_queue_does_not_jump_to_what_it_divides_to():
+    """With 150 waiting and a target of 3 an HPA asks for 50."""
+    policy = replace(POLICY, max_replicas=100)
+    first = run(load(3, waiting=150), 3, policy=policy)
+    assert (first.replicas, first.limited_by) == (7, Reason.SCALE_UP_LIMIT)
+    second = decide(load(3, waiting=150), policy, 7, first.memory, NOW + 5)
+    assert second.replicas == 7
+    third = decide(load(3, waiting=150), policy, 7, second.memory, NOW + RATE_PERIOD_SECONDS + 1)
+    assert third.replicas == 14
+
+
+def test_g11_a_growing_queue_scales_up_at_low_kv_use():
+    """llm-d WVA waits at 32 % KV while the queue grows: a prefill-bound load."""
+    decision = run(load(2, kv=0.32, waiting=12), 2)
+    assert (decision.replicas, decision.reason) == (4, Reason.WAITING_ABOVE_TARGET)
+    assert decision.candidates == {"kvUtilizationPercent": 2, "waitingPerReplica": 4}
+
+
+def test_g16_zero_traffic_scales_down_to_the_minimum():
+    """Dynamo's ratio is NaN at zero traffic, and it stays up."""
+    current, memory, now = 4, seasoned(high=1), NOW
+    for _ in range(10):
+        decision = decide(load(current), POLICY, current, memory, now)
+        current, memory, now = decision.replicas, decision.memory, now + RATE_PERIOD_SECONDS
+    assert current == POLICY.min_replicas
+
+
+# --- missing samples --------------------------------------------------------------------------------------------------
+
+
+def test_unknown_replicas_count_as_empty_for_a_scale_up():
+    """Half of the pool at twice the target, the other half unknown: exactly enough if those are idle."""
+    assert run(load(4, kv=1.0, unknown=2), 4).replicas == 4
+    assert run(load(4, kv=1.0, unknown=1), 4).replicas == 6
+
+
+def test_unknown_replicas_count_as_full_for_a_scale_down():
+    decision = run(load(4, kv=0.0, unknown=2), 4)
+    assert (decision.replicas, decision.reason) == (4, Reason.METRICS_MISSING)
+    assert "2 of 4" in decision.message
+
+
+def test_one_unknown_replica_of_many_does_not_stop_a_clear_scale_down():
+    assert run(load(10, kv=0.0, unknown=1), 10, seasoned(high=3)).replicas == 9
+
+
+def test_without_a_ready_replica_nothing_is_decided():
+    decision = run(load(0), 3)
+    assert (decision.replicas, decision.reason) == (3, Reason.NO_READY_REPLICAS)
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_scale_up_waits_until_it_was_needed_throughout_the_window():
+    policy = replace(POLICY, up_window=15)
+    spike = run(load(1, kv=1.0), 1, seasoned(), policy)
+    assert (spike.replicas, spike.reason) == (1, Reason.SCALE_UP_STABILIZED)
+    memory = spike.memory
+    for step in (5, 10):
+        memory = decide(load(1, kv=1.0), policy, 1, memory, NOW + step).memory
+    assert decide(load(1, kv=1.0), policy, 1, memory, NOW + 15).replicas == 2
+
+
+def test_a_dip_inside_the_window_restarts_the_wait():
+    policy = replace(POLICY, up_window=15)
+    memory = run(load(1, kv=1.0), 1, seasoned(), policy).memory
+    memory = decide(load(1, kv=0.1), policy, 1, memory, NOW + 5).memory
+    assert decide(load(1, kv=1.0), policy, 1, memory, NOW + 15).replicas == 1
+
+
+def test_scale_up_goes_only_as_far_as_the_window_agrees():
+    memory = ScalerMemory(since=0, recommendations=(Recommendation(NOW - 5, low=3, high=3),))
+    assert run(load(2, kv=1.0), 2, memory, replace(POLICY, up_window=15)).replicas == 3
+
+
+def test_scale_down_is_one_step_and_then_a_pause():
+    first = run(load(6), 6)
+    assert (first.replicas, first.reason) == (5, Reason.LOAD_BELOW_TARGET)
+    soon = decide(load(5), POLICY, 5, first.memory, NOW + 5)
+    assert (soon.replicas, soon.reason) == (5, Reason.RECENTLY_SCALED)
+    assert decide(load(5), POLICY, 5, soon.memory, NOW + RATE_PERIOD_SECONDS).replicas == 4
+
+
+def test_scale_down_needs_room_for_the_tokens_in_use_on_the_rest():
+    """Two of five replicas are ready: the load fits into them, not into one."""
+    decision = run(load(2, kv=0.45), 2, seasoned(), replace(POLICY, waiting_target=None))
+    assert decision.replicas == 2
+    only_waiting = replace(POLICY, kv_target=None)
+    blocked = run(load(2, kv=0.45), 2, seasoned(), only_waiting)
+    assert (blocked.replicas, blocked.reason) == (2, Reason.WOULD_NOT_FIT)
+    assert run(load(2, kv=0.35), 2, seasoned(), only_waiting).replicas == 1
+
+
+def test_scale_down_needs_room_for_the_requests_where_their_number_is_limited():
+    policy = replace(POLICY, kv_target=None, max_num_seqs=4)
+    assert run(load(2, running=6), 2, seasoned(), policy).reason == Reason.WOULD_NOT_FIT
+    assert run(load(2, running=4), 2, seasoned(), policy).replicas == 1
+
+
+@pytest.mark.parametrize(
+    ("signals", "current", "expected", "limit"),
+    [
+        (load(20, kv=1.0), 20, 20, Reason.TOO_MANY_REPLICAS),
+        (load(25, kv=0.5), 25, 20, Reason.TOO_MANY_REPLICAS),
+        (load(3, kv=0.5), 3, 4, Reason.TOO_FEW_REPLICAS),
+        (load(4, kv=0.0), 4, 4, Reason.TOO_FEW_REPLICAS),
+    ],
+    ids=["more needed than allowed", "maximum was lowered", "minimum was raised", "less needed than allowed"],
+)
+def test_the_bounds_win_and_say_so(signals, current, expected, limit):
+    decision = run(signals, current, policy=replace(POLICY, min_replicas=4))
+    assert (decision.replicas, decision.limited_by) == (expected, limit)
+    assert decision.message.endswith(f"is {expected}")
+
+
+def test_a_bound_that_moves_the_number_is_the_reason():
+    assert run(load(3, kv=0.5), 3, policy=replace(POLICY, min_replicas=4)).reason == Reason.TOO_FEW_REPLICAS
+
+
+def test_every_change_is_remembered_and_nothing_else():
+    assert run(load(2, kv=1.0), 2).memory.changes == (Change(NOW, 2, 4),)
+    assert run(load(2, kv=0.5), 2).memory.changes == ()
+
+
+def test_memory_does_not_grow_with_the_number_of_calls():
+    memory = seasoned()
+    for step in range(1000):
+        memory = decide(load(1), POLICY, 1, memory, NOW + step / 10).memory
+    assert len(memory.recommendations) <= POLICY.down_window + 2
+
+
+def test_calls_within_a_second_keep_the_extremes():
+    memory = run(load(4, kv=0.9), 4).memory
+    memory = decide(load(4, kv=0.1), POLICY, 4, memory, NOW + 0.5).memory
+    assert (memory.recommendations[-1].low, memory.recommendations[-1].high) == (1, 8)
+
+
+def test_the_policy_comes_from_the_spec(raw_spec):
+    autoscaling = {"minReplicas": 2, "maxReplicas": 9, "targets": {"kvUtilizationPercent": 70}}
+    spec = parse_spec(raw_spec(autoscaling=autoscaling, runtime={"maxNumSeqs": 8}))
+    assert spec.autoscaling is not None
+    assert ScalingPolicy.of(spec, spec.autoscaling) == ScalingPolicy(2, 9, 0.7, None, 15, 300, 8)

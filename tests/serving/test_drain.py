@@ -1,0 +1,137 @@
+"""SIGTERM: no answer is cut, and nothing new is taken when it is too late."""
+
+import json
+import signal
+import threading
+
+import httpx
+import pytest
+
+STEP = ("--sim-step-time", "0.01")
+
+
+def request(tokens):
+    """A stream of exactly `tokens` characters."""
+    return {"prompt": "hello", "max_tokens": tokens, "min_tokens": tokens, "seed": 1, "stream": True}
+
+
+class Stream(threading.Thread):
+    """A client that reads one stream to its end."""
+
+    def __init__(self, url, tokens):
+        super().__init__(daemon=True)
+        self.url, self.tokens = url, tokens
+        self.first = threading.Event()
+        self.lines = []
+        self.cut = None
+        self.start()
+
+    def run(self):
+        try:
+            self.read()
+        except httpx.HTTPError as error:
+            self.cut = error
+
+    def read(self):
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+            with client.stream("POST", "/v1/completions", json=request(self.tokens)) as response:
+                for line in response.iter_lines():
+                    self.lines.append(line)
+                    self.first.set()
+
+    def events(self):
+        self.join(30)
+        assert not self.is_alive()
+        assert self.cut is None, "the connection was cut"
+        return [line.removeprefix("data: ") for line in self.lines if line]
+
+    def text(self):
+        *chunks, done = self.events()
+        assert done == "[DONE]"
+        return "".join(json.loads(chunk)["choices"][0]["text"] for chunk in chunks)
+
+
+def test_a_running_stream_ends_whole_and_new_work_is_served_until_the_delay_is_over(launch, wait_for):
+    server = launch(*STEP, "--drain-delay", "1").started()
+    stream = Stream(server.url, 300)
+    stream.first.wait(10)
+    server.terminate()
+    wait_for(lambda: server.client.get("/readyz").status_code == 503, "unready")
+    assert server.client.get("/livez").status_code == 200
+    assert server.metric("octavo_draining") == 1
+    served = server.client.post("/v1/completions", json=request(3) | {"stream": False})
+    assert served.status_code == 200
+    assert served.headers["connection"] == "close"
+    refused = wait_for(lambda: refusal(server), "refused")
+    assert refused.headers["retry-after"]
+    assert refused.headers["connection"] == "close"
+    assert refused.json()["error"]["code"] == "server_shutting_down"
+    assert server.client.get("/metrics").status_code == 200, "still true while it drains"
+    assert len(stream.text()) == 300
+    assert server.exit_status() == 0
+
+
+def refusal(server):
+    response = server.client.post("/v1/completions", json=request(1) | {"stream": False})
+    return response if response.status_code == 503 else None
+
+
+def test_an_idle_server_ends_when_the_delay_is_over(launch):
+    server = launch("--drain-delay", "0.1").started()
+    server.terminate()
+    assert server.exit_status(5) == 0
+    assert not [path for path in server.folder.iterdir() if path.name.startswith("octavo-")], "sockets are removed"
+
+
+def test_what_is_not_finished_at_the_timeout_ends_with_an_error_event(launch):
+    server = launch(*STEP, "--drain-delay", "0.1", "--drain-timeout", "0.5").started()
+    stream = Stream(server.url, 4000)
+    stream.first.wait(10)
+    server.terminate()
+    error = json.loads(stream.events()[-1])["error"]
+    assert error["code"] == "aborted"
+    assert error["type"] == "server_error"
+    assert server.exit_status(5) == 0
+
+
+def test_ctrl_c_drains_without_the_delay(launch):
+    server = launch("--drain-delay", "60").started()
+    server.process.send_signal(signal.SIGINT)
+    assert server.exit_status(5) == 0
+
+
+def test_a_second_signal_ends_at_once(launch, wait_for):
+    server = launch(*STEP).started()
+    stream = Stream(server.url, 4000)
+    stream.first.wait(10)
+    engine = server.engine_pid()
+    server.terminate()
+    wait_for(lambda: "draining" in server.log(), "draining")
+    server.terminate()
+    assert server.exit_status(2) == 128 + signal.SIGTERM
+    wait_for(lambda: not alive(engine), "the engine is gone too")
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_sigterm_while_loading_ends_it(launch):
+    server = launch("--drain-delay", "0").listening()
+    server.terminate()
+    assert server.exit_status(5) == 0
+
+
+@pytest.mark.parametrize("count", [5])
+def test_several_streams_and_whole_answers_survive(launch, count):
+    server = launch(*STEP, "--drain-delay", "0.2").started()
+    streams = [Stream(server.url, 100 + 20 * number) for number in range(count)]
+    for stream in streams:
+        stream.first.wait(10)
+    server.terminate()
+    assert [len(stream.text()) for stream in streams] == [100 + 20 * number for number in range(count)]
+    assert server.exit_status() == 0
