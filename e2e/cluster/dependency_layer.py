@@ -1,11 +1,12 @@
 """The locked dependencies as one layer of the node's containerd, installed straight into place.
 
-torch brings 5.8 GB. Sent through an image build, an export and an import, they are written seven times (six minutes here);
-installed by uv into an unpacked layer that containerd has prepared, they are linked from uv's cache once (a minute, most of
-it byte-compiling). What the Containerfile's stage `dependencies` does around them is done by the Containerfile, on an empty
-folder: the result is the parent of this layer.
+torch brings 5.8 GB. Sent through an image build, an export and an import, they are written seven times (six minutes
+here); installed by uv into an unpacked layer that containerd has prepared, they are linked from uv's cache once (a
+minute, most of it byte-compiling). What the Containerfile's stage `dependencies` does around them is done by the
+Containerfile, on an empty folder: the result is the parent of this layer.
 
-The layer has no packed form, so its id is a name, made of the lock's and the parent's hashes, and not the hash of an archive.
+The layer has no packed form, so its id is a name, made of the lock's and the parent's hashes, and not the hash of an
+archive.
 """
 
 import re
@@ -39,14 +40,12 @@ def diff_id(lock: Path) -> str:
     return digest(b"octavo dependencies 1\0" + lock.read_bytes())
 
 
-def ensure_layer(lock: Path, parent: str, containerd: Containerd, scratch: Path, step: Step) -> str:
-    """Makes the layer above the unpacked layer `parent`, where it is missing; returns its name (chain id).
+def make_layer(lock: Path, parent: str, containerd: Containerd, scratch: Path, step: Step) -> None:
+    """Makes the layer above the unpacked layer `parent`, under its chain id.
 
     containerd may collect it as garbage only after `release`, when an image holds it.
     """
     name = chain_id(parent, diff_id(lock))
-    if name in containerd.snapshots():
-        return name
     unfinished = f"{name}-unfinished"
     containerd.remove_snapshot(unfinished)
     containerd.run("snapshots", "prepare", unfinished, parent)
@@ -58,7 +57,6 @@ def ensure_layer(lock: Path, parent: str, containerd: Containerd, scratch: Path,
     step.note("compile")
     _compile(mount, scratch)
     containerd.run("snapshots", "commit", name, unfinished)
-    return name
 
 
 def release(name: str, containerd: Containerd) -> None:

@@ -6,8 +6,8 @@ skeleton       the Containerfile's stage `dependencies` on an empty folder: a vi
 dependencies   the lock, installed once per lock (dependency_layer.py)
 code           the Containerfile's last stage on the skeleton: the members' wheels, user, entry point
 ```
-A change of code makes the last layer anew and sends that alone: seconds, although torch brings 5.8 GB. Nothing is built or
-sent where the inputs are the same as last time.
+A change of code makes the last layer anew and sends that alone: seconds, although torch brings 5.8 GB. Nothing is
+built or sent where the inputs are the same as last time.
 """
 
 import json
@@ -23,12 +23,12 @@ from cluster.build import require_space
 from cluster.buildah import Buildah
 from cluster.containerd import Containerd
 from cluster.delivery import deliver, export
-from cluster.dependency_layer import diff_id, ensure_layer, release
+from cluster.dependency_layer import diff_id, make_layer, release
 from cluster.errors import ClusterError
 from cluster.layout import Layout, repository
 from cluster.oci import Image, chain_id, digest
 from cluster.progress import Progress
-from cluster.python_packages import build_wheels, install_locked
+from cluster.python_packages import build_wheels
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,13 @@ class _Build:
 
     def _ensure_dependencies(self, skeleton: Image) -> str:
         lock, parent = self._recipe.lock(self._root), skeleton.chain_ids()[-1]
-        if chain_id(parent, diff_id(lock)) not in self._containerd.snapshots():
+        name = chain_id(parent, diff_id(lock))
+        if name not in self._containerd.snapshots():
             require_space(self._layout.cache, self._recipe.disk, f"the {self._recipe.name} image")
-        scratch = self._layout.build / f"{self._recipe.name}-dependencies"
-        with self._progress.step(f"dependencies of the {self._recipe.name} image") as step:
-            return ensure_layer(lock, parent, self._containerd, scratch, step)
+            scratch = self._layout.build / f"{self._recipe.name}-dependencies"
+            with self._progress.step(f"dependencies of the {self._recipe.name} image") as step:
+                make_layer(lock, parent, self._containerd, scratch, step)
+        return name
 
     def _build_code(self, base: str, skeleton: str) -> str:
         tag = f"localhost/octavo/{self._recipe.name}:dev"

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 from cluster.certificates import Pki
 
@@ -62,11 +63,10 @@ class ApiServer:
             return False
         return True
 
-    def node_ready(self, name: str) -> bool:
-        """Whether the node's Ready condition is True."""
+    def read(self, path: str) -> dict[str, Any] | None:
+        """One object or list; None where there is no (good) answer."""
         try:
-            node = json.loads(self.get(f"/api/v1/nodes/{name}"))
+            found: dict[str, Any] = json.loads(self.get(path))
         except OSError:
-            return False
-        conditions = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
-        return conditions.get("Ready") == "True"
+            return None
+        return found

@@ -2,10 +2,12 @@
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,6 @@ from cluster.errors import ClusterError
 from cluster.kubeconfig import ApiServer, write_kubeconfig
 from cluster.layout import Layout
 from cluster.node_config import (
-    NODE_NAME,
     SANDBOX_IMAGE,
     Network,
     cni_config,
@@ -37,6 +38,7 @@ from cluster.node_config import (
     kubelet_config,
     proxy_config,
 )
+from cluster.node_health import kubelet_reports, node_is_ready, pods_are_current
 from cluster.oci import write_small_image
 from cluster.ports import free_ports
 from cluster.processes import ProcessId, is_alive, kill_all, last_lines, read_pid_file, start_daemon, wait_until
@@ -79,6 +81,8 @@ def down(layout: Layout, progress: Progress, *, purge: bool = False) -> None:
     """Removes the node and everything it made on the machine; built binaries and images stay, unless `purge`."""
     if not layout.cache.exists():
         return
+    if os.geteuid() != 0 and layout.state.exists():
+        raise ClusterError("the node was brought up by root: remove it as root")
     with _locked(layout, progress), progress.step("remove the node" + (" and the cache" if purge else "")):
         (leftovers.purge if purge else leftovers.remove)(layout)
 
@@ -95,7 +99,7 @@ def healthy(layout: Layout) -> bool:
         return False
     server = json.loads(layout.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
     api = ApiServer(server, Pki(layout.pki))
-    return api.ready() and api.node_ready(NODE_NAME)
+    return api.ready() and node_is_ready(api)
 
 
 class _Start:
@@ -179,6 +183,7 @@ class _Start:
             containerd.import_image(lambda out: write_small_image(SANDBOX_IMAGE, files, ["/pause"], out))
 
     def _start_node(self) -> None:
+        started = datetime.now(UTC)
         kubelet_file = self._state / "kubelet.json"
         _write_json(kubelet_file, kubelet_config(self._layout, self._network))
         user = self._user("kubelet")
@@ -188,9 +193,16 @@ class _Start:
         proxy_file = self._state / "kube-proxy.json"
         _write_json(proxy_file, proxy_config(self._network, self._user("proxy")))
         self._daemon("kube-proxy", proxy_command(self._binaries["kube-proxy"], proxy_file))
-        self._wait("the node", lambda: self._api.node_ready(NODE_NAME), 60, "kubelet", "kube-proxy")
+        self._wait("the node", lambda: self._kubelet_agrees(started), 60, "kubelet", "kube-proxy")
         # Until it exists, a pod that somebody creates by hand is refused.
         self._wait("the service account", lambda: self._api.exists(_DEFAULT_ACCOUNT), 60, "kube-controller-manager")
+
+    def _kubelet_agrees(self, started: datetime) -> bool:
+        return (
+            kubelet_reports(self._api, started)
+            and node_is_ready(self._api)
+            and pods_are_current(self._api, Containerd(self._layout).running())
+        )
 
     def _user(self, name: str) -> Path:
         return write_kubeconfig(self._state / f"{name}.kubeconfig", self._where.server, self._pki, name)

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from cluster import ClusterError
 from demo.live import Screen
 from kit import chat, install, target
 from kit.kube import CommandError, wait_until
 from kit.load import Load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kit.kube import Kube, ModelServerView
     from kit.target import Target
 
@@ -30,7 +33,7 @@ def main() -> int:
     screen = Screen()
     try:
         run(screen, options)
-    except (CommandError, TimeoutError, target.TargetError) as error:
+    except (ClusterError, CommandError, TimeoutError, target.TargetError) as error:
         screen.console.print(f"[bold red]demo:[/] {error}", style=None)
         return 1
     except KeyboardInterrupt:
@@ -49,7 +52,7 @@ def run(screen: Screen, options: argparse.Namespace) -> None:
     with screen.step("a Kubernetes cluster"):
         where = target.bring_up(options)
     with screen.step("the images of operator and runtime"):
-        images = target.build_images(options, where)
+        images = target.build_images(options)
     with screen.step("the operator, from charts/octavo"):
         install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
     manifest = yaml.safe_load(MANIFEST.read_text())
@@ -87,26 +90,39 @@ async def _ask(screen: Screen, url: str, model: str) -> float:
 
 
 def _scale_up_and_down(screen: Screen, where: Target, name: str, namespace: str) -> None:
+    """Two replicas under load, one without. One user goes on streaming all the time, to see that nothing is cut."""
     look = _look(where.kube, name, namespace)
-    with Load(where.url(name, namespace), name, users=USERS) as load:
-        screen.say(f"{USERS} users ask at once")
-        up = screen.follow("two ready replicas", look, lambda v: v.ready_replicas >= 2, seconds=300, tally=load.tally)
-        _say_decision(screen, up)
-        screen.console.print(where.kube.kubectl("get", "modelservers", "-n", namespace), markup=False)
-        screen.say("the load stops; running streams finish")
-    load.tally.assert_whole()
-    screen.say(f"{load.tally.finished} streams, none failed, none cut")
-    down = screen.follow("one replica", look, lambda view: view.desired_replicas == 1, seconds=180)
-    _say_decision(screen, down)
-    wait_until("the second pod to be gone", lambda: len(where.kube.pods(name, namespace)) == 1, seconds=120)
+    url = where.url(name, namespace)
+    with Load(url, name, users=1) as steady:
+        with Load(url, name, users=USERS, seed=1) as load:
+            screen.say(f"{USERS + 1} users ask at once")
+            tallies = (steady.tally, load.tally)
+            up = screen.follow(
+                "two ready replicas", look, lambda v: v.ready_replicas >= 2, seconds=300, tallies=tallies
+            )
+            _say_decision(screen, up)
+            screen.console.print(where.kube.kubectl("get", "modelservers", "-n", namespace), markup=False)
+            screen.say(f"{USERS} users leave when their answers are whole, one stays")
+        load.tally.assert_whole()
+        down = screen.follow(
+            "one replica", look, lambda v: v.desired_replicas == 1, seconds=180, tallies=(steady.tally,)
+        )
+        _say_decision(screen, down)
+        wait_until("the second pod to be gone", lambda: len(where.kube.pods(name, namespace)) == 1, seconds=120)
+    steady.tally.assert_whole()
+    screen.say(f"{load.tally.finished + steady.tally.finished} streams, none failed, none cut")
+
+
+def _two_ready(view: ModelServerView) -> bool:
+    return view.ready_replicas >= 2
 
 
 def _say_decision(screen: Screen, view: ModelServerView) -> None:
-    decision = view.last_decision
-    screen.say(f"decision: {decision.get('from')} -> {decision.get('to')}, {decision.get('reason')}: {decision.get('message')}")
+    told = view.last_decision
+    screen.say(f"decision: {told.get('from')} -> {told.get('to')}, {told.get('reason')}: {told.get('message')}")
 
 
-def _look(kube: Kube, name: str, namespace: str):  # noqa: ANN202  a closure; its type is spelled in Screen.follow
+def _look(kube: Kube, name: str, namespace: str) -> Callable[[], ModelServerView | None]:
     return lambda: kube.modelserver(name, namespace)
 
 

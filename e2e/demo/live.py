@@ -46,7 +46,7 @@ class Screen:
         done: Callable[[ModelServerView], bool],
         *,
         seconds: float,
-        tally: Tally | None = None,
+        tallies: tuple[Tally, ...] = (),
     ) -> ModelServerView:
         """Show the ModelServer until `done`; raises TimeoutError with its last state after `seconds`."""
         deadline = time.monotonic() + seconds
@@ -54,7 +54,7 @@ class Screen:
             while True:
                 view = look()
                 if view is not None:
-                    show(view, tally)
+                    show(view, tallies)
                     if done(view):
                         return view
                 if time.monotonic() > deadline:
@@ -63,22 +63,22 @@ class Screen:
                 time.sleep(0.5)
 
     @contextmanager
-    def _follower(self) -> Iterator[Callable[[ModelServerView, Tally | None], None]]:
+    def _follower(self) -> Iterator[Callable[[ModelServerView, tuple[Tally, ...]], None]]:
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4, transient=False) as live:
-                yield lambda view, tally: live.update(_table(view, tally))
+                yield lambda view, tallies: live.update(_table(view, tallies))
         else:
             yield self._line_per_change()
 
-    def _line_per_change(self) -> Callable[[ModelServerView, Tally | None], None]:
+    def _line_per_change(self) -> Callable[[ModelServerView, tuple[Tally, ...]], None]:
         last, at = "", 0.0
 
-        def show(view: ModelServerView, tally: Tally | None) -> None:
+        def show(view: ModelServerView, tallies: tuple[Tally, ...]) -> None:
             nonlocal last, at
             line = describe(view)
             if line != last or time.monotonic() - at > QUIET_SECONDS:
                 last, at = line, time.monotonic()
-                self.say(f"[{at - self._began:5.0f} s] {line}{_load_words(tally)}")
+                self.say(f"[{at - self._began:5.0f} s] {line}{_load_words(tallies)}")
 
         return show
 
@@ -94,19 +94,20 @@ def describe(view: ModelServerView) -> str:
     )
 
 
-def _load_words(tally: Tally | None) -> str:
-    if tally is None:
+def _load_words(tallies: tuple[Tally, ...]) -> str:
+    if not tallies:
         return ""
-    lost = len(tally.failed) + len(tally.cut)
-    return f" | streams: {tally.running} running, {tally.finished} whole, {lost} lost"
+    running, whole = sum(tally.running for tally in tallies), sum(tally.finished for tally in tallies)
+    lost = sum(len(tally.failed) + len(tally.cut) for tally in tallies)
+    return f" | streams: {running} running, {whole} whole, {lost} lost"
 
 
-def _table(view: ModelServerView, tally: Tally | None) -> Table:
+def _table(view: ModelServerView, tallies: tuple[Tally, ...]) -> Table:
     table = Table.grid(padding=(0, 2))
     for condition in view.status.get("conditions", []):
         mark = {"True": "[green]True[/]", "False": "[yellow]False[/]"}.get(condition["status"], condition["status"])
         table.add_row(f"   {condition['type']}", mark, condition["reason"], f"[dim]{condition['message']}[/]")
-    table.add_row("   replicas", "", "", describe(view).split(";")[0] + _load_words(tally))
+    table.add_row("   replicas", "", "", describe(view).split(";")[0] + _load_words(tallies))
     if message := view.last_decision.get("message"):
         table.add_row("   decision", "", view.last_decision["reason"], f"[dim]{message}[/]")
     return table

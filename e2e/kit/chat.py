@@ -44,6 +44,7 @@ async def stream_chat(session: aiohttp.ClientSession, base_url: str, body: dict[
     Raises:
         RequestFailedError: the status was not 200; the message has the status and the body's start.
         StreamCutError: the connection closed early, or the server sent an error event.
+
     """
     finished = False
     async with session.post(f"{base_url}/v1/chat/completions", json=body | {"stream": True}) as response:

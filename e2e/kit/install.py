@@ -28,8 +28,7 @@ def make_namespace(kube: Kube, name: str) -> None:
 def install_chart(kube: Kube, *, operator_image: str, runtime_image: str, set_values: tuple[str, ...] = ()) -> None:
     """Install or upgrade the operator and wait until it is up. Images are references with a tag."""
     make_namespace(kube, SYSTEM_NAMESPACE)
-    repository, _, tag = operator_image.rpartition(":")
-    values = (f"image.repository={repository}", f"image.tag={tag}", f"runtime.defaultImage={runtime_image}", *set_values)
+    values = (f"image={operator_image}", f"runtime.defaultImage={runtime_image}", *set_values)
     settings = [part for value in values for part in ("--set", value)]
     kube.helm(
         "upgrade", "--install", RELEASE, str(ROOT / "charts" / "octavo"),

@@ -27,7 +27,7 @@ class CommandError(Exception):
 
 
 def wait_until(what: str, look: Callable[[], T | None], *, seconds: float, every: float = 0.5) -> T:
-    """Poll `look` until it returns something true, and return that. Raises TimeoutError that says what was waited for."""
+    """Poll `look` until it returns something true, and return that; a TimeoutError says what was waited for."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
@@ -40,30 +40,26 @@ def wait_until(what: str, look: Callable[[], T | None], *, seconds: float, every
 
 @dataclass(frozen=True)
 class Kube:
-    """One cluster, as `kubectl --kubeconfig --context` sees it."""
+    """One cluster: the current context of a kubeconfig."""
 
     kubeconfig: Path
     bin_dir: Path  # where kubectl and helm are
-    context: str | None = None
     on_this_machine: bool = True  # the node is this machine, so Service addresses can be reached from here
 
-    # --- as a user types it -------------------------------------------------------------------------------------------
+    # --- as a user types it ----------------------------------------------------------------------------------------
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        context = ["--context", self.context] if self.context else []
-        return self._run("kubectl", *context, *args, stdin=stdin)
+        return self._run("kubectl", *args, stdin=stdin)
 
     def helm(self, *args: str) -> str:
-        context = ["--kube-context", self.context] if self.context else []
-        return self._run("helm", *context, *args)
+        return self._run("helm", *args)
 
     def apply(self, *manifests: dict[str, Any]) -> str:
         return self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
 
     def _run(self, tool: str, *args: str, stdin: str | None = None) -> str:
-        own = self.bin_dir / tool
         done = subprocess.run(
-            [str(own) if own.exists() else tool, *args],
+            [self.bin_dir / tool, *args],
             input=stdin,
             env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
             capture_output=True,
@@ -74,11 +70,11 @@ class Kube:
             raise CommandError(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
-    # --- reads ----------------------------------------------------------------------------------------------------------
+    # --- reads ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def _api(self) -> client.ApiClient:
-        return config.new_client_from_config(config_file=str(self.kubeconfig), context=self.context)
+        return config.new_client_from_config(config_file=str(self.kubeconfig))
 
     @cached_property
     def core(self) -> client.CoreV1Api:

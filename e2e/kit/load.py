@@ -35,8 +35,8 @@ class Tally:
     def assert_whole(self) -> None:
         """Nothing failed, nothing was cut, and there was something to lose."""
         assert self.finished > 0, "the load finished no request, so it shows nothing"
-        assert not self.failed, f"{len(self.failed)} of {self.started} requests failed: {Counter(self.failed).most_common(3)}"
-        assert not self.cut, f"{len(self.cut)} of {self.started} streams were cut: {Counter(self.cut).most_common(3)}"
+        for fate, errors in (("failed", self.failed), ("were cut", self.cut)):
+            assert not errors, f"{len(errors)} of {self.started} {fate}: {Counter(errors).most_common(3)}"
 
 
 class Load:

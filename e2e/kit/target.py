@@ -7,15 +7,15 @@ import atexit
 import os
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cluster
-import smollm2
+import models
 from kit.kube import Kube, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class TargetError(Exception):
@@ -58,27 +58,26 @@ def parse_nothing() -> argparse.Namespace:
 
 
 def bring_up(options: argparse.Namespace) -> Target:
-    """A running cluster. Raises TargetError or cluster.ClusterError with the cure in the message."""
-    if options.context:
-        return _foreign(options.context)
-    access = cluster.up()
-    if not access.on_this_machine:
-        return _foreign(access.context, access.kubeconfig)
-    kube = Kube(kubeconfig=access.kubeconfig, bin_dir=access.bin)
+    """A running cluster. Raises cluster.ClusterError with the cure in the message."""
+    found = cluster.up(options.context)
+    kube = Kube(kubeconfig=found.kubeconfig, bin_dir=found.bin, on_this_machine=found.on_this_machine)
+    shell_hint = f"export KUBECONFIG={found.kubeconfig} PATH={found.bin}:$PATH"
+    if found.on_this_machine:
+        return Target(kube, found.volumes, kube.service_url, shell_hint, "make cluster-down    everything")
     return Target(
-        kube=kube,
-        volumes=access.volumes,
-        base_url=lambda name, namespace: kube.service_url(name, namespace),
-        shell_hint=f"export KUBECONFIG={access.kubeconfig} PATH={access.bin}:$PATH",
-        removal_hint="make cluster-down                     everything",
+        kube,
+        found.volumes,
+        _through_api_server(kube),
+        shell_hint,
+        "helm uninstall octavo -n octavo-system    the operator",
     )
 
 
-def build_images(options: argparse.Namespace, where: Target) -> Images:
+def build_images(options: argparse.Namespace) -> Images:
     """Images of this checkout in the local cluster, or the ones that the user named."""
     if options.context:
         if not (options.operator_image and options.runtime_image):
-            raise TargetError("--context needs --operator-image and --runtime-image: push both where its nodes can pull them")
+            raise TargetError("--context needs --operator-image and --runtime-image, which its nodes can pull")
         return Images(options.operator_image, options.runtime_image)
     built = cluster.images()
     return Images(built["operator"], built["runtime"])
@@ -86,13 +85,11 @@ def build_images(options: argparse.Namespace, where: Target) -> Images:
 
 def demo_model() -> Path:
     """The file of SmolLM2-135M-Instruct, fetched once."""
-    return smollm2.smollm2_gguf()
+    return models.smollm2_gguf()
 
 
-def _foreign(context: str, kubeconfig: Path | None = None) -> Target:
-    """A cluster whose Services are not reachable from here: `kubectl proxy` lends a way through its API server."""
-    configured = os.environ.get("KUBECONFIG", str(Path.home() / ".kube" / "config"))
-    kube = Kube(kubeconfig or Path(configured), Path("/nonexistent"), context=context, on_this_machine=False)
+def _through_api_server(kube: Kube) -> Callable[[str, str], str]:
+    """Services of a cluster elsewhere are not reachable from here; `kubectl proxy` lends a way."""
     proxies: list[str] = []
 
     def base_url(name: str, namespace: str) -> str:
@@ -100,19 +97,12 @@ def _foreign(context: str, kubeconfig: Path | None = None) -> Target:
             proxies.append(_start_proxy(kube))
         return f"{proxies[0]}/api/v1/namespaces/{namespace}/services/{name}:http/proxy"
 
-    return Target(
-        kube=kube,
-        volumes=Path("/nonexistent"),
-        base_url=base_url,
-        shell_hint=f"kubectl config use-context {context}; kubectl proxy --port 8001   (then use its port below)",
-        removal_hint="helm uninstall octavo -n octavo-system   the operator; kubectl delete crd modelservers.octavo.dev",
-    )
+    return base_url
 
 
 def _start_proxy(kube: Kube) -> str:
-    context = ["--context", kube.context] if kube.context else []
     proxy = subprocess.Popen(
-        ["kubectl", *context, "proxy", "--port", "0"],
+        [kube.bin_dir / "kubectl", "proxy", "--port", "0"],
         env=os.environ | {"KUBECONFIG": str(kube.kubeconfig)},
         stdout=subprocess.PIPE,
         text=True,

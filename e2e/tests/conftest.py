@@ -36,7 +36,7 @@ SPEC = {
 def where() -> Target:
     options = target.parse_nothing()
     where = target.bring_up(options)
-    images = target.build_images(options, where)
+    images = target.build_images(options)
     install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
     return where
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,20 +16,18 @@ if TYPE_CHECKING:
     from kit.kube import Kube
 
 
-@contextmanager
-def operator_running(kube: Kube, wanted: bool) -> Iterator[None]:
-    def scale(replicas: int) -> None:
-        kube.kubectl("scale", "deploy", "-n", install.SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/name=octavo-operator", f"--replicas={replicas}")
-        gone = "--for=delete" if replicas == 0 else "--for=condition=Ready"
-        kube.kubectl("wait", "pod", "-n", install.SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/name=octavo-operator", gone, "--timeout=90s")
+OPERATOR = ("-n", install.SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/name=octavo-operator")
 
-    if not wanted:
-        scale(0)
+
+@contextmanager
+def operator_stopped(kube: Kube) -> Iterator[None]:
+    kube.kubectl("scale", "deployment", *OPERATOR, "--replicas=0")
+    kube.kubectl("wait", "pod", *OPERATOR, "--for=delete", "--timeout=90s")
     try:
         yield
     finally:
-        if not wanted:
-            scale(1)
+        kube.kubectl("scale", "deployment", *OPERATOR, "--replicas=1")
+        kube.kubectl("wait", "deployment", *OPERATOR, "--for=condition=Available", "--timeout=90s")
 
 
 def children(kube: Kube, name: str, namespace: str) -> str:
@@ -43,6 +41,6 @@ def test_children_go_with_their_modelserver(
     name = f"gone-{str(running).lower()}"
     kube.apply(make(name, namespace))
     wait_until("a pod", lambda: len(kube.pods(name, namespace)) == 1, seconds=60)
-    with operator_running(kube, running):
+    with nullcontext() if running else operator_stopped(kube):
         kube.kubectl("delete", "modelserver", name, "-n", namespace, "--wait=true", "--timeout=20s")
         wait_until("no child left", lambda: not children(kube, name, namespace), seconds=30)

@@ -25,9 +25,9 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hello"}], 
 BAD_REQUESTS = {
     "too long": (json.dumps(CHAT | {"messages": [{"role": "user", "content": "word " * 2000}]}), 400, "messages"),
     "unknown model": (json.dumps(CHAT | {"model": "gpt-5"}), 404, "model"),
-    "malformed JSON": ('{"model": ', 400, None),
+    "malformed JSON": ('{"model": ', 400, "body"),
     "negative max_tokens": (json.dumps(CHAT | {"max_tokens": -1}), 400, "max_tokens"),
-    "10 MB body": (json.dumps(CHAT | {"user": "x" * 10_000_000}), 413, None),
+    "10 MB body": (json.dumps(CHAT | {"user": "x" * 10_000_000}), 413, "body"),
 }
 
 
@@ -67,7 +67,9 @@ def test_bad_requests_are_told_what_is_wrong_and_streams_go_on(url: str) -> None
     load.tally.assert_whole()
 
 
-def test_a_rolling_update_under_streams_cuts_none(url: str, kube: Kube, namespace: str, make: Callable[..., dict[str, Any]]) -> None:
+def test_a_rolling_update_under_streams_cuts_none(
+    url: str, kube: Kube, namespace: str, make: Callable[..., dict[str, Any]]
+) -> None:
     (old,) = (pod.metadata.name for pod in kube.pods(NAME, namespace))
     changed = make(NAME, namespace)
     changed["spec"]["runtime"]["env"] = [{"name": "OCTAVO_E2E", "value": "rolled"}]

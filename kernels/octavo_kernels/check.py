@@ -56,7 +56,9 @@ def _check_batch(batch: PagedBatch) -> None:
     starts = batch.query_start_loc.shape
     _expect(starts == (sequences + 1,), f"query_start_loc is {tuple(starts)}; expected {(sequences + 1,)}")
     table = batch.block_table
-    _expect(table.dim() == 2 and table.shape[0] == sequences, f"block_table is {_shape(table)}; expected [{sequences}, B]")
+    _expect(
+        table.dim() == 2 and table.shape[0] == sequences, f"block_table is {_shape(table)}; expected [{sequences}, B]"
+    )
     for name in ("query_start_loc", "seq_lens", "block_table"):
         dtype = getattr(batch, name).dtype
         _expect(dtype == torch.int32, f"{name} is {dtype}; expected int32")

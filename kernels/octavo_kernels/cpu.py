@@ -123,7 +123,7 @@ def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) ->
 
 
 def _pages(block_table: Tensor, unused: Tensor, num_kv_heads: int) -> Tensor:
-    """Rows of the cache seen as [num_blocks K, …], in the order sequence, head, block; for unused entries row 0's block."""
+    """Rows of the cache seen as [num_blocks K, …], by sequence, head, block; block 0 stands in for unused entries."""
     blocks = block_table.masked_fill(unused, 0)
     return (blocks[:, None] * num_kv_heads + torch.arange(num_kv_heads)[:, None]).flatten()
 

@@ -4,7 +4,7 @@ A decode is a query of length 1, a chunked prefill is a longer one, a mixed batc
 
     sequence            0        1                    2
     query tokens   T    q        q q q q              q          query_start_loc = [0, 1, 5, 6]
-    context             .....q   ..qqqq               .q         seq_lens        = [6, 6, 2]  (this step's tokens included)
+    context             .....q   ..qqqq               .q         seq_lens        = [6, 6, 2], with this step's tokens
     block_table         [7, 2]   [4, 9]               [1, -]     [S, B]; entries past a sequence's length are never read
 
 Cache layout is HND, keys and values apart: `[num_blocks, num_kv_heads, block_size, head_dim]`, so that one head of one
@@ -68,7 +68,8 @@ class KernelBackend(Protocol):
     ) -> None:
         """Causal attention of `query` `[T, num_heads, head_dim]` over the paged context, into `out` of the same shape.
 
-        `num_heads` is a multiple of `num_kv_heads` (GQA): query head h reads KV head `h // (num_heads // num_kv_heads)`.
+        `num_heads` is a multiple of `num_kv_heads` (GQA): query head h reads KV head
+        `h // (num_heads // num_kv_heads)`.
         The keys and values of this step's own tokens must have been written before. A slot past a sequence's length is
         never read as a number: it may hold anything, NaN too, without a trace in `out`.
         Raises `ValueError` when shapes or dtypes do not fit each other.

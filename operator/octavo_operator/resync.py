@@ -64,7 +64,7 @@ class Resync:
             except ClusterError as error:
                 logger.warning("list failed", extra=kv(error=error))
                 continue
-            await asyncio.sleep(GRACE_SECONDS)
+            await asyncio.sleep(min(GRACE_SECONDS, self._period))
             self._health.missed_events = self._missed(newest)
 
     async def _list_all(self) -> dict[str, int]:

@@ -10,13 +10,17 @@ import json
 import time
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
+
 from octavo_runtime.config import ServeConfig
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.runner.build import build_runner
-from octavo_runtime.runner.torch_runner import TorchRunner
+
+if TYPE_CHECKING:
+    from octavo_runtime.runner.torch_runner import TorchRunner
 
 GREEDY = SamplingRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=1)
 
@@ -33,14 +37,27 @@ def main() -> None:
         model=args.model, attention_backend=args.backend, threads=args.threads, kv_cache_memory=2 << 30
     )
     runner = build_runner(config, read_model_info(args.model), lambda _phase, _done: None)
-    report(what="start without imports", seconds=round(time.perf_counter() - started, 2), threads=torch.get_num_threads())
+    report(
+        what="start without imports", seconds=round(time.perf_counter() - started, 2), threads=torch.get_num_threads()
+    )
     for batch_size, context in ((1, 128), (8, 128), (32, 128), (1, 512), (8, 512), (32, 512)):
         batch = decode_batch(runner, batch_size, context)
         seconds = time_step(runner, batch, args.repeat)
-        report(what="decode", batch=batch_size, context=context, step_ms=round(seconds * 1e3, 1), tokens_per_s=round(batch_size / seconds, 1))
+        report(
+            what="decode",
+            batch=batch_size,
+            context=context,
+            step_ms=round(seconds * 1e3, 1),
+            tokens_per_s=round(batch_size / seconds, 1),
+        )
     for num_tokens in (64, 512):
         seconds = time_step(runner, prefill_batch(runner, num_tokens), args.repeat)
-        report(what="prefill", tokens=num_tokens, step_ms=round(seconds * 1e3, 1), tokens_per_s=round(num_tokens / seconds, 1))
+        report(
+            what="prefill",
+            tokens=num_tokens,
+            step_ms=round(seconds * 1e3, 1),
+            tokens_per_s=round(num_tokens / seconds, 1),
+        )
 
 
 def report(**values: object) -> None:
@@ -65,7 +82,9 @@ def decode_batch(runner: TorchRunner, batch_size: int, context: int) -> FlatBatc
     return FlatBatch(
         token_ids=[row + 100 for row in range(batch_size)],
         positions=[last] * batch_size,
-        slot_mapping=[table[last // runner.block_size] * runner.block_size + last % runner.block_size for table in tables],
+        slot_mapping=[
+            table[last // runner.block_size] * runner.block_size + last % runner.block_size for table in tables
+        ],
         query_start_loc=list(range(batch_size + 1)),
         seq_lens=[context] * batch_size,
         block_tables=tables,

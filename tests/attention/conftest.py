@@ -40,7 +40,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Case:
-    """A batch whose context is written, in caches that hold NaN wherever nothing was written, blocks around them too."""
+    """A batch whose context is written, in caches that hold NaN wherever nothing was, and in the blocks around them."""
 
     shape: Shape
     batch: PagedBatch
@@ -73,7 +73,7 @@ def build_case(shape: Shape, seed: int, device: torch.device) -> Case:
     blocks = [-(-length // shape.block_size) for _, length in shape.sequences]
     num_blocks = sum(blocks) + 3
     order = torch.randperm(num_blocks, generator=generator).tolist()
-    never_written = order.pop()
+    nowhere = num_blocks + 1_000  # fills the block tables where no block belongs
     tables = [[order.pop() for _ in range(count)] for count in blocks]
     longest = max(blocks) + 2
 
@@ -81,7 +81,9 @@ def build_case(shape: Shape, seed: int, device: torch.device) -> Case:
         return torch.randn(size, generator=generator).to(shape.dtype)
 
     num_tokens = sum(queries for queries, _ in shape.sequences)
-    query = random(num_tokens, shape.num_heads + 3, shape.head_dim)[:, 1 : shape.num_heads + 1]  # a view, as in the model
+    query = random(num_tokens, shape.num_heads + 3, shape.head_dim)[
+        :, 1 : shape.num_heads + 1
+    ]  # a view, as in the model
     contexts = [
         (random(length, shape.num_kv_heads, shape.head_dim), random(length, shape.num_kv_heads, shape.head_dim))
         for _, length in shape.sequences
@@ -97,7 +99,7 @@ def build_case(shape: Shape, seed: int, device: torch.device) -> Case:
         query_start_loc=torch.tensor([0, *accumulate(q for q, _ in shape.sequences)], dtype=torch.int32, device=device),
         seq_lens=torch.tensor([length for _, length in shape.sequences], dtype=torch.int32, device=device),
         block_table=torch.tensor(
-            [t + [never_written] * (longest - len(t)) for t in tables], dtype=torch.int32, device=device
+            [t + [nowhere] * (longest - len(t)) for t in tables], dtype=torch.int32, device=device
         ),
         slot_mapping=torch.tensor(
             [slot for where, (q, length) in zip(slots, shape.sequences, strict=True) for slot in where[length - q :]],
@@ -111,8 +113,12 @@ def build_case(shape: Shape, seed: int, device: torch.device) -> Case:
         shape=shape,
         batch=batch,
         query=query.to(device),
-        key=torch.cat([k[length - q :] for (k, _), (q, length) in zip(contexts, shape.sequences, strict=True)]).to(device),
-        value=torch.cat([v[length - q :] for (_, v), (q, length) in zip(contexts, shape.sequences, strict=True)]).to(device),
+        key=torch.cat([k[length - q :] for (k, _), (q, length) in zip(contexts, shape.sequences, strict=True)]).to(
+            device
+        ),
+        value=torch.cat([v[length - q :] for (_, v), (q, length) in zip(contexts, shape.sequences, strict=True)]).to(
+            device
+        ),
         key_cache=caches[0],
         value_cache=caches[1],
         expected=dense(query, contexts, shape).to(device),

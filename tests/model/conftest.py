@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 import torch
+
+from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.model.decoder import Decoder
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.loader import load_weights, open_weights
 from octavo_runtime.runner.torch_runner import TorchRunner
-
-from octavo_kernels.select import select_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +79,9 @@ class GreedyDriver:
         self._free = order
         self._tables: list[list[int]] = []
 
-    def generate(self, prompts: Sequence[Sequence[int]], count: int, end: frozenset[int] = frozenset()) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], count: int, end: frozenset[int] = frozenset()
+    ) -> list[list[int]]:
         """Up to `count` new tokens for each prompt; an end token is the last of its sequence."""
         sequences = [list(prompt) for prompt in prompts]
         computed = [0] * len(prompts)
@@ -127,7 +129,12 @@ def drive() -> Callable[..., list[list[int]]]:
     """`drive(runner, prompts, count, chunk=…, end=…)`: greedy tokens by the runner."""
 
     def run(
-        runner: Runner, prompts: Sequence[Sequence[int]], count: int, *, chunk: int = 1 << 30, end: frozenset[int] = frozenset()
+        runner: Runner,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        *,
+        chunk: int = 1 << 30,
+        end: frozenset[int] = frozenset(),
     ) -> list[list[int]]:
         return GreedyDriver(runner, chunk).generate(prompts, count, end)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from octavo_kernels.interface import PagedBatch
+from octavo_kernels.select import select_backend
 from octavo_runtime.model.decoder import Decoder, LayerCache
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.loader import load_weights, open_weights
 from octavo_runtime.runner.torch_runner import allocate_caches
-
-from octavo_kernels.interface import PagedBatch
-from octavo_kernels.select import select_backend
 
 CPU = torch.device("cpu")
 LLAMA3 = {
@@ -93,6 +93,11 @@ def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(folder, expe
     for prompt, tokens in zip(PROMPTS, ours, strict=True):
         ids = torch.tensor([prompt])
         theirs = expected.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
         )
         assert tokens == theirs[0, len(prompt) :].tolist()

@@ -73,8 +73,8 @@ def paged_attention_kernel(
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
         pages = load_pages(table, 0, num_pages, BLOCK_N // BLOCK_SIZE)
-        for tile in range(0, num_full):
-            next_pages = load_pages(table, tile, num_pages, BLOCK_N // BLOCK_SIZE)
+        for tile in range(num_full):
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_N // BLOCK_SIZE)
             slots = slots_of(pages, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, INTERP)
             scores = tl.dot(q, k, input_precision="ieee") * scale_log2e

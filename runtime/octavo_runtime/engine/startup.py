@@ -45,6 +45,7 @@ class StartupReporter:
             return
         now = time.monotonic()
         seconds = now - self._phase_since
+        logger.info("start: %s took %.1f s", self.state.phase.name.lower(), seconds)
         match self.state.phase:
             case Phase.PROCESS:
                 self.state = self.state._replace(process_seconds=seconds)

@@ -1,9 +1,9 @@
 """The decoder of the Llama family: Llama, Mistral, SmolLM2, Qwen2 and Qwen3 are one program with a few switches.
 
-    tokens ─ embed ─┬─ norm ─ qkv ─ (norm q, k) ─ rotate ─ write KV ─ attend ─ out ─┬─ norm ─ gate·up ─ down ─┬─ … ─ norm ─ logits
-                    └──────────────────────────────── + ────────────────────────────┴────────────── + ────────┘
+    embed ─┬─ norm ─ qkv ─ (norm q, k) ─ rotate ─ write KV ─ attend ─ out ─ + ─┬─ norm ─ gate·up ─ down ─ + ─ … ─ logits
+           └────────────────────────────────────────────────────────────────┘  └──────────────────────────┘
 
-All tokens of a step go through as one flat row, whatever sequences they belong to; only attention looks at `PagedBatch`.
+All tokens of a step go through as one flat row, whatever sequences they are of; only attention looks at `PagedBatch`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch.nn.functional as F  # noqa: N812  torch's own convention
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from octavo_kernels.interface import KernelBackend, PagedBatch
     from torch import Tensor
 
+    from octavo_kernels.interface import KernelBackend, PagedBatch
     from octavo_runtime.model.linear import Linear
     from octavo_runtime.model.spec import ModelInfo
 
@@ -96,7 +96,7 @@ class Decoder:
     ) -> Tensor:
         info = self._info
         heads = layer.qkv(x).view(x.shape[0], -1, info.head_dim)
-        query, key, value = heads.split((info.num_heads, info.num_kv_heads, info.num_kv_heads), dim=1)
+        query, key, value = torch.split(heads, [info.num_heads, info.num_kv_heads, info.num_kv_heads], dim=1)
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
         query, key = _rotate(query, rotation), _rotate(key, rotation)
@@ -114,14 +114,14 @@ class Decoder:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, the mean in fp32 (Zhang and Sennrich, 2019)."""
+    """`x / rms(x) * weight` over the last dimension, the mean in fp32 (Zhang and Sennrich, 2019)."""
     precise = x.float()
     scale = torch.rsqrt(precise.square().mean(-1, keepdim=True) + eps)
     return (precise * scale).to(x.dtype) * weight
 
 
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the pair (i, i + D/2) of every head by its position's angle (RoFormer, in GPT-NeoX's order). `[T, heads, D]`."""
+    """Turn each pair (i, i + D/2) of a head by its position's angle (RoFormer, GPT-NeoX's order). `[T, heads, D]`."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = rotation.cos, rotation.sin
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from octavo_runtime.errors import ModelUnsupported
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # uint8, int8, uint16, int16, uint32, int32, float32, bool, then string (8) and array (9), uint64, int64, float64
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_MAGIC: Final = int.from_bytes(b"GGUF", "little")
 _STRING: Final = 8
 _ARRAY: Final = 9
 _DEFAULT_ALIGNMENT: Final = 32  # bytes
@@ -36,7 +37,7 @@ class GGUFTensor:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    metadata: dict[str, object]
+    metadata: dict[str, Any]  # int, float, bool, str or a list of these
     tensors: dict[str, GGUFTensor]
 
 
@@ -91,12 +92,12 @@ class _Cursor:
 
 
 def _parse(cursor: _Cursor) -> GGUFHeader:
-    magic, version, tensor_count, pair_count = cursor.unpack("4sIQQ")
-    if magic != b"GGUF":
-        raise ValueError(f"it starts with {magic!r}")
+    magic, version, tensor_count, pair_count = cursor.unpack("IIQQ")
+    if magic != _MAGIC:
+        raise ValueError(f"it starts with {cursor.data[:4]!r}")
     if version not in (2, 3):
         raise ValueError(f"version {version}; 2 and 3 are known")
-    metadata: dict[str, object] = {}
+    metadata: dict[str, Any] = {}
     for _ in range(pair_count):
         key = cursor.string()
         (kind,) = cursor.unpack("I")

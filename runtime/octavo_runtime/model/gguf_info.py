@@ -56,7 +56,7 @@ class _Keys:
 
     def __init__(self, path: Path, header: GGUFHeader) -> None:
         self.path = path
-        self._metadata: dict[str, Any] = header.metadata
+        self._metadata = header.metadata
         self.architecture = str(self._metadata.get("general.architecture"))
         if self.architecture not in _ARCHITECTURES:
             served = ", ".join(_ARCHITECTURES)

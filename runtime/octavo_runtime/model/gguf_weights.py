@@ -13,7 +13,6 @@ from octavo_runtime.model.gguf_header import read_gguf_header
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -69,16 +68,18 @@ class GGUFWeights:
         try:
             decoded = gguf.dequantize(raw.reshape(shape), kind)
         except NotImplementedError as error:
-            raise ModelUnsupported(f"{self._info.path}: {tensor.name} is {kind.name}, which cannot be decoded") from error
+            raise ModelUnsupported(
+                f"{self._info.path}: {tensor.name} is {kind.name}, which cannot be decoded"
+            ) from error
         return np.require(decoded, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])  # plain F32 comes as a view of the file
 
 
 def _rename(name: str) -> str:
     """`blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`; a name that is not known stays as it is."""
     parts = name.split(".")
-    if parts[0] == "blk" and len(parts) == 4 and parts[2] in _IN_LAYER:  # noqa: PLR2004
+    if parts[0] == "blk" and len(parts) == 4 and parts[2] in _IN_LAYER:
         return f"model.layers.{parts[1]}.{_IN_LAYER[parts[2]]}.{parts[3]}"
-    if parts[0] in _TOP and len(parts) == 2:  # noqa: PLR2004
+    if parts[0] in _TOP and len(parts) == 2:
         return f"{_TOP[parts[0]]}.{parts[1]}"
     return name
 

@@ -131,7 +131,9 @@ def _refuse_unserved(path: Path, config: dict[str, Any], architecture: str) -> N
         raise ModelUnsupported(f"{path}: config.json asks for code of its own (auto_map), which is never run")
     if (quantization := config.get("quantization_config")) is not None:
         method = quantization.get("quant_method", quantization) if isinstance(quantization, dict) else quantization
-        raise ModelUnsupported(f"{path}: quantisation {method!r} is not served in safetensors; plain weights and GGUF are")
+        raise ModelUnsupported(
+            f"{path}: quantisation {method!r} is not served in safetensors; plain weights and GGUF are"
+        )
     if config.get("hidden_act", "silu") != "silu":
         raise ModelUnsupported(f"{path}: hidden_act {config['hidden_act']!r} is not served for {architecture}; silu is")
 
@@ -152,9 +154,8 @@ class _Needed:
 
 def _max_positions(positions: int, config: dict[str, Any]) -> int:
     """Full attention equals sliding-window attention up to the window's length, so that is as far as we go."""
-    window = config.get("sliding_window")
-    windowed = bool(window) and config.get("use_sliding_window", True)
-    return min(positions, int(window)) if windowed else positions
+    window: int | None = config.get("sliding_window")
+    return min(positions, window) if window and config.get("use_sliding_window", True) else positions
 
 
 def _rope(path: Path, config: dict[str, Any]) -> tuple[float, RopeScaling | None]:

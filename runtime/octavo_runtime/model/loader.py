@@ -114,7 +114,9 @@ class _Loader:
         left = sorted(name for name in self._unused - tied if not name.endswith("rotary_emb.inv_freq"))
         if left:
             some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
-            raise ModelUnsupported(f"{self._info.path} holds {len(left)} weights that {self._info.architecture} lacks: {some}")
+            raise ModelUnsupported(
+                f"{self._info.path} holds {len(left)} weights that {self._info.architecture} lacks: {some}"
+            )
 
     def _linear(self, parts: dict[str, int], in_features: int, *, bias: bool) -> Linear:
         """One product out of several with the same input, stacked in the order given."""

@@ -30,7 +30,7 @@ def rope_frequencies(info: ModelInfo, factors: Tensor | None = None) -> Tensor:
 
 
 def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Slow waves, longer than the trained context can show, are stretched by `factor`; fast ones are kept; a ramp between.
+    """Waves too long for the trained context to show are stretched by `factor`, short ones are kept, a ramp between.
 
     Llama 3.1's reference code (meta-llama/llama-models, model.py, apply_scaling).
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -20,7 +20,7 @@ class SafetensorsWeights:
 
     def __init__(self, folder: Path) -> None:
         self._file_of: dict[str, Path] = {}
-        self._open = {}
+        self._open: dict[Path, Any] = {}
         for file in sorted(folder.glob("*.safetensors")):
             try:
                 self._open[file] = safe_open(file, framework="pt")

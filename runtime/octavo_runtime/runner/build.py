@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 import torch
-from octavo_kernels.select import select_backend
 
+from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.errors import OutOfMemory
 from octavo_runtime.model.decoder import Decoder

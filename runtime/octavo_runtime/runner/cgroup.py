@@ -33,9 +33,9 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
             case [quota, period] if quota != "max":
                 yield int(quota) / int(period)
     for folder in _folders(root, "cpu"):
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        if quota and period and quota > 0:
-            yield quota / period
+        allowed, per = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if allowed and per and allowed > 0:  # -1: no limit
+            yield allowed / per
 
 
 def _free_memories(root: Path) -> Iterator[int]:

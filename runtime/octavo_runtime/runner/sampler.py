@@ -61,7 +61,9 @@ def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
 def _least_logits(scaled: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """The smallest logit that top-k and then top-p let through, `[R, 1]`. Ties with it stay in."""
     vocab_size = scaled.shape[1]
-    top_k = torch.tensor([row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in rows], device=scaled.device)
+    top_k = torch.tensor(
+        [row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in rows], device=scaled.device
+    )
     top_p = torch.tensor([row.top_p for row in rows], device=scaled.device)
     count = min(_CANDIDATES, vocab_size)
     least, found = _least_among(scaled, count, top_k, top_p)

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from octavo_kernels.interface import PagedBatch
 
+from octavo_kernels.interface import PagedBatch
 from octavo_runtime.model.decoder import LayerCache
 from octavo_runtime.runner.sampler import sample
 
@@ -21,7 +21,14 @@ class TorchRunner:
     """Implements `Runner`: a decoder with its KV cache."""
 
     def __init__(
-        self, decoder: Decoder, info: ModelInfo, *, num_blocks: int, block_size: int, device: torch.device, dtype: torch.dtype
+        self,
+        decoder: Decoder,
+        info: ModelInfo,
+        *,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         """Allocates `num_blocks` blocks of `block_size` tokens for every layer, in `dtype` on `device`."""
         self.num_blocks = num_blocks

@@ -31,7 +31,7 @@ def render(
     add_generation_prompt: bool = True,
     special_tokens: Mapping[str, str] | None = None,
 ) -> str:
-    """Render `messages`, each `{"role": …, "content": …}` with the content a string, as text ending where the answer begins.
+    """Render `messages`, each `{"role": …, "content": …}` with text content, as text that ends where the answer begins.
 
     Raises `RequestError` naming `messages` when the template rejects them (a wrong order of roles, for instance), and
     `ModelUnsupported` when the template itself does not parse.

@@ -1,8 +1,8 @@
-"""Token ids to text, as they come: never half a character, never part of a stop string.
+r"""Token ids to text, as they come: never half a character, never part of a stop string.
 
-    decoded so far      "The answer is 4.\n\nHum"          stop = ["\n\nHuman:"]
-    given out           "The answer is 4."
-    held                                  "\n\nHum"        may still become the stop string
+decoded so far      "The answer is 4.\n\nHum"          stop = ["\n\nHuman:"]
+given out           "The answer is 4."
+held                                  "\n\nHum"        may still become the stop string
 """
 
 from __future__ import annotations

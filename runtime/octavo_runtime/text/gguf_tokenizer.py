@@ -102,7 +102,11 @@ def _bpe(tokens: list[str], merges: list[str], rule: _Rule) -> BPE:
 def _pre_tokenizer(rule: _Rule) -> pre_tokenizers.PreTokenizer:
     if rule.words is None:
         words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words]) if rule.single_digits else words
+        return (
+            pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+            if rule.single_digits
+            else words
+        )
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(rule.words), behavior="isolated"),

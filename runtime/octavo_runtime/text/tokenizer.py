@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the `tokenizers` library alone: importing transformers would cost a start 7 seconds."""
+"""Text to token ids and back, by the `tokenizers` library alone: importing transformers takes 7 seconds of a start."""
 
 from __future__ import annotations
 
@@ -70,10 +70,12 @@ def _load_from_gguf(info: ModelInfo) -> Tokenizer:
 def _load_from_folder(folder: Path, info: ModelInfo) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise ModelNotFound(f"{folder} has no tokenizer.json; older formats are not read (save it with a fast tokenizer)")
+        raise ModelNotFound(
+            f"{folder} has no tokenizer.json; older formats are not read (save it with a fast tokenizer)"
+        )
     try:
         backend = Backend.from_file(str(file))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception for every damage
+    except Exception as error:  # the library has no narrower one
         raise ModelUnsupported(f"{file} cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()

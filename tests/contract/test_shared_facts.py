@@ -1,0 +1,101 @@
+"""What operator and runtime both state is the same on both sides. Neither imports the other; this test does both."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavo_operator.core import names, render
+from octavo_operator.core.exposition import parse_sample
+from octavo_operator.core.spec import parse_spec
+from octavo_runtime import cli, errors, metrics, termination
+from octavo_runtime.engine.state_page import EngineState
+
+if TYPE_CHECKING:
+    import pytest
+
+    from octavo_runtime.config import ServeConfig
+
+ROOT = Path(__file__).parents[2]
+FULL_SPEC: dict[str, Any] = {
+    "model": {
+        "source": {"pvc": {"claimName": "models", "path": "some/model"}},
+        "servedName": "chat",
+        "maxModelLen": 4096,
+        "dtype": "float32",
+    },
+    "runtime": {
+        "maxNumSeqs": 7,
+        "maxBatchedTokens": 512,
+        "kvCache": {"size": "256Mi"},
+        "args": ["--threads", "2"],
+    },
+    "drain": {"timeout": "90s"},
+}
+
+
+def container() -> dict[str, Any]:
+    owner = render.Owner(namespace="team", name="chat", uid="1")
+    _, deployment = render.render(parse_spec(FULL_SPEC), owner, 1, render.Defaults(runtime_image="image"))
+    (found,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def parsed_arguments(monkeypatch: pytest.MonkeyPatch) -> ServeConfig:
+    """What the runtime's own command line makes of the arguments that the operator renders."""
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(cli, "_serve", lambda config: seen.append(config) or 0)
+    assert cli.main(container()["args"]) == 0
+    return seen[0]
+
+
+def test_every_rendered_argument_means_to_the_runtime_what_the_spec_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parsed_arguments(monkeypatch)
+    assert config.model == Path("/models/some/model")
+    assert (config.served_model_name, config.max_model_len, config.dtype) == ("chat", 4096, "float32")
+    assert (config.max_num_seqs, config.max_num_batched_tokens) == (7, 512)
+    assert config.kv_cache_memory == 256 * 2**20
+    assert (config.drain_timeout, config.drain_delay) == (90.0, names.DRAIN_DELAY_SECONDS)
+    assert config.threads == 2
+    assert config.port == names.PORT == container()["ports"][0]["containerPort"]
+
+
+def runtime_metrics() -> str:
+    state = EngineState(running=3, waiting=2, kv_tokens_used=64, kv_tokens_capacity=128)
+    requests = metrics.RequestMetrics()
+    collector = metrics.RuntimeCollector("chat", requests, lambda: state, lambda: None, lambda: True)
+    return metrics.render(collector).decode()
+
+
+def test_the_operator_reads_what_the_runtime_exports() -> None:
+    sample = parse_sample(runtime_metrics(), now=1.0)
+    assert sample is not None
+    assert (sample.running, sample.waiting, sample.kv_used, sample.kv_capacity) == (3, 2, 64, 128)
+    assert sample.draining
+
+
+def test_the_operator_probes_paths_that_the_runtime_serves() -> None:
+    source = (ROOT / "runtime/octavo_runtime/server/probes.py").read_text()
+    served = set(re.findall(r'@router\.get\("([^"]+)"\)', source))
+    rendered = container()
+    probed = {rendered[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert probed | {names.PATH_METRICS} <= served
+
+
+def test_the_operator_knows_every_reason_that_the_runtime_can_end_with() -> None:
+    reasons = {kind.reason for kind in _subclasses(errors.StartError)}
+    written = {
+        node.args[0].value
+        for path in (ROOT / "runtime/octavo_runtime").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == termination.write_termination_message.__name__
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert reasons | written == names.RUNTIME_REASONS
+
+
+def _subclasses(kind: type[errors.StartError]) -> set[type[errors.StartError]]:
+    return {kind}.union(*(_subclasses(child) for child in kind.__subclasses__()))

@@ -1,0 +1,309 @@
+"""A real kube-apiserver with controllers and no node, the operator as a process of its own, and pods that the test plays.
+
+The operator runs under the chart's own ServiceAccount and ClusterRole, so a right that is missing there fails here.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+from cluster import ControlPlane, tool
+
+ROOT = Path(__file__).parents[3]
+SECONDS = 30.0
+CASES = count(1)
+ADDRESSES = count(1)
+
+Raw = dict[str, Any]
+T = TypeVar("T")
+
+
+class Kube:
+    """kubectl as an administrator, in one namespace."""
+
+    def __init__(self, plane: ControlPlane, namespace: str = "default") -> None:
+        self.plane = plane
+        self.namespace = namespace
+
+    def run(self, *args: str, stdin: Any = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        text = stdin if isinstance(stdin, str | None) else json.dumps(stdin)
+        command = [self.plane.kubectl, f"--kubeconfig={self.plane.kubeconfig}", f"--namespace={self.namespace}", *args]
+        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False, timeout=60)
+        assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+        return done
+
+    def apply(self, manifest: Any) -> None:
+        self.run("apply", "--server-side", "--force-conflicts", "--field-manager=test", "-f", "-", stdin=manifest)
+
+    def get(self, kind: str, name: str = "chat") -> Raw:
+        answer: Raw = json.loads(self.run("get", kind, name, "-o", "json", "--show-managed-fields").stdout)
+        return answer
+
+    def find(self, kind: str, name: str = "chat") -> Raw | None:
+        text = self.run("get", kind, name, "-o", "json", "--ignore-not-found").stdout
+        return json.loads(text) if text else None
+
+    def list(self, kind: str) -> list[Raw]:
+        items: list[Raw] = json.loads(self.run("get", kind, "-o", "json").stdout)["items"]
+        return items
+
+    def patch(self, kind: str, name: str, patch: Any, *, subresource: str | None = None) -> None:
+        kind_of_patch = "json" if isinstance(patch, list) else "merge"
+        more = [f"--subresource={subresource}"] if subresource else []
+        self.run("patch", kind, name, f"--type={kind_of_patch}", "-p", json.dumps(patch), *more)
+
+    def server(self, **spec: Any) -> Raw:
+        """Creates or changes the ModelServer `chat`."""
+        base = {"model": {"source": {"pvc": {"claimName": "models", "path": "smol"}}}}
+        manifest = {"apiVersion": "octavo.dev/v1alpha1", "kind": "ModelServer", "metadata": {"name": "chat"}}
+        self.apply(manifest | {"spec": base | spec})
+        return self.get("modelserver")
+
+    def condition(self, kind: str = "Ready") -> Raw:
+        status = self.get("modelserver").get("status", {})
+        return next((item for item in status.get("conditions", []) if item["type"] == kind), {})
+
+
+def eventually(check: Callable[[], T], seconds: float = SECONDS) -> T:
+    """The first truthy answer of `check`; an AssertionError inside counts as "not yet" and is shown at the end."""
+    deadline, answer, last = time.monotonic() + seconds, None, None
+    while time.monotonic() < deadline:
+        try:
+            answer = check()
+        except AssertionError as error:
+            last = error
+        if answer:
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:.0f} s; last answer {answer!r}") from last
+
+
+class Operator:
+    """`octavo-operator run` as a process."""
+
+    def __init__(self, kubeconfig: Path, log: Path) -> None:
+        self.log = log
+        self.port = _free_port()
+        self._environment = os.environ | {
+            "KUBECONFIG": str(kubeconfig),
+            "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
+            "OCTAVO_HTTP_PORT": str(self.port),
+            "OCTAVO_SCRAPE_PERIOD": "0.3",
+            "OCTAVO_DECIDE_PERIOD": "0.5",
+            "OCTAVO_RESYNC_PERIOD": "2",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            command = [sys.executable, "-m", "octavo_operator", "run"]
+            self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
+        eventually(lambda: self.http("/readyz") == "ok")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self._process is None:
+            return 0
+        self._process.send_signal(how)
+        status = self._process.wait(timeout=20)
+        self._process = None
+        return status
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def http(self, path: str) -> str | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            return None
+
+    def requests(self, verbs: str) -> float:
+        """Requests to the API server with one of these verbs (a regular expression) since the start."""
+        pattern = re.compile(rf'^octavo_operator_api_requests_total{{.*verb="(?:{verbs})"}} (\S+)$', re.MULTILINE)
+        return sum(float(number) for number in pattern.findall(self.http("/metrics") or ""))
+
+    def wait_for_resyncs(self, number: int) -> None:
+        """Returns when everything was listed that many times more (four lists each)."""
+        start = self.requests("GET")
+        eventually(lambda: self.requests("GET") >= start + 4 * number)
+
+
+class Replica:
+    """A pod's /metrics, on a loopback address of its own and the runtime's port."""
+
+    def __init__(self) -> None:
+        pid = os.getpid()
+        self.address = f"127.{50 + pid % 200}.{pid // 200 % 250}.{next(ADDRESSES)}"
+        self.running, self.waiting, self.used, self.capacity = 0, 0, 0, 1000
+        self.broken = False
+        self._server = ThreadingHTTPServer((self.address, 8000), self._handler())
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def text(self) -> str:
+        values = {
+            "octavo_requests_running": self.running,
+            "octavo_requests_waiting": self.waiting,
+            "octavo_kv_tokens_used": self.used,
+            "octavo_kv_tokens_capacity": self.capacity,
+        }
+        return "".join(f'{name}{{model_name="chat"}} {value}\n' for name, value in values.items())
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        replica = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # noqa: N802  the name is http.server's
+                self.send_response(500 if replica.broken or self.path != "/metrics" else 200)
+                self.end_headers()
+                self.wfile.write(replica.text().encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+class Kubelet:
+    """Plays the node: gives pods an address and a state, since nothing runs them."""
+
+    def __init__(self, kube: Kube) -> None:
+        self.kube = kube
+        self.replicas: dict[str, Replica] = {}
+
+    def pods(self) -> list[Raw]:
+        return [pod for pod in self.kube.list("pods") if "deletionTimestamp" not in pod["metadata"]]
+
+    def serve(self) -> list[Replica]:
+        """Makes every pod ready, and returns the replicas behind those that there are now."""
+        pods = self.pods()
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            if name not in self.replicas:
+                self.replicas[name] = Replica()
+                self._report(name, self.replicas[name].address, {"running": {}}, ready=True)
+        return [self.replicas[pod["metadata"]["name"]] for pod in pods]
+
+    def fail(self, state: Raw, *, restarts: int = 0, last: Raw | None = None) -> None:
+        """Gives the container of every pod that is not ready that state."""
+        for pod in self.pods():
+            if pod["metadata"]["name"] not in self.replicas:
+                self._report(pod["metadata"]["name"], "10.9.9.9", state, ready=False, restarts=restarts, last=last)
+
+    def close(self) -> None:
+        for replica in self.replicas.values():
+            replica.close()
+
+    def _report(
+        self, name: str, address: str, state: Raw, *, ready: bool, restarts: int = 0, last: Raw | None = None
+    ) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": now}
+        container = {
+            "name": "runtime",
+            "ready": ready,
+            "started": ready,
+            "restartCount": restarts,
+            "image": "x",
+            "imageID": "x",
+            "state": state,
+            "lastState": last or {},
+        }
+        status = {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [condition],
+            "containerStatuses": [container],
+        }
+        self.kube.patch("pod", name, {"status": status}, subresource="status")
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[ControlPlane]:
+    with ControlPlane.start() as plane:
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def chart(plane: ControlPlane) -> list[Raw]:
+    """The chart as it is installed, without the operator's Deployment: CRD, ServiceAccount and roles."""
+    command = [tool("helm"), "template", "octavo", ROOT / "charts/octavo", "--namespace=octavo-system"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    manifests = [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    kube = Kube(plane, "octavo-system")
+    kube.run("create", "namespace", "octavo-system")
+    kube.apply({"apiVersion": "v1", "kind": "List", "items": [m for m in manifests if m["kind"] != "Deployment"]})
+    kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+    return manifests
+
+
+@pytest.fixture(scope="session")
+def operator(plane: ControlPlane, chart: list[Raw], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """The running operator, with the rights of the chart's ServiceAccount. A test that stops it starts it again."""
+    folder = tmp_path_factory.mktemp("operator")
+    token = Kube(plane, "octavo-system").run("create", "token", "octavo-operator", "--duration=2h").stdout.strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    operator = Operator(kubeconfig, folder / "operator.log")
+    operator.start()
+    yield operator
+    operator.stop()
+    faults = [line for line in operator.log.read_text().splitlines() if "Traceback" in line or " ERROR " in line]
+    outages = ("ConnectorError", "Cannot connect", "Connection reset", "Server disconnected", "ConnectionReset")
+    assert [line for line in faults if not any(outage in line for outage in outages)] == []
+
+
+@pytest.fixture
+def anywhere(plane: ControlPlane, chart: list[Raw]) -> Kube:
+    """kubectl in the default namespace, for what leaves nothing behind."""
+    return Kube(plane)
+
+
+@pytest.fixture
+def kube(plane: ControlPlane, chart: list[Raw]) -> Kube:
+    """kubectl in a namespace of the test's own."""
+    name = f"case-{next(CASES)}"
+    Kube(plane).run("create", "namespace", name)
+    return Kube(plane, name)
+
+
+@pytest.fixture
+def kubelet(kube: Kube) -> Iterator[Kubelet]:
+    kubelet = Kubelet(kube)
+    yield kubelet
+    kubelet.close()
+
+
+@pytest.fixture
+def wait() -> Callable[..., Any]:
+    return eventually
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

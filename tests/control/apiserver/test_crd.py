@@ -1,0 +1,291 @@
+"""The CRD as the API server sees it: accepted, served back unchanged, explained, and enforced."""
+
+import copy
+
+import pytest
+from octavo_operator.core.crd import build_crd
+
+pytestmark = pytest.mark.apiserver
+
+SCALED = {"maxReplicas": 3, "targets": {"waitingPerReplica": 2}}
+
+
+def create(kube, spec, name="chat"):
+    """The answer to a strict dry run."""
+    base = {"model": {"source": {"pvc": {"claimName": "models"}}}}
+    manifest = {"apiVersion": "octavo.dev/v1alpha1", "kind": "ModelServer", "metadata": {"name": name}}
+    arguments = ("create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-")
+    return kube.run(*arguments, stdin=manifest | {"spec": merged(base, spec)}, check=False)
+
+
+def merged(base, changes):
+    out = copy.deepcopy(base)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def test_it_is_served_back_as_it_was_written(kube):
+    """What the API server rewrites would be out of sync for ever in a GitOps tool."""
+    served, written = kube.get("crd", "modelservers.octavo.dev")["spec"], build_crd()["spec"]
+    assert served["versions"] == written["versions"]
+    assert {key: served[key] for key in written} == written
+
+
+def test_every_path_is_explained(kube):
+    text = kube.run("explain", "modelservers.octavo.dev.spec.autoscaling.targets.kvUtilizationPercent").stdout
+    assert "percent of a replica's capacity" in text
+    assert "stabilizationWindow" in kube.run("explain", "modelservers.spec", "--recursive").stdout
+
+
+def test_short_name_and_category_work(kube):
+    kube.server()
+    assert "chat" in kube.run("get", "oms").stdout
+    assert "chat" in kube.run("get", "octavo").stdout
+
+
+def test_defaults_are_filled_in(kube):
+    spec = kube.server(autoscaling=SCALED)["spec"]
+    assert spec["drain"] == {"timeout": "120s"}
+    assert spec["model"]["dtype"] == "auto"
+    assert spec["autoscaling"]["minReplicas"] == 1
+    assert spec["autoscaling"]["behavior"]["scaleDown"] == {"stabilizationWindow": "5m"}
+    assert "replicas" not in spec
+
+
+def test_the_scale_subresource_sets_replicas(kube):
+    kube.server(replicas=1)
+    kube.run("scale", "oms/chat", "--replicas=3")
+    assert kube.get("modelserver")["spec"]["replicas"] == 3
+
+
+def env(**variable):
+    return {"runtime": {"env": [{"name": "A", **variable}]}}
+
+
+def tolerated(**toleration):
+    return {"accelerator": {"count": 0, "tolerations": [toleration]}}
+
+
+def targets(**values):
+    return {"autoscaling": SCALED | {"targets": values}}
+
+
+def limited(kind, request, limit):
+    return {"runtime": {"resources": {"requests": {kind: request}, "limits": {kind: limit}}}}
+
+
+RULES = {
+    # rule: (accepted, refused, field in the answer, words in the answer)
+    "one scaler": ({"replicas": 2}, {"replicas": 2, "autoscaling": SCALED}, "spec.replicas", "remove spec.replicas"),
+    "min <= max": (
+        {"autoscaling": SCALED | {"minReplicas": 3}},
+        {"autoscaling": SCALED | {"minReplicas": 4}},
+        "spec.autoscaling.minReplicas",
+        "maxReplicas",
+    ),
+    "min >= 1": (
+        {"autoscaling": SCALED | {"minReplicas": 1}},
+        {"autoscaling": SCALED | {"minReplicas": 0}},
+        "spec.autoscaling.minReplicas",
+        "greater than or equal to 1",
+    ),
+    "a target": (targets(kvUtilizationPercent=70), targets(), "spec.autoscaling.targets", "set kvUtilizationPercent"),
+    "reachable target": (
+        targets(kvUtilizationPercent=90),
+        targets(kvUtilizationPercent=91),
+        "spec.autoscaling.targets.kvUtilizationPercent",
+        "at most 90",
+    ),
+    "one source": (
+        {"model": {"source": {"pvc": {"claimName": "m"}}}},
+        {"model": {"source": {"pvc": None}}},
+        "spec.model.source",
+        "exactly one source",
+    ),
+    "relative path": (
+        {"model": {"source": {"pvc": {"path": "a/b..c"}}}},
+        {"model": {"source": {"pvc": {"path": "/a"}}}},
+        "spec.model.source.pvc.path",
+        "leading /",
+    ),
+    "path inside": (
+        {"model": {"source": {"pvc": {"path": "a/...b"}}}},
+        {"model": {"source": {"pvc": {"path": "a/../../b"}}}},
+        "spec.model.source.pvc.path",
+        "'..'",
+    ),
+    "flags only": (
+        {"runtime": {"args": ["--block-size", "32"]}},
+        {"runtime": {"args": ["other-model"]}},
+        "spec.runtime.args",
+        "begin with a flag",
+    ),
+    "unique env": (
+        {"runtime": {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}]}},
+        {"runtime": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
+        "spec.runtime.env[1]",
+        "Duplicate value",
+    ),
+    "value or valueFrom": (
+        env(value=""),
+        env(value="1", valueFrom={"fieldRef": {"fieldPath": "status.podIP"}}),
+        "spec.runtime.env[0]",
+        "exactly one of value and valueFrom",
+    ),
+    "a value": (env(value="1"), env(), "spec.runtime.env[0]", "exactly one of value and valueFrom"),
+    "one value source": (
+        env(valueFrom={"secretKeyRef": {"name": "s", "key": "k"}}),
+        env(valueFrom={"secretKeyRef": {"name": "s", "key": "k"}, "configMapKeyRef": {"name": "c", "key": "k"}}),
+        "spec.runtime.env[0].valueFrom",
+        "exactly one of secretKeyRef",
+    ),
+    "home": (
+        {"runtime": {"env": [{"name": "HOMES", "value": "x"}]}},
+        {"runtime": {"env": [{"name": "HOME", "value": "x"}]}},
+        "spec.runtime.env[0]",
+        "only writable folder",
+    ),
+    "steps hold all sequences": (
+        {"runtime": {"maxNumSeqs": 8, "maxBatchedTokens": 8}},
+        {"runtime": {"maxNumSeqs": 9, "maxBatchedTokens": 8}},
+        "spec.runtime.maxBatchedTokens",
+        "at least maxNumSeqs",
+    ),
+    "cache in memory": (
+        {"runtime": {"kvCache": {"size": "1023Mi"}, "resources": {"limits": {"memory": "1Gi"}}}},
+        {"runtime": {"kvCache": {"size": "1024Mi"}, "resources": {"limits": {"memory": "1Gi"}}}},
+        "spec.runtime.kvCache.size",
+        "less than resources.limits.memory",
+    ),
+    "positive size": (
+        {"runtime": {"kvCache": {"size": 1}}},
+        {"runtime": {"kvCache": {"size": "-1Mi"}}},
+        "spec.runtime.kvCache.size",
+        "positive quantity such as 256Mi",
+    ),
+    "size is a quantity": (
+        {"runtime": {"kvCache": {"size": "1e9"}}},
+        {"runtime": {"kvCache": {"size": "much"}}},
+        "spec.runtime.kvCache.size",
+        "positive quantity such as 256Mi",
+    ),
+    "positive cpu": (
+        {"runtime": {"resources": {"limits": {"cpu": "250m"}}}},
+        {"runtime": {"resources": {"limits": {"cpu": 0}}}},
+        "spec.runtime.resources.limits.cpu",
+        "positive quantity such as 500m",
+    ),
+    "cpu request": (
+        limited("cpu", "1", 1),
+        limited("cpu", "1001m", 1),
+        "spec.runtime.resources.requests.cpu",
+        "not be greater than limits.cpu",
+    ),
+    "memory request": (
+        limited("memory", "1024Mi", "1Gi"),
+        limited("memory", "2Gi", "1Gi"),
+        "spec.runtime.resources.requests.memory",
+        "not be greater than limits.memory",
+    ),
+    "toleration value": (
+        tolerated(key="a", operator="Equal", value="b"),
+        tolerated(key="a", operator="Exists", value="b"),
+        "spec.accelerator.tolerations[0]",
+        "takes no value",
+    ),
+    "toleration key": (
+        tolerated(operator="Exists"),
+        tolerated(value="b"),
+        "spec.accelerator.tolerations[0]",
+        "set operator to Exists",
+    ),
+    "toleration time": (
+        tolerated(key="a", effect="NoExecute", tolerationSeconds=5),
+        tolerated(key="a", tolerationSeconds=5),
+        "spec.accelerator.tolerations[0]",
+        "needs effect NoExecute",
+    ),
+    "one gpu": (
+        {"accelerator": {"count": 1}},
+        {"accelerator": {"count": 2}},
+        "spec.accelerator.count",
+        "less than or equal to 1",
+    ),
+    "duration": ({"drain": {"timeout": "1m30s"}}, {"drain": {"timeout": "90"}}, "spec.drain.timeout", "such as 90s"),
+    "no empty duration": ({"drain": {"timeout": "1s"}}, {"drain": {"timeout": ""}}, "spec.drain.timeout", "such as 90s"),
+    "longest drain": ({"drain": {"timeout": "1h"}}, {"drain": {"timeout": "61m"}}, "spec.drain.timeout", "1s and 1h"),
+    "shortest drain": ({"drain": {"timeout": "1s"}}, {"drain": {"timeout": "0s"}}, "spec.drain.timeout", "1s and 1h"),
+    "longest window": (
+        {"autoscaling": SCALED | {"behavior": {"scaleUp": {"stabilizationWindow": "0s"}}}},
+        {"autoscaling": SCALED | {"behavior": {"scaleUp": {"stabilizationWindow": "2h"}}}},
+        "spec.autoscaling.behavior.scaleUp.stabilizationWindow",
+        "between 0s and 1h",
+    ),
+    "no negative replicas": ({"replicas": 0}, {"replicas": -1}, "spec.replicas", "greater than or equal to 0"),
+    "no negative length": (
+        {"model": {"maxModelLen": 1}},
+        {"model": {"maxModelLen": -1}},
+        "spec.model.maxModelLen",
+        "greater than or equal to 1",
+    ),
+    "known dtype": ({"model": {"dtype": "auto"}}, {"model": {"dtype": "int3"}}, "spec.model.dtype", "float32"),
+    "known field": ({"paused": True}, {"pause": True}, "spec.pause", "unknown field"),
+    "served name": (
+        {"model": {"servedName": "org/model:v1"}},
+        {"model": {"servedName": "a b"}},
+        "spec.model.servedName",
+        "should match",
+    ),
+}
+RULES |= {
+    flag: ({"runtime": {"args": [f"{flag}x"]}}, {"runtime": {"args": ["--x", *given]}}, "spec.runtime.args", word)
+    for flag, given, word in [
+        ("--port", ["--port", "1"], "belongs to the operator"),
+        ("--drain-delay", ["--drain-delay=1"], "belongs to the operator"),
+        ("--served-model-name", ["--served-model-name", "x"], "spec.model.servedName"),
+        ("--max-model-len", ["--max-model-len=5"], "spec.model.maxModelLen"),
+        ("--dtype", ["--dtype", "auto"], "spec.model.dtype"),
+        ("--max-num-seqs", ["--max-num-seqs", "5"], "spec.runtime.maxNumSeqs"),
+        ("--max-num-batched-tokens", ["--max-num-batched-tokens=5"], "spec.runtime.maxBatchedTokens"),
+        ("--kv-cache-memory", ["--kv-cache-memory", "1Gi"], "spec.runtime.kvCache.size"),
+        ("--drain-timeout", ["--drain-timeout=5"], "spec.drain.timeout"),
+    ]
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_accepts_the_good_and_names_the_field_of_the_bad(anywhere, rule):
+    accepted, refused, field, words = RULES[rule]
+    good = create(anywhere, accepted)
+    assert good.returncode == 0, good.stderr
+    bad = create(anywhere, refused)
+    assert bad.returncode != 0
+    assert field in bad.stderr
+    assert words in bad.stderr
+
+
+@pytest.mark.parametrize("name", ["a" * 53, "1a", "a.b"])
+def test_a_name_that_no_service_could_have_is_refused(anywhere, name):
+    answer = create(anywhere, {}, name)
+    assert answer.returncode != 0
+    assert "metadata.name becomes the name of a Service" in answer.stderr
+
+
+def test_the_longest_name_is_accepted(anywhere):
+    assert create(anywhere, {}, "a" * 52).returncode == 0
+
+
+def test_every_rule_of_the_schema_has_a_case():
+    """A rule that is added without a case fails here."""
+    messages = []
+
+    def collect(node):
+        messages.extend(rule["message"] for rule in node.get("x-kubernetes-validations", []))
+        for child in [*node.get("properties", {}).values(), node.get("items")]:
+            if child:
+                collect(child)
+
+    collect(build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    words = [case[3] for case in RULES.values()]
+    assert [message for message in set(messages) if not any(word in message for word in words)] == []

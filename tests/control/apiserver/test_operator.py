@@ -1,0 +1,315 @@
+"""The operator as a process against a real API server: children, drift, restarts, deletions, and what the pods say."""
+
+import json
+import signal
+
+import pytest
+
+pytestmark = pytest.mark.apiserver
+
+CHILDREN = ("deployment", "service")
+
+
+def versions(kube):
+    """Resource versions of the ModelServer and its children: a write changes one of them."""
+    return {kind: kube.get(kind)["metadata"]["resourceVersion"] for kind in ("modelserver", *CHILDREN)}
+
+
+def settled(kube):
+    """Whether the status speaks of the newest spec, and the Deployment's of its own."""
+    server, deployment = kube.get("modelserver"), kube.get("deployment")
+    seen = server.get("status", {}).get("observedGeneration") == server["metadata"]["generation"]
+    return seen and deployment["status"].get("observedGeneration") == deployment["metadata"]["generation"]
+
+
+def is_ready(kube):
+    return kube.condition().get("status") == "True"
+
+
+def reasons(kube):
+    return {condition["reason"] for condition in [kube.condition()]}
+
+
+@pytest.fixture
+def serving(kube, kubelet, operator, wait):
+    """A ModelServer with one ready replica."""
+    kube.server()
+    wait(lambda: kubelet.serve() and is_ready(kube))
+    return kube
+
+
+def test_children_and_status_appear(operator, kube, kubelet, wait):
+    kube.server(replicas=2, model={"source": {"pvc": {"claimName": "models"}}, "servedName": "m"})
+    wait(lambda: len(kubelet.pods()) == 2)
+    server, deployment, service = kube.get("modelserver"), kube.get("deployment"), kube.get("service")
+    for child in (deployment, service):
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == (server["metadata"]["uid"], True)
+    assert service["spec"]["ports"][0]["port"] == 80
+    status = wait(lambda: kube.get("modelserver").get("status"))
+    assert status["observedGeneration"] == server["metadata"]["generation"]
+    assert status["desiredReplicas"] == 2
+    assert status["model"] == {"servedName": "m"}
+    assert status["url"] == f"http://chat.{kube.namespace}.svc:80"
+    assert {condition["type"] for condition in status["conditions"]} == {
+        "Ready",
+        "Reconciling",
+        "Available",
+        "Progressing",
+        "ScalingActive",
+        "ScalingLimited",
+        "MetricsFresh",
+    }
+    assert all(condition["observedGeneration"] == 1 for condition in status["conditions"])
+
+
+def test_ready_follows_the_pods(operator, kube, kubelet, wait):
+    kube.server()
+    wait(lambda: kube.condition().get("reason") == "Starting")
+    wait(lambda: kubelet.serve())
+    kube.run("wait", "--for=condition=Ready", "oms/chat", "--timeout=30s")
+    types = {item["type"] for item in kube.get("modelserver")["status"]["conditions"]}
+    assert not types & {"Reconciling", "Stalled"}
+    row = kube.run("get", "oms", "chat", "--no-headers").stdout.split()
+    assert row[:4] == ["chat", "chat", "1", "1"]
+
+
+def test_an_idle_operator_writes_nothing(serving, operator, wait):
+    wait(lambda: serving.get("modelserver")["status"].get("load") is not None)
+    operator.wait_for_resyncs(1)
+    before, writes = versions(serving), operator.requests("PATCH|POST")
+    operator.wait_for_resyncs(2)
+    assert versions(serving) == before
+    assert operator.requests("PATCH|POST") == writes
+    assert operator.http("/healthz") == "ok"
+
+
+def test_the_spec_and_metadata_are_never_written(serving, operator):
+    """Only the user and the status subresource appear among the managers."""
+    metadata = serving.get("modelserver")["metadata"]
+    assert metadata["generation"] == 1
+    assert "finalizers" not in metadata
+    assert "annotations" not in metadata
+    managers = {(entry["manager"], entry.get("subresource")) for entry in metadata["managedFields"]}
+    assert managers == {("test", None), ("octavo-operator", "status")}
+
+
+def test_an_edited_child_is_put_back(serving, wait):
+    edit = [
+        {"op": "replace", "path": "/spec/replicas", "value": 4},
+        {"op": "replace", "path": "/spec/template/spec/containers/0/args/1", "value": "/tmp"},
+    ]
+    serving.patch("deployment", "chat", edit)
+    serving.patch("service", "chat", [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 9}])
+
+    def back():
+        spec, port = serving.get("deployment")["spec"], serving.get("service")["spec"]["ports"][0]
+        args = spec["template"]["spec"]["containers"][0]["args"]
+        return spec["replicas"] == 1 and args[1] == "/models/smol" and port["targetPort"] == "http"
+
+    wait(back)
+    events = wait(lambda: [e for e in serving.list("events.events.k8s.io") if e["reason"] == "DriftRepaired"])
+    assert events[0]["type"] == "Warning"
+    assert "spec." in events[0]["note"]
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+def test_a_deleted_child_comes_back(serving, wait, kind):
+    uid = serving.get(kind)["metadata"]["uid"]
+    serving.run("delete", kind, "chat", "--wait=false")
+    wait(lambda: (found := serving.find(kind)) and found["metadata"]["uid"] != uid)
+
+
+def test_what_others_add_survives(serving, operator):
+    serving.patch("deployment", "chat", {"metadata": {"labels": {"team": "ml"}, "annotations": {"note": "mine"}}})
+    serving.server(runtime={"env": [{"name": "A", "value": "1"}]})
+    operator.wait_for_resyncs(1)
+    metadata = serving.get("deployment")["metadata"]
+    assert metadata["labels"]["team"] == "ml"
+    assert metadata["annotations"]["note"] == "mine"
+
+
+def test_an_edit_rolls_the_pods_and_its_undoing_leaves_nothing_behind(serving, kubelet, wait):
+    first = kubelet.pods()[0]["metadata"]["name"]
+    runtime = {"resources": {"limits": {"memory": "2048Mi"}}, "env": [{"name": "A", "value": "1"}]}
+    serving.server(runtime=runtime, accelerator={"count": 0, "nodeSelector": {"a": "b"}})
+    wait(lambda: serving.condition().get("reason") == "RollingOut")
+    assert serving.condition("Available")["status"] == "True"
+    wait(lambda: kubelet.serve() and is_ready(serving))
+    assert first not in {pod["metadata"]["name"] for pod in kubelet.pods()}
+    serving.server()
+    wait(lambda: kubelet.serve() and settled(serving) and is_ready(serving))
+    pod = serving.get("deployment")["spec"]["template"]["spec"]
+    assert "nodeSelector" not in pod
+    assert [entry["name"] for entry in pod["containers"][0]["env"]] == ["HOME"]
+    assert pod["containers"][0]["resources"] == {}
+
+
+def test_scaling_by_hand_rolls_nothing(serving, kubelet, wait):
+    template = serving.get("deployment")["spec"]["template"]
+    serving.run("scale", "oms/chat", "--replicas=2")
+    wait(lambda: len(kubelet.serve()) == 2 and is_ready(serving))
+    assert serving.get("deployment")["spec"]["template"] == template
+    scale = json.loads(serving.run("get", "--raw", f"{_path(serving)}/scale").stdout)
+    assert scale["status"] == {"replicas": 2, "selector": "octavo.dev/modelserver=chat"}
+    serving.run("scale", "oms/chat", "--replicas=0")
+    wait(lambda: serving.condition().get("reason") == "ScaledToZero")
+
+
+def _path(kube):
+    return f"/apis/octavo.dev/v1alpha1/namespaces/{kube.namespace}/modelservers/chat"
+
+
+def test_a_maximal_spec_is_applied_once(operator, kube, wait):
+    """What the API server rewrites in a child must not look like drift."""
+    kube.server(
+        model={"source": {"pvc": {"claimName": "models"}}, "servedName": "a/b", "maxModelLen": 512, "dtype": "float32"},
+        runtime={
+            "image": "example.invalid/x:1",
+            "args": ["--threads", "2"],
+            "env": [
+                {"name": "EMPTY", "value": ""},
+                {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": False}}},
+                {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            ],
+            "maxNumSeqs": 4,
+            "maxBatchedTokens": 64,
+            "kvCache": {"size": "0.5Gi"},
+            "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": "2000m", "memory": "4096Mi"}},
+        },
+        accelerator={
+            "count": 1,
+            "nodeSelector": {"empty": ""},
+            "tolerations": [
+                {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0},
+                {"key": "b", "value": ""},
+            ],
+        },
+        drain={"timeout": "10m"},
+    )
+    wait(lambda: kube.find("deployment") and settled(kube))
+    before = kube.get("deployment")["metadata"]["generation"]
+    operator.wait_for_resyncs(2)
+    assert kube.get("deployment")["metadata"]["generation"] == before == 1
+    assert not [event for event in kube.list("events.events.k8s.io") if event["reason"] == "DriftRepaired"]
+
+
+def test_a_restart_writes_nothing(serving, operator):
+    operator.wait_for_resyncs(1)
+    before = versions(serving)
+    assert operator.stop() == 0
+    operator.start()
+    operator.wait_for_resyncs(2)
+    assert versions(serving) == before
+    assert operator.requests("PATCH|POST") == 0
+
+
+def test_a_killed_operator_resumes_where_the_cluster_is(serving, operator, wait):
+    operator.stop(signal.SIGKILL)
+    serving.server(replicas=2)
+    serving.run("delete", "service", "chat")
+    operator.start()
+    wait(lambda: serving.find("service") and serving.get("deployment")["spec"]["replicas"] == 2)
+
+
+def test_deleting_the_server_removes_the_children_with_the_operator_stopped(serving, operator, wait):
+    operator.stop()
+    try:
+        serving.run("delete", "oms", "chat", "--timeout=10s")
+        wait(lambda: not any(serving.find(kind) for kind in CHILDREN) and not serving.list("pods"))
+    finally:
+        operator.start()
+
+
+def test_a_server_that_comes_back_under_its_name_gets_children_of_its_own(serving, wait):
+    first = serving.get("modelserver")["metadata"]["uid"]
+    serving.run("delete", "oms", "chat", "--cascade=foreground", "--timeout=30s")
+    serving.server()
+    owner = wait(lambda: (child := serving.find("deployment")) and child["metadata"]["ownerReferences"][0]["uid"])
+    assert owner != first
+
+
+def test_a_missing_model_is_named_and_fixing_it_recovers(operator, kube, kubelet, wait):
+    kube.server()
+    wait(kubelet.pods)
+    told = json.dumps({"reason": "ModelNotFound", "message": "/models/smol does not exist"})
+    ended = {"terminated": {"exitCode": 2, "reason": "Error", "message": f"some log line\n{told}\n"}}
+    kubelet.fail({"waiting": {"reason": "CrashLoopBackOff"}}, restarts=3, last=ended)
+    wait(lambda: kube.condition().get("reason") == "ModelNotFound")
+    assert kube.condition()["status"] == "False"
+    assert "/models/smol does not exist" in kube.condition()["message"]
+    assert kube.condition("Stalled")["reason"] == "ModelNotFound"
+    kube.server(model={"source": {"pvc": {"claimName": "models", "path": "right"}}})
+    wait(lambda: kube.condition().get("reason") != "ModelNotFound")
+    wait(lambda: kubelet.serve() and is_ready(kube))
+    assert not kube.condition("Stalled")
+
+
+def test_a_bad_rollout_is_not_ready_while_the_old_replica_serves(serving, kubelet, wait):
+    serving.server(runtime={"image": "example.invalid/missing:1"})
+    wait(lambda: len(kubelet.pods()) == 2)
+    kubelet.fail({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}})
+    wait(lambda: serving.condition().get("reason") == "ImagePullBackOff")
+    assert serving.condition("Available")["status"] == "True"
+    assert serving.get("modelserver")["status"]["readyReplicas"] == 1
+
+
+def test_pods_that_the_namespace_refuses_are_explained(operator, kube, wait):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    kube.apply(quota)
+    wait(lambda: kube.get("resourcequota", "none").get("status", {}).get("hard"))
+    kube.server()
+    wait(lambda: kube.condition().get("reason") == "PodsRefused")
+    assert "exceeded quota" in kube.condition()["message"]
+
+
+def test_pods_pass_the_restricted_pod_security_standard(operator, kube, kubelet, wait):
+    kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    kube.server()
+    wait(kubelet.pods)
+
+
+def test_a_foreign_service_is_not_taken_over(operator, kube, wait):
+    ports = [{"port": 1234}]
+    kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": {"ports": ports}})
+    kube.server()
+    wait(lambda: kube.condition().get("reason") == "NameTaken")
+    assert "Service chat" in kube.condition()["message"]
+    assert kube.get("service")["spec"]["ports"][0]["port"] == 1234
+
+
+def test_a_paused_server_is_left_alone(serving, operator, wait):
+    serving.server(paused=True, replicas=3)
+    wait(lambda: serving.condition("Progressing").get("reason") == "Paused")
+    serving.patch("deployment", "chat", {"spec": {"replicas": 2}})
+    operator.wait_for_resyncs(2)
+    assert serving.get("deployment")["spec"]["replicas"] == 2
+    serving.server(replicas=3)
+    wait(lambda: serving.get("deployment")["spec"]["replicas"] == 3)
+
+
+def test_a_spec_older_than_the_crd_is_named_by_its_field(operator, kube, wait):
+    """As after an upgrade that added a rule: the object is there, and admission never saw it."""
+    crd = kube.get("crd", "modelservers.octavo.dev")
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/replicas"
+    minimum = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["replicas"]
+    lax = {key: value for key, value in minimum.items() if key != "maximum"}
+    kube.patch("crd", "modelservers.octavo.dev", [{"op": "replace", "path": path, "value": lax}])
+    try:
+        wait(lambda: kube.server(replicas=5000))
+    finally:
+        kube.patch("crd", "modelservers.octavo.dev", [{"op": "replace", "path": path, "value": minimum}])
+    wait(lambda: kube.condition().get("reason") == "InvalidSpec")
+    assert "spec.replicas" in kube.condition()["message"]
+    assert kube.condition("Stalled")["status"] == "True"
+    kube.server(replicas=1)
+    wait(lambda: kube.find("deployment"))
+
+
+def test_an_outage_of_the_api_server_is_survived(serving, operator, plane, wait):
+    plane.stop_apiserver()
+    wait(lambda: operator.http("/readyz") == "ok")
+    plane.restart_apiserver()
+    serving.run("delete", "service", "chat")
+    wait(lambda: serving.find("service"), 60)
+    assert operator.alive

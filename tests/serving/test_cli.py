@@ -1,0 +1,119 @@
+"""The command line: quick, and clear about what is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from octavo_runtime import cli
+from octavo_runtime.config import ServeConfig
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """`parsed("--flag", …)`: the configuration that `octavo serve m --flag …` would serve."""
+    seen = []
+    monkeypatch.setattr(cli, "_serve", lambda config: seen.append(config) or 0)
+
+    def run(*flags):
+        assert cli.main(["serve", "m", *flags]) == 0
+        return seen[-1]
+
+    return run
+
+
+def refused(capsys, *flags):
+    """What is said about bad flags."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(["serve", "m", *flags])
+    assert end.value.code == 64
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_defaults_are_those_of_the_configuration(parsed):
+    config = parsed()
+    assert config == ServeConfig(config.model)
+    assert str(config.model) == "m"
+
+
+def test_flags_reach_the_configuration(parsed):
+    config = parsed(
+        "--port", "0", "--max-model-len", "100", "--dtype", "float32", "--drain-delay", "0.5", "--threads", "2"
+    )
+    assert (config.port, config.max_model_len, config.dtype, config.drain_delay, config.threads) == (
+        0, 100, "float32", 0.5, 2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1000", 1000), ("256Mi", 256 << 20), ("1.5Gi", 3 << 29), ("2G", 2 * 10**9), ("64Ki", 1 << 16), ("5k", 5000)],
+)
+def test_sizes(parsed, text, size):
+    assert parsed("--kv-cache-memory", text).kv_cache_memory == size
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--kv-cache-memory", "256MB"),
+        ("--kv-cache-memory", "0"),
+        ("--kv-cache-memory", "-5"),
+        ("--max-body-size", ""),
+        ("--port", "70000"),
+        ("--port", "http"),
+        ("--max-model-len", "0"),
+        ("--max-num-seqs", "1.5"),
+        ("--drain-timeout", "-1"),
+        ("--drain-timeout", "nan"),
+        ("--drain-timeout", "inf"),
+        ("--stall-limit", "0"),
+        ("--dtype", "int8"),
+        ("--runner", "jax"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_flag(capsys, flag, value):
+    message = refused(capsys, flag, value)
+    assert flag in message
+    assert value in message
+
+
+def test_an_unknown_flag_and_an_abbreviation_are_refused(capsys):
+    assert "--tensor-parallel" in refused(capsys, "--tensor-parallel", "2")
+    assert "--max-num" in refused(capsys, "--max-num", "2")
+
+
+def test_a_budget_smaller_than_the_batch_is_refused(capsys):
+    message = refused(capsys, "--max-num-seqs", "100", "--max-num-batched-tokens", "64")
+    assert "--max-num-seqs 100" in message
+    assert "--max-num-batched-tokens 64" in message
+
+
+def test_kubernetes_is_told_about_bad_flags(capsys, monkeypatch, tmp_path):
+    log = tmp_path / "termination.log"
+    log.touch()
+    monkeypatch.setenv("OCTAVO_TERMINATION_LOG", str(log))
+    refused(capsys, "--port", "x")
+    message = json.loads(log.read_text())
+    assert message["reason"] == "InvalidArgument"
+    assert "--port" in message["message"]
+
+
+def test_no_termination_log_is_no_error(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("OCTAVO_TERMINATION_LOG", str(tmp_path / "absent"))
+    refused(capsys, "--port", "x")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from octavo_runtime.cli import main\n"
+        "try: main(['serve', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'zmq', 'tokenizers', 'pydantic', 'numpy'} & sys.modules.keys()\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--kv-cache-memory" in done.stdout
