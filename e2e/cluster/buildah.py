@@ -34,24 +34,25 @@ class Buildah:
         tag: str,
         containerfile: Path,
         *,
-        arguments: Mapping[str, str] | None = None,
-        contexts: Mapping[str, Path] | None = None,
+        base: str | None = None,
+        contexts: Mapping[str, Path | str] | None = None,
         target: str | None = None,
         context: Path | None = None,
     ) -> None:
-        """Builds one image. `contexts` are folders that stand for stages; `context` is empty where none is given."""
+        """Builds one image.
+
+        `contexts` are folders, or `container-image://TAG`, that stand for stages; `context` is empty where none is given.
+        """
         empty = self._folder / "empty"
         empty.mkdir(parents=True, exist_ok=True)
         options = ["--isolation", "chroot", "--pull-never", "--file", str(containerfile), "--tag", tag]
-        options += [word for k, v in (arguments or {}).items() for word in ("--build-arg", f"{k}={v}")]
+        options += ["--build-arg", f"BASE={base}"] if base else []
         options += [word for k, v in (contexts or {}).items() for word in ("--build-context", f"{k}={v}")]
         options += ["--target", target] if target else []
         self._run("build", *options, str(context or empty))
 
     def export(self, tag: str, layout: Path) -> None:
-        """Writes the image as an OCI layout, its layers uncompressed; layers that the layout has are not written
-        again.
-        """
+        """Writes the image as an OCI layout, uncompressed; layers that the layout has are not written again."""
         options = ["--quiet", "--insecure-policy", "--dest-oci-accept-uncompressed-layers"]
         self._checked(
             [str(find("skopeo")), "copy", *options, self._storage + tag, f"oci:{layout}:image"], "skopeo copy"

@@ -10,6 +10,8 @@ from cluster.oci import Image, read_image, stream_image
 def export(tag: str, folder: Path, buildah: Buildah) -> Image:
     """Brings the OCI layout in `folder` up to date with buildah's image; layers that it has are not written again."""
     folder.mkdir(parents=True, exist_ok=True)
+    # An index that is there would be added to, and would still lead to the image before.
+    (folder / "index.json").unlink(missing_ok=True)
     buildah.export(tag, folder)
     image = read_image(folder)
     needed = {digest.rpartition(":")[2] for digest in image.blobs()}

@@ -26,6 +26,7 @@ from cluster.delivery import deliver, export
 from cluster.dependency_layer import diff_id, make_layer, release
 from cluster.errors import ClusterError
 from cluster.layout import Layout, repository
+from cluster.locks import exclusive
 from cluster.oci import Image, chain_id, digest
 from cluster.progress import Progress
 from cluster.python_packages import build_wheels
@@ -69,8 +70,9 @@ def images(
     if not containerd.answers():
         raise ClusterError("the node is not running: run up first")
     recipes = [RECIPES[name] for name in names]
-    for recipe in recipes:
-        _Build(recipe, layout, progress, containerd).run(base)
+    with exclusive(layout.images_lock, progress):
+        for recipe in recipes:
+            _Build(recipe, layout, progress, containerd).run(base)
     return {recipe.name: recipe.reference for recipe in recipes}
 
 
@@ -131,9 +133,11 @@ class _Build:
             with self._progress.step(f"virtual environment of the {self._recipe.name} image"):
                 self._build_skeleton(tag, base)
         image = export(tag, folder, self._buildah)
-        if image.chain_ids()[-1] not in self._containerd.snapshots():
+        reference = f"octavo.local/{name}:dev"
+        # The name is what keeps its layers: without it they may be about to be collected as garbage.
+        if self._containerd.images().get(reference) != digest(image.manifest):
             with self._progress.step(f"send the base of the {self._recipe.name} image to containerd"):
-                deliver(image, folder, f"octavo.local/{name}:dev", self._containerd)
+                deliver(image, folder, reference, self._containerd)
         return tag, image
 
     def _build_skeleton(self, tag: str, base: str) -> None:
@@ -142,8 +146,7 @@ class _Build:
         empty = self._layout.images / "no-packages"
         (empty / "site-packages").mkdir(parents=True, exist_ok=True)
         containerfile = self._recipe.containerfile(self._root)
-        arguments, contexts = {"BASE": base}, {"packages": empty}
-        self._buildah.build(tag, containerfile, arguments=arguments, contexts=contexts, target="dependencies")
+        self._buildah.build(tag, containerfile, base=base, contexts={"packages": empty}, target="dependencies")
 
     def _ensure_dependencies(self, skeleton: Image) -> str:
         lock, parent = self._recipe.lock(self._root), skeleton.chain_ids()[-1]
@@ -160,8 +163,8 @@ class _Build:
         wheels = self._layout.build / f"{self._recipe.name}-wheels"
         shutil.rmtree(wheels, ignore_errors=True)
         build_wheels([self._root / member for member in self._recipe.members], wheels / "wheels")
-        arguments, contexts = {"BASE": base, "DEPENDENCIES": skeleton}, {"wheels": wheels}
-        self._buildah.build(tag, self._recipe.containerfile(self._root), arguments=arguments, contexts=contexts)
+        contexts: dict[str, Path | str] = {"wheels": wheels, "dependencies": f"container-image://{skeleton}"}
+        self._buildah.build(tag, self._recipe.containerfile(self._root), base=base, contexts=contexts)
         shutil.rmtree(wheels)
         return tag
 

@@ -74,7 +74,12 @@ class Layout:
 
     @property
     def lock(self) -> Path:
+        """Held by `up` and `down`."""
         return self.cache / "cluster.lock"
+
+    @property
+    def images_lock(self) -> Path:
+        return self.cache / "images.lock"
 
 
 def paths(environ: Mapping[str, str] | None = None) -> Layout:

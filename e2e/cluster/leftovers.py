@@ -64,6 +64,7 @@ def purge(layout: Layout) -> None:
     for folder in _made_in_cache(layout):
         remove_folder(folder)
     layout.lock.unlink(missing_ok=True)
+    layout.images_lock.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         layout.cache.rmdir()
 

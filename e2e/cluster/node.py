@@ -1,12 +1,10 @@
 """The real single node: every program as a background process of ours, in the order in which they need one another."""
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from cluster.containerd import Containerd
 from cluster.errors import ClusterError
 from cluster.kubeconfig import ApiServer, write_kubeconfig
 from cluster.layout import Layout
+from cluster.locks import exclusive
 from cluster.node_config import (
     SANDBOX_IMAGE,
     Network,
@@ -62,7 +61,7 @@ def up(layout: Layout, progress: Progress) -> None:
 
     Returns in about a second where it already runs. Raises ClusterError.
     """
-    with _locked(layout, progress):
+    with exclusive(layout.lock, progress):
         if healthy(layout):
             progress.say("the node is running")
             return
@@ -83,7 +82,7 @@ def down(layout: Layout, progress: Progress, *, purge: bool = False) -> None:
         return
     if os.geteuid() != 0 and layout.state.exists():
         raise ClusterError("the node was brought up by root: remove it as root")
-    with _locked(layout, progress), progress.step("remove the node" + (" and the cache" if purge else "")):
+    with exclusive(layout.lock, progress), progress.step("remove the node" + (" and the cache" if purge else "")):
         (leftovers.purge if purge else leftovers.remove)(layout)
 
 
@@ -132,7 +131,7 @@ class _Start:
         with self._progress.step("containerd"):
             self._prepare_containerd(fresh=fresh)
         with self._progress.step("kubelet and kube-proxy"):
-            self._start_node()
+            self._start_node(fresh=fresh)
 
     def _start_containerd(self) -> None:
         config = containerd_config(
@@ -182,7 +181,7 @@ class _Start:
             files = {"pause": self._pause.read_bytes()}
             containerd.import_image(lambda out: write_small_image(SANDBOX_IMAGE, files, ["/pause"], out))
 
-    def _start_node(self) -> None:
+    def _start_node(self, *, fresh: bool) -> None:
         started = datetime.now(UTC)
         kubelet_file = self._state / "kubelet.json"
         _write_json(kubelet_file, kubelet_config(self._layout, self._network))
@@ -193,13 +192,15 @@ class _Start:
         proxy_file = self._state / "kube-proxy.json"
         _write_json(proxy_file, proxy_config(self._network, self._user("proxy")))
         self._daemon("kube-proxy", proxy_command(self._binaries["kube-proxy"], proxy_file))
-        self._wait("the node", lambda: self._kubelet_agrees(started), 60, "kubelet", "kube-proxy")
+        since = None if fresh else started
+        self._wait("the node", lambda: self._kubelet_agrees(since), 60, "kubelet", "kube-proxy")
         # Until it exists, a pod that somebody creates by hand is refused.
         self._wait("the service account", lambda: self._api.exists(_DEFAULT_ACCOUNT), 60, "kube-controller-manager")
 
-    def _kubelet_agrees(self, started: datetime) -> bool:
+    def _kubelet_agrees(self, since: datetime | None) -> bool:
+        """Whether the API server's picture of the node is not older than `since`; a new cluster has no old picture."""
         return (
-            kubelet_reports(self._api, started)
+            (since is None or kubelet_reports(self._api, since))
             and node_is_ready(self._api)
             and pods_are_current(self._api, Containerd(self._layout).running())
         )
@@ -244,19 +245,6 @@ def _endpoints(where: Network) -> Endpoints:
 
 def _ended(process: ProcessId) -> bool:
     return not is_alive(process)
-
-
-@contextmanager
-def _locked(layout: Layout, progress: Progress) -> Iterator[None]:
-    """One `up` or `down` at a time; the kernel frees the lock of one that was killed."""
-    layout.cache.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with progress.step("wait for another run of this command"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

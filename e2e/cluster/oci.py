@@ -71,8 +71,8 @@ def blob_path(layout: Path, name: str) -> Path:
 
 def read_image(layout: Path) -> Image:
     """The only image of an OCI layout."""
-    index = json.loads((layout / "index.json").read_text())
-    manifest = blob_path(layout, index["manifests"][0]["digest"]).read_bytes()
+    (only,) = json.loads((layout / "index.json").read_text())["manifests"]
+    manifest = blob_path(layout, only["digest"]).read_bytes()
     return Image(manifest, blob_path(layout, json.loads(manifest)["config"]["digest"]).read_bytes())
 
 

@@ -30,8 +30,15 @@ async def serve(settings: Settings) -> None:
     async with Cluster(settings.kubeconfig, metrics) as cluster, serving(make_app(metrics, health), settings.http_port):
         scraper = Scraper(store, metrics, health, settings.scrape_period)
         recorder = Recorder(cluster, settings.instance)
-        reconciler = Reconciler(cluster, store, scraper, recorder, metrics, settings)
-        resync = Resync(cluster, store, queue, health, settings.watch_namespaces, settings.resync_period)
+        reconciler = Reconciler(cluster, store, scraper=scraper, recorder=recorder, metrics=metrics, settings=settings)
+        resync = Resync(
+            cluster,
+            store,
+            queue=queue,
+            health=health,
+            namespaces=settings.watch_namespaces,
+            period=settings.resync_period,
+        )
         await resync.first()
         logger.info(
             "synced", extra=kv(servers=len(store.servers()), namespaces=",".join(settings.watch_namespaces) or "all")

@@ -147,6 +147,7 @@ class Cluster:
         kind: str,
         namespace: str,
         name: str,
+        *,
         query: dict[str, str] | None = None,
         body: Raw | None = None,
     ) -> Raw:

@@ -31,7 +31,7 @@ class EndlessBackoffs:
 
     def __iter__(self) -> Iterator[float]:
         """A new sequence of delays."""
-        return (jittered(min(30.0, 2.0**step)) for step in itertools.count())
+        return (jittered(min(30.0, 2.0 ** min(step, 5))) for step in itertools.count())
 
 
 async def watch(settings: Settings, login: Callable[[], Awaitable[Credentials]], listener: Listener) -> None:

@@ -47,7 +47,14 @@ class Reconciler:
     """Brings what is into line with what is asked for, one ModelServer at a time."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, scraper: Scraper, recorder: Recorder, metrics: Metrics, settings: Settings
+        self,
+        cluster: Cluster,
+        store: Store,
+        *,
+        scraper: Scraper,
+        recorder: Recorder,
+        metrics: Metrics,
+        settings: Settings,
     ) -> None:
         self._cluster = cluster
         self._store = store
@@ -77,8 +84,16 @@ class Reconciler:
         """The proposal; what seems to be missing is looked up first, for the watch shows only labelled objects."""
 
         def with_children(children: Mapping[str, Raw]) -> Proposal:
-            windows = self._scraper.windows(observed.key)
-            return propose(known.server, previous, children, observed.pods, windows, known.scaler, self._defaults, now)
+            return propose(
+                known.server,
+                previous,
+                children=children,
+                pods=observed.pods,
+                windows=self._scraper.windows(observed.key),
+                scaler=known.scaler,
+                defaults=self._defaults,
+                now=now,
+            )
 
         proposal = with_children(observed.children)
         missing = [step.manifest["kind"] for step in proposal.plan.steps if step.reason == Reason.CREATED]
@@ -106,7 +121,9 @@ class Reconciler:
         previous = parse_status(after.server)
         facts = facts_of(proposal, failure, after.children, after.pods, previous)
         server = proposal.server
-        status = compute_status(server.owner, server.spec, facts, proposal.signals, proposal.decision, now)
+        status = compute_status(
+            server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now
+        )
         self._count(key, proposal)
         if not worth_writing(previous, status, now - known.last_write):
             return

@@ -29,6 +29,7 @@ class Resync:
         self,
         cluster: Cluster,
         store: Store,
+        *,
         queue: WorkQueue,
         health: Health,
         namespaces: tuple[str, ...],

@@ -26,7 +26,7 @@ OURS = r"""*nat
 -A POSTROUTING -s 10.222.0.0/24 ! -o octavo0 -m comment --comment octavo -j MASQUERADE
 -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
 -A CNI-DN-aaaa -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.222.0.9:80
--A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"octavo\" id: \"77\"" -m multiport --dports 80 -j CNI-DN-aaaa
+-A CNI-HOSTPORT-DNAT -m comment --comment "dnat name: \"octavo\" id: \"77\"" -j CNI-DN-aaaa
 -A KUBE-SERVICES -d 10.222.128.1/32 -j KUBE-SVC-X
 COMMIT
 """
@@ -59,13 +59,9 @@ def test_our_chains_are_emptied_then_unlinked_then_removed():
 
 
 def test_the_shared_portmap_chain_stays_while_another_network_uses_it():
-    other = OURS.replace(
-        ":KUBE-SERVICES - [0:0]",
-        ":CNI-DN-bbbb - [0:0]\n:KUBE-SERVICES - [0:0]",
-    ).replace(
-        "-A KUBE-SERVICES",
-        '-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \\"podman\\" id: \\"8\\"" -j CNI-DN-bbbb\n-A KUBE-SERVICES',
-    )
+    theirs = '-A CNI-HOSTPORT-DNAT -m comment --comment "dnat name: \\"podman\\" id: \\"8\\"" -j CNI-DN-bbbb\n'
+    other = OURS.replace(":KUBE-SERVICES", ":CNI-DN-bbbb - [0:0]\n:KUBE-SERVICES")
+    other = other.replace("-A KUBE-SERVICES", theirs + "-A KUBE-SERVICES")
     script = removal_script(other).splitlines()
     assert "-X CNI-HOSTPORT-DNAT" not in script
     assert not [line for line in script if "CNI-DN-bbbb" in line]

@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -78,10 +80,10 @@ def test_a_child_dies_with_the_process_that_started_it(tmp_path):
         "print(start_child('sleeper', ['sleep', '60'], pathlib.Path(sys.argv[1])).pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(
-        ["python3", "-c", program, str(tmp_path)],
+        [sys.executable, "-c", program, str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": "e2e"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -94,8 +96,7 @@ def test_a_child_dies_with_the_process_that_started_it(tmp_path):
 
 
 def _command(pid):
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read().split(b"\0")[0]
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 def test_a_child_logs_to_its_own_file(tmp_path):

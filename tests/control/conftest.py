@@ -53,7 +53,9 @@ def raw_server(raw_spec: Callable[..., Raw]) -> Callable[..., Raw]:
 def raw_deployment() -> Callable[..., Raw]:
     """A raw Deployment whose controller has seen everything and whose pods are as the counts say."""
 
-    def build(wanted: int = 1, *, replicas: int | None = None, updated: int | None = None, ready: int | None = None) -> Raw:
+    def build(
+        wanted: int = 1, *, replicas: int | None = None, updated: int | None = None, ready: int | None = None
+    ) -> Raw:
         replicas = wanted if replicas is None else replicas
         status = {
             "observedGeneration": 1,

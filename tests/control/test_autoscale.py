@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from octavo_operator.core.autoscale import (
     RATE_PERIOD_SECONDS,
     Change,
@@ -69,7 +70,7 @@ def test_g3_a_failed_scrape_is_unknown_and_not_idle():
 
 
 def test_g4_tolerance_is_relative_to_what_is_there():
-    """kthena takes it around a total of one target: 5 replicas with demand for 1.05 stay 5, and 3.05 makes 4 of 3."""
+    """Kthena takes it around a total of one target: 5 replicas with demand for 1.05 stay 5, and 3.05 makes 4 of 3."""
     needs_1_05 = load(5, kv=1.05 * POLICY.kv_target / 5)
     assert run(needs_1_05, 5).replicas == 4
     needs_3_05 = load(3, kv=3.05 * POLICY.kv_target / 3)
@@ -77,7 +78,7 @@ def test_g4_tolerance_is_relative_to_what_is_there():
 
 
 def test_g5_a_replica_that_restarts_does_not_stop_the_others():
-    """kthena skips a group in which any pod ever restarted: two ready ones of three still ask for more."""
+    """Kthena skips a group in which any pod ever restarted: two ready ones of three still ask for more."""
     assert run(load(2, kv=1.0), 3).replicas == 4
 
 
@@ -237,6 +238,15 @@ def test_calls_within_a_second_keep_the_extremes():
     memory = run(load(4, kv=0.9), 4).memory
     memory = decide(load(4, kv=0.1), POLICY, 4, memory, NOW + 0.5).memory
     assert (memory.recommendations[-1].low, memory.recommendations[-1].high) == (1, 8)
+
+
+def test_many_calls_a_second_do_not_freeze_the_past():
+    """Events can trigger a reconcile several times a second; each second still ends."""
+    memory = run(load(1), 1, policy=replace(POLICY, up_window=1)).memory
+    for step in range(1, 7):
+        decision = decide(load(1, kv=1.0), replace(POLICY, up_window=1), 1, memory, NOW + step * 0.4)
+        memory = decision.memory
+    assert decision.replicas == 2
 
 
 def test_the_policy_comes_from_the_spec(raw_spec):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from octavo_operator.__main__ import main
 from octavo_operator.core.crd import build_crd, crd_yaml, structural
 

@@ -1,7 +1,8 @@
 import pytest
-from octavo_operator.core.exposition import parse_sample
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from octavo_operator.core.exposition import parse_sample
 
 GOOD = {
     "octavo_requests_running": "3.0",

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import difference, make_plan
 from octavo_operator.core.render import Defaults, Owner, render
@@ -77,7 +78,7 @@ def test_every_edit_of_an_owned_field_is_put_back_and_named(desired, observed, e
     assert path in step.message
 
 
-def test_a_field_that_is_no_longer_rendered_is_seen_by_the_hash(desired, observed, raw_spec):
+def test_a_field_that_is_no_longer_rendered_is_seen_by_the_hash(observed, raw_spec):
     """Without env and limits in the manifest nothing else differs, and yet they must go."""
     smaller = render(parse_spec(raw_spec()), OWNER, 2, DEFAULTS)
     assert [step.reason for step in make_plan(smaller, observed).steps] == [Reason.UPDATED]
@@ -96,7 +97,7 @@ def test_an_object_without_owner_and_label_is_somebody_elses(desired, observed):
 
 
 def test_an_orphaned_child_is_adopted(desired, observed):
-    """kubectl delete --cascade=orphan leaves it behind; the ModelServer comes back with another uid."""
+    """Kubectl delete --cascade=orphan leaves it behind; the ModelServer comes back with another uid."""
     observed["Deployment"]["metadata"]["ownerReferences"] = []
     plan = make_plan(desired, observed)
     assert plan.conflicts == ()

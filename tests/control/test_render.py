@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from octavo_operator.core.names import MAX_NAME_LENGTH
 from octavo_operator.core.render import Defaults, Owner, render, url
 from octavo_operator.core.spec import parse_spec
@@ -62,7 +63,8 @@ def test_the_name_of_the_server_is_the_default_served_name(raw_spec):
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"), [(".", "/models"), ("a", "/models/a"), ("a/./b/", "/models/a/b"), ("m.gguf", "/models/m.gguf")]
+    ("path", "expected"),
+    [(".", "/models"), ("a", "/models/a"), ("a/./b/", "/models/a/b"), ("m.gguf", "/models/m.gguf")],
 )
 def test_the_model_path_is_below_the_volume(raw_spec, path, expected):
     args = pod(raw_spec(model={"source": {"pvc": {"path": path}}}))["spec"]["containers"][0]["args"]
@@ -71,7 +73,13 @@ def test_the_model_path_is_below_the_volume(raw_spec, path, expected):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("256Mi", "256Mi"), (1048576, "1048576"), ("1e9", "1000000000"), ("1.5Gi", "1610612736"), ("2Ti", "2199023255552")],
+    [
+        ("256Mi", "256Mi"),
+        (1048576, "1048576"),
+        ("1e9", "1000000000"),
+        ("1.5Gi", "1610612736"),
+        ("2Ti", "2199023255552"),
+    ],
 )
 def test_the_cache_size_is_written_as_the_runtime_reads_it(raw_spec, size, expected):
     args = pod(raw_spec(runtime={"kvCache": {"size": size}}))["spec"]["containers"][0]["args"]

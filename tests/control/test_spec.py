@@ -1,4 +1,5 @@
 import pytest
+
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.spec import parse_spec
 
@@ -53,7 +54,10 @@ def test_a_parsed_spec_cannot_be_changed(raw_spec):
         ({"model": {"source": {"s3": {}}}}, "spec.model.source.s3"),
         ({"autoscaling": {"targets": {"waitingPerReplica": 1}}}, "spec.autoscaling.maxReplicas"),
         ({"autoscaling": {"maxReplicas": 2, "targets": {}}}, "spec.autoscaling.targets"),
-        ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2, "targets": {"waitingPerReplica": 1}}}, "spec.autoscaling"),
+        (
+            {"autoscaling": {"minReplicas": 3, "maxReplicas": 2, "targets": {"waitingPerReplica": 1}}},
+            "spec.autoscaling",
+        ),
         ({"replicas": 1, "autoscaling": {"maxReplicas": 2, "targets": {"waitingPerReplica": 1}}}, "spec"),
     ],
 )
@@ -65,7 +69,7 @@ def test_what_does_not_parse_is_named_by_its_field(raw_spec, changes, field):
     assert str(caught.value).startswith(f"{field}: ")
 
 
-def test_a_source_that_this_operator_does_not_know_is_refused(raw_spec):
+def test_a_source_that_this_operator_does_not_know_is_refused():
     with pytest.raises(SpecError, match="set pvc"):
         parse_spec({"model": {"source": {}}})
 

@@ -1,6 +1,7 @@
 from fractions import Fraction
 
 import pytest
+
 from octavo_operator.core.units import parse_duration, parse_quantity, same_quantity
 
 

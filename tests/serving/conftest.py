@@ -66,6 +66,23 @@ def wait_for():
     return poll
 
 
+class Process:
+    """A process that is not our child."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def send(self, number: int) -> None:
+        os.kill(self._pid, number)
+
+    def is_gone(self) -> bool:
+        try:
+            state = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        return state == "Z"
+
+
 class Server:
     """`octavo serve` as users run it."""
 
@@ -102,10 +119,9 @@ class Server:
     def log(self) -> str:
         return self._log.read_text()
 
-    def engine_pid(self) -> int:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        assert len(children) == 1
-        return int(children[0])
+    def engine(self) -> Process:
+        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return Process(int(child))
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample; labels that are not given may have any value."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
 from octavo_runtime import errors
 from octavo_runtime.server.errors import error_response
 from octavo_runtime.server.openai import _UNSUPPORTED
@@ -208,6 +209,8 @@ def test_prompt_and_max_tokens_together_are_too_long(client):
     response = client.post(COMPLETIONS, json={"prompt": [1] * 4000, "max_tokens": 97})
     assert_refused(response, 400, "max_tokens", "context_length_exceeded")
     assert client.post(COMPLETIONS, json={"prompt": [1] * 4000, "max_tokens": 96}).status_code == 200
+    response = client.post(CHAT, json={"messages": MESSAGES, "max_completion_tokens": 4096})
+    assert_refused(response, 400, "max_completion_tokens", "context_length_exceeded")
 
 
 def resident(pid):

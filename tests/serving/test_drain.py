@@ -33,11 +33,11 @@ class Stream(threading.Thread):
             self.cut = error
 
     def read(self):
-        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
-            with client.stream("POST", "/v1/completions", json=request(self.tokens)) as response:
-                for line in response.iter_lines():
-                    self.lines.append(line)
-                    self.first.set()
+        url = f"{self.url}/v1/completions"
+        with httpx.stream("POST", url, json=request(self.tokens), timeout=60, trust_env=False) as response:
+            for line in response.iter_lines():
+                self.lines.append(line)
+                self.first.set()
 
     def events(self):
         self.join(30)
@@ -104,20 +104,12 @@ def test_a_second_signal_ends_at_once(launch, wait_for):
     server = launch(*STEP).started()
     stream = Stream(server.url, 4000)
     stream.first.wait(10)
-    engine = server.engine_pid()
+    engine = server.engine()
     server.terminate()
     wait_for(lambda: "draining" in server.log(), "draining")
     server.terminate()
     assert server.exit_status(2) == 128 + signal.SIGTERM
-    wait_for(lambda: not alive(engine), "the engine is gone too")
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_for(engine.is_gone, "the engine is gone too")
 
 
 def test_sigterm_while_loading_ends_it(launch):

@@ -1,21 +1,14 @@
 """Processes that die or hang, and starts that fail."""
 
 import json
-import os
+import shutil
 import signal
+import threading
 
 import pytest
 
 LONG = {"prompt": "hello", "max_tokens": 4000, "ignore_eos": True}
 STEP = ("--sim-step-time", "0.01")
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def termination(server):
@@ -27,7 +20,7 @@ def test_an_engine_that_is_killed_ends_streams_with_an_error_event_and_the_serve
     with server.client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response:
         lines = response.iter_lines()
         next(lines)
-        os.kill(server.engine_pid(), signal.SIGKILL)
+        server.engine().send(signal.SIGKILL)
         last = [line for line in lines if line][-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_died"
     assert server.exit_status() == 2
@@ -37,14 +30,12 @@ def test_an_engine_that_is_killed_ends_streams_with_an_error_event_and_the_serve
 
 
 def test_a_whole_answer_gets_a_500_when_the_engine_dies(launch, wait_for):
-    import threading
-
     server = launch(*STEP).started()
     answers = []
     client = threading.Thread(target=lambda: answers.append(server.client.post("/v1/completions", json=LONG)))
     client.start()
     wait_for(lambda: server.metric("octavo_requests_running") == 1, "running")
-    os.kill(server.engine_pid(), signal.SIGKILL)
+    server.engine().send(signal.SIGKILL)
     client.join(10)
     assert answers[0].status_code == 500
     assert answers[0].json()["error"]["code"] == "engine_died"
@@ -53,10 +44,10 @@ def test_a_whole_answer_gets_a_500_when_the_engine_dies(launch, wait_for):
 
 def test_a_hanging_engine_fails_liveness_while_metrics_stay_true(launch, wait_for):
     server = launch(*STEP, "--stall-limit", "1").started()
-    engine = server.engine_pid()
+    engine = server.engine()
     with server.client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response:
         next(response.iter_lines())
-        os.kill(engine, signal.SIGSTOP)
+        engine.send(signal.SIGSTOP)
         try:
             wait_for(lambda: server.client.get("/livez").status_code == 503, "liveness fails", 6)
             assert "no sign of life" in server.client.get("/livez").json()["reason"]
@@ -64,41 +55,62 @@ def test_a_hanging_engine_fails_liveness_while_metrics_stay_true(launch, wait_fo
             assert server.metric("octavo_requests_running") == 1
             assert server.metric("octavo_kv_tokens_used") > 0
         finally:
-            os.kill(engine, signal.SIGCONT)
+            engine.send(signal.SIGCONT)
         wait_for(lambda: server.client.get("/livez").status_code == 200, "alive again")
-
-
-def test_an_idle_engine_keeps_giving_signs_of_life(launch, wait_for):
-    server = launch("--stall-limit", "1").started()
-    first = server.beat = server.client.get("/metrics")
-    assert first.status_code == 200
-    deadline_steps = server.metric("octavo_engine_steps_total")
-    for _ in range(30):
-        assert server.client.get("/livez").status_code == 200
-        wait_for(lambda: True, "poll")
-    assert server.metric("octavo_engine_steps_total") == deadline_steps
 
 
 def test_the_engine_does_not_survive_the_api_process(launch, wait_for):
     server = launch(*STEP).started()
-    engine = server.engine_pid()
+    engine = server.engine()
     server.process.kill()
-    wait_for(lambda: not alive(engine), "the engine is gone")
+    wait_for(engine.is_gone, "the engine is gone")
 
 
 def test_a_hanging_engine_does_not_survive_the_api_process_either(launch, wait_for):
     server = launch().started()
-    engine = server.engine_pid()
-    os.kill(engine, signal.SIGSTOP)
+    engine = server.engine()
+    engine.send(signal.SIGSTOP)
     server.process.kill()
-    wait_for(lambda: not alive(engine), "the engine is gone")
+    wait_for(engine.is_gone, "the engine is gone")
 
 
 def test_the_engine_shrugs_off_signals_that_are_not_for_it(launch):
     server = launch().started()
     for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(server.engine_pid(), number)
+        server.engine().send(number)
     assert server.client.post("/v1/completions", json={"prompt": "a", "max_tokens": 3}).status_code == 200
+
+
+def test_the_port_is_open_while_the_model_loads_and_says_how_far_it_is(launch, wait_for):
+    server = launch().listening()
+    engine = server.engine()
+    engine.send(signal.SIGSTOP)
+    try:
+        startup = server.client.get("/startupz")
+        assert startup.status_code == 503
+        assert startup.json()["phase"] in {"process", "weights", "warmup", "tokenizer"}
+        assert 0 <= startup.json()["progress"] <= 1
+        assert server.client.get("/livez").status_code == 200
+        assert server.client.get("/readyz").status_code == 503
+        assert server.metric("octavo_requests_running") == 0
+        refused = server.client.post("/v1/completions", json={"prompt": "a"})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_loading"
+        assert int(refused.headers["retry-after"]) >= 1
+    finally:
+        engine.send(signal.SIGCONT)
+    wait_for(lambda: server.client.get("/readyz").status_code == 200, "ready")
+    assert server.client.get("/startupz").json()["phase"] == "ready"
+
+
+def test_a_start_that_hangs_fails_liveness_in_the_end(launch, wait_for):
+    server = launch("--startup-stall-limit", "1").listening()
+    engine = server.engine()
+    engine.send(signal.SIGSTOP)
+    try:
+        wait_for(lambda: server.client.get("/livez").status_code == 503, "liveness fails")
+    finally:
+        engine.send(signal.SIGCONT)
 
 
 def test_a_path_that_does_not_exist(launch, tmp_path):
@@ -130,8 +142,6 @@ def test_a_port_that_is_taken(launch, server):
 
 @pytest.mark.parametrize("damage", ["tokenizer.json", "chat_template"])
 def test_a_broken_tokenizer_or_template_is_found_at_the_start(launch, sim_model, tmp_path, damage):
-    import shutil
-
     model = tmp_path / "broken"
     shutil.copytree(sim_model, model)
     if damage == "tokenizer.json":

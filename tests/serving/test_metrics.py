@@ -54,7 +54,10 @@ STATE = EngineState(
 )
 
 
-def make_collector(requests=None, state=STATE, started=Started(4096, 72, 250, 16), draining=False):
+STARTED = Started(max_model_len=4096, vocab_size=72, num_blocks=250, block_size=16)
+
+
+def make_collector(requests=None, state=STATE, started=STARTED, draining=False):
     return RuntimeCollector("m", requests or RequestMetrics(), lambda: state, lambda: started, lambda: draining)
 
 

@@ -14,11 +14,11 @@ BLOCK_SIZE = 4
 NEW_TOKENS = 16
 LENGTHS = (2, 5, 9, 16, 31, 47, 64, 101, 150, 220)
 TEXT = (
-    "The lighthouse keeper wrote down the weather every evening, and on the last page of the book he drew the harbour. "
-    "Rain had fallen for nine days. 1, 1, 2, 3, 5, 8, 13, 21 were the numbers on the door. def add(a, b): return a + b. "
-    "When the water rose, the ferry stopped, the shops closed early, and people told each other stories about the year "
-    "in which the bridge was built. Question: what is the capital of France? Answer: Paris. Question: how many legs has "
-    "a spider? Answer: eight. In the morning the sun came out; nobody had expected it. "
+    "The lighthouse keeper wrote down the weather every evening, and on the last page he drew the harbour. Rain had "
+    "fallen for nine days. 1, 1, 2, 3, 5, 8, 13, 21 were the numbers on the door. def add(a, b): return a + b. When "
+    "the water rose, the ferry stopped, the shops closed early, and people told each other about the year in which the "
+    "bridge was built. Question: what is the capital of France? Answer: Paris. Question: how many legs has a spider? "
+    "Answer: eight. In the morning the sun came out; nobody had expected it. "
 )
 
 
@@ -81,7 +81,7 @@ def make_engine(folder, num_blocks):
         block_size=BLOCK_SIZE,
         kv_cache_memory=num_blocks * BLOCK_SIZE * info.kv_bytes_per_token(4),
     )
-    runner = build_runner(config, info, lambda phase, done: None)
+    runner = build_runner(config, info, lambda *_: None)
     assert runner.num_blocks == num_blocks
     return Engine(runner, max_num_seqs=50, max_num_batched_tokens=256)
 

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 
 
-async def test_requests_beyond_the_queue_are_told_to_come_back(start_server, wait_for):
+async def test_requests_beyond_the_queue_are_told_to_come_back(start_server):
     server = start_server("--max-num-seqs", "1", "--max-queued-requests", "2", "--sim-step-time", "0.01")
     request = {"prompt": "a", "max_tokens": 100, "ignore_eos": True}
     async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:

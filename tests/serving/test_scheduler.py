@@ -152,6 +152,18 @@ def test_a_chunk_that_was_planned_for_a_later_victim_is_taken_back():
     assert plan.num_tokens == 1
 
 
+def test_the_budget_of_a_later_victim_goes_to_those_behind_it():
+    scheduler = make_scheduler(num_blocks=13, block_size=4, budget=9)
+    scheduler.add(make_sequence(1, prompt=2, max_tokens=8))
+    scheduler.add(make_sequence(2, prompt=7, max_tokens=8))
+    step(scheduler)
+    scheduler.add(make_sequence(3, prompt=40, max_tokens=4))
+    assert lengths(step(scheduler)[0]) == {1: 1, 2: 1, 3: 7}
+    plan, _ = step(scheduler)  # 2 needs a block, and 1 has computed least
+    assert plan.preempted == (1,)
+    assert lengths(plan) == {2: 1, 3: 8}
+
+
 def test_a_stop_token_ends_the_sequence_and_frees_its_blocks():
     scheduler = make_scheduler()
     scheduler.add(make_sequence(1, stop_token_ids=frozenset({7})))

@@ -108,10 +108,17 @@ class _Case:
     memory: ScalerMemory
     now: float
     low: dict[str, int]
+    high: dict[str, int]
 
     @property
-    def latest(self) -> Recommendation:
-        return self.memory.recommendations[-1]
+    def at_least(self) -> int:
+        """Replicas needed now if the unknown ones are idle."""
+        return max(self.low.values())
+
+    @property
+    def at_most(self) -> int:
+        """Replicas needed now if the unknown ones are full."""
+        return max(self.high.values())
 
     @property
     def observed(self) -> float:
@@ -145,7 +152,7 @@ def decide(signals: Signals, policy: ScalingPolicy, current: int, memory: Scaler
     low = _candidates(signals, policy, current, unknown_full=False)
     high = _candidates(signals, policy, current, unknown_full=True)
     memory = _remember(memory, Recommendation(now, max(low.values()), max(high.values())), policy, now)
-    case = _Case(signals, policy, current, memory, now, low)
+    case = _Case(signals, policy, current, memory, now, low, high)
     wish = _clamp(_step(_stabilise(case), case), case)
     if wish.replicas != current:
         memory = replace(memory, changes=(*memory.changes, Change(now, current, wish.replicas)))
@@ -177,7 +184,7 @@ def _remember(memory: ScalerMemory, latest: Recommendation, policy: ScalingPolic
     kept = _since(memory.recommendations, horizon)
     if kept and latest.time - kept[-1].time < _GRAIN_SECONDS:
         last = kept.pop()
-        latest = Recommendation(latest.time, min(last.low, latest.low), max(last.high, latest.high))
+        latest = Recommendation(last.time, min(last.low, latest.low), max(last.high, latest.high))
     changes = tuple(change for change in memory.changes if now - change.time < RATE_PERIOD_SECONDS)
     return replace(memory, recommendations=(*kept, latest), changes=changes)
 
@@ -195,11 +202,11 @@ def _stabilise(case: _Case) -> _Wish:
         return case.keep(Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.known == 0:
         return case.keep(Reason.METRICS_MISSING, f"none of {signals.ready} ready replicas gave a sample")
-    if case.latest.low > current:
+    if case.at_least > current:
         return _stabilise_up(case)
-    if case.latest.high < current:
+    if case.at_most < current:
         return _stabilise_down(case)
-    if case.latest.low < current:
+    if case.at_least < current:
         return case.keep(Reason.METRICS_MISSING, f"{signals.unknown} of {signals.ready} ready replicas gave no sample")
     return case.keep(Reason.AS_NEEDED, f"the load needs {current}, within {TOLERANCE:.0%}")
 
@@ -208,7 +215,7 @@ def _stabilise_up(case: _Case) -> _Wish:
     window = case.policy.up_window
     lowest = min(item.low for item in case.within(window))
     if lowest <= case.current or case.observed < window:
-        why = f"{case.latest.low} needed, but not throughout the last {window:.0f} s"
+        why = f"{case.at_least} needed, but not throughout the last {window:.0f} s"
         return case.keep(Reason.SCALE_UP_STABILIZED, why)
     leader = max(case.low, key=lambda signal: case.low[signal])
     reason = Reason.KV_ABOVE_TARGET if leader == SIGNAL_KV else Reason.WAITING_ABOVE_TARGET

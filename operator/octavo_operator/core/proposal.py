@@ -98,6 +98,7 @@ def fresh_scaler(status: ModelServerStatus, now: float) -> Scaler:
 def propose(
     server: Server,
     previous: ModelServerStatus,
+    *,
     children: Mapping[str, Raw],
     pods: tuple[Raw, ...],
     windows: Mapping[str, Window],
@@ -113,7 +114,7 @@ def propose(
         kept = deployment.wanted if deployment else 0
         failure = _invalid(server)
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
-    decision = _decide(spec, scaler, deployment, previous, signals, now)
+    decision = _decide(spec, scaler, deployment or previous, signals, now)
     desired = decision.replicas if decision else _fixed(spec)
     plan = make_plan(render(spec, server.owner, desired, defaults), _as_manifests(children))
     after = Scaler(desired, decision.memory) if decision else Scaler(None, ScalerMemory(scaler.memory.since))
@@ -153,17 +154,12 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
 
 
 def _decide(
-    spec: ModelServerSpec,
-    scaler: Scaler,
-    deployment: DeploymentView | None,
-    previous: ModelServerStatus,
-    signals: Signals,
-    now: float,
+    spec: ModelServerSpec, scaler: Scaler, before: DeploymentView | ModelServerStatus, signals: Signals, now: float
 ) -> Decision | None:
     if spec.autoscaling is None:
         return None
-    observed = deployment.wanted if deployment else previous.desired_replicas or spec.autoscaling.min_replicas
-    current = scaler.desired if scaler.desired is not None else observed
+    observed = before.wanted if isinstance(before, DeploymentView) else before.desired_replicas
+    current = scaler.desired or observed or spec.autoscaling.min_replicas
     return decide(signals, ScalingPolicy.of(spec, spec.autoscaling), current, scaler.memory, now)
 
 

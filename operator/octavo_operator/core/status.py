@@ -37,7 +37,7 @@ from octavo_operator.core.status_model import (
 )
 from octavo_operator.core.window import Signals
 
-NOISE_PERIOD_SECONDS: Final = 15.0
+NOISE_PERIOD_SECONDS: Final = 10.0
 """Load and its wording are written at most this often; everything else at once."""
 
 _MESSAGE_LIMIT: Final = 1024
@@ -55,7 +55,13 @@ class _Finding:
 
 
 def compute_status(
-    owner: Owner, spec: ModelServerSpec | None, facts: Facts, signals: Signals, decision: Decision | None, now: float
+    owner: Owner,
+    spec: ModelServerSpec | None,
+    facts: Facts,
+    *,
+    signals: Signals,
+    decision: Decision | None,
+    now: float,
 ) -> ModelServerStatus:
     """The status of a ModelServer; `spec` is None where it did not parse, `decision` where nothing was decided."""
     verdict = judge(facts)

@@ -199,7 +199,6 @@ class Scheduler:
         self._running.remove(sequence)
         self._release(sequence)
         sequence.num_computed = 0
-        sequence.num_preemptions += 1
         self._preemptions += 1
         self._waiting.appendleft(sequence)
         self._waiting_tokens += sequence.num_tokens

@@ -36,7 +36,6 @@ class Sequence:
     num_prompt_tokens: int = field(init=False)
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
-    num_preemptions: int = 0
     admitted: bool = False  # has left the waiting queue at least once
     # Copies of what `params` says: read for each sequence in each step.
     max_num_tokens: int = field(init=False)  # length at which the sequence is finished
@@ -50,14 +49,6 @@ class Sequence:
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
-
-    @property
-    def num_uncomputed(self) -> int:
-        return len(self.token_ids) - self.num_computed
-
-    @property
-    def output_ids(self) -> list[int]:
-        return self.token_ids[self.num_prompt_tokens :]
 
     def append(self, token: int) -> FinishReason | None:
         """Take a sampled token; say whether the sequence ends with it."""

@@ -56,6 +56,7 @@ class EngineClient:
         self._channel = ApiChannel()
         self._page, self._process = self._spawn()
         self._reader = self._loop.create_task(self._read())
+        self._reader.add_done_callback(self._reader_ended)
 
     def _spawn(self) -> tuple[StatePage, EngineProcess]:
         page_fd = StatePage.create_fd()
@@ -71,14 +72,6 @@ class EngineClient:
         finally:
             os.close(page_fd)
         return page, process
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def num_requests(self) -> int:
-        return len(self._requests)
 
     def state(self) -> EngineState:
         return self._page.read()
@@ -167,15 +160,19 @@ class EngineClient:
             self._observer.finished(reason, time.monotonic() - request.arrived_at)
         return request
 
+    def _reader_ended(self, reader: asyncio.Task[None]) -> None:
+        """A reader that fails leaves us deaf, which for every request is the same as a dead engine."""
+        if not reader.cancelled() and (error := reader.exception()) is not None:
+            self._declare_dead(f"a message of the engine could not be handled: {error!r}")
+
     def _ended(self, status: int) -> None:
         if self._stopping:
             return
         # An engine that ends with this status has said why, and the message may still be under way.
         wait = LAST_WORDS_WAIT if status == START_FAILED and not self.started.done() else 0.0
-        self._loop.call_later(wait, self._declare_dead, status)
+        self._loop.call_later(wait, self._declare_dead, f"the engine process ended with status {status}")
 
-    def _declare_dead(self, status: int) -> None:
-        message = f"the engine process ended with status {status}"
+    def _declare_dead(self, message: str) -> None:
         if not self.started.done():
             self.started.set_exception(errors.EngineFailed(message))
         for request_id in list(self._requests):

@@ -62,10 +62,6 @@ class EngineProcess:
         self._watcher.start()
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def alive(self) -> bool:
         return self._watcher.is_alive()
 

@@ -54,10 +54,6 @@ class EngineState(NamedTuple):
         """Share of the KV cache that live sequences hold, 0 to 1."""
         return self.kv_tokens_used / self.kv_tokens_capacity if self.kv_tokens_capacity else 0.0
 
-    @property
-    def busy(self) -> bool:
-        return self.running > 0 or self.waiting > 0
-
 
 _BODY: Final = struct.Struct("<QBddQIIQQQQQQddd")  # sequence, then the fields of EngineState
 _CRC: Final = struct.Struct("<I")

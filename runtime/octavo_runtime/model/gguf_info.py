@@ -119,4 +119,7 @@ def _quantization(types: Counter[int]) -> str | None:
     import gguf  # noqa: PLC0415  half a second of import that only GGUF files need
 
     most_common = types.most_common(1)[0][0]
-    return None if most_common in _PLAIN_DTYPES else gguf.GGMLQuantizationType(most_common).name
+    if most_common in _PLAIN_DTYPES:
+        return None
+    known = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
+    return known.get(most_common, f"type {most_common}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import gguf
@@ -53,7 +54,7 @@ class GGUFWeights:
         return self._tensors.keys()
 
     def load(self, name: str) -> Tensor:
-        """Raises `ModelUnsupported` for a quantisation that the `gguf` package cannot decode."""
+        """Raises `ModelUnsupported` for a type that the `gguf` package cannot decode, or a file that ends too early."""
         weight = torch.from_numpy(self._decode(self._tensors[name]))
         if self._info.architecture == "llama" and name.endswith(("q_proj.weight", "q_proj.bias")):
             return unpermute(weight, self._info.num_heads)
@@ -62,15 +63,13 @@ class GGUFWeights:
         return weight
 
     def _decode(self, tensor: GGUFTensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        kind = gguf.GGMLQuantizationType(tensor.ggml_type)
-        shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
-        raw = self._data[tensor.offset : tensor.offset + int(np.prod(shape))]
         try:
+            kind = gguf.GGMLQuantizationType(tensor.ggml_type)
+            shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+            raw = self._data[tensor.offset : tensor.offset + math.prod(shape)]
             decoded = gguf.dequantize(raw.reshape(shape), kind)
-        except NotImplementedError as error:
-            raise ModelUnsupported(
-                f"{self._info.path}: {tensor.name} is {kind.name}, which cannot be decoded"
-            ) from error
+        except (NotImplementedError, ValueError) as error:
+            raise ModelUnsupported(f"{self._info.path}: {tensor.name} cannot be decoded: {error}") from error
         return np.require(decoded, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])  # plain F32 comes as a view of the file
 
 

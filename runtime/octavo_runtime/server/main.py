@@ -58,11 +58,19 @@ def listen(config: ServeConfig) -> Iterator[socket.socket]:
     except OSError as error:
         raise InvalidArgument(f"--host {config.host} --port {config.port}: {error.strerror or error}") from error
     with listener:
-        # Accepted connections inherit both: a peer that has vanished, or that reads nothing for long, is cut off by
-        # the kernel, and its request is aborted like any other whose client has gone.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_CLIENT * 1000)
+        _cut_off_dead_peers(listener)
         yield listener
+
+
+def _cut_off_dead_peers(listener: socket.socket) -> None:
+    """Let the kernel close connections to peers that have vanished or take nothing for `STALLED_CLIENT` seconds.
+
+    Their requests are then aborted like any other whose client has gone. Accepted sockets inherit these options.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, STALLED_CLIENT // 2)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, STALLED_CLIENT // 8)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_CLIENT * 1000)
 
 
 async def _serve(config: ServeConfig, listener: socket.socket) -> None:
@@ -117,6 +125,7 @@ async def _until_end(config: ServeConfig, service: Service, signals: _Signals, s
         drain.cancel()
     if engine.died.done():
         await service.lifecycle.collapse(engine)
+        engine.started.result()  # raises when it died because it could not start
         raise EngineFailed(engine.died.result())
 
 

@@ -136,6 +136,11 @@ class GenerationRequest(BaseModel):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def length_limit(self) -> tuple[str, int | None]:
+        """The parameter that bounds the answer's tokens, and its value."""
+        return "max_tokens", self.max_tokens
+
     def reject_unsupported(self) -> None:
         """Raises `UnsupportedParameter` for the first field that is known and not implemented."""
         _reject_unsupported(self.model_extra or {})
@@ -148,6 +153,12 @@ class CompletionRequest(GenerationRequest):
 class ChatCompletionRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)  # OpenAI's newer name; wins over max_tokens
+
+    @property
+    def length_limit(self) -> tuple[str, int | None]:
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().length_limit
 
     def reject_unsupported(self) -> None:
         super().reject_unsupported()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SHORT_TEXT: Final = 4096  # characters that are tokenised at once; longer ones in a thread, beside the event loop
 
+_COLDEST: Final = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -69,7 +71,7 @@ class Service:
         else:
             tokens = request.prompt
             _check_vocabulary("prompt", tokens, ready.limits.vocab_size)
-        return self._start(ready, request, tokens, request.max_tokens, "prompt")
+        return self._start(ready, request, tokens, "prompt")
 
     async def chat(self, request: ChatCompletionRequest) -> Generation:
         """Start the assistant's next message. Raises `RequestError`."""
@@ -82,8 +84,7 @@ class Service:
             special_tokens=ready.tokenizer.special_tokens,
         )
         tokens = await _encode(ready.tokenizer, text, add_special_tokens=False)  # the template has written them
-        max_tokens = request.max_completion_tokens or request.max_tokens
-        return self._start(ready, request, tokens, max_tokens, "messages")
+        return self._start(ready, request, tokens, "messages")
 
     def _admit(self, request: GenerationRequest) -> Ready:
         if self.ready is None:
@@ -93,12 +94,10 @@ class Service:
         request.reject_unsupported()
         return self.ready
 
-    def _start(
-        self, ready: Ready, request: GenerationRequest, prompt: list[int], max_tokens: int | None, prompt_param: str
-    ) -> Generation:
+    def _start(self, ready: Ready, request: GenerationRequest, prompt: list[int], prompt_param: str) -> Generation:
         params = sampling_params(
             request,
-            max_tokens=_fit(len(prompt), max_tokens, ready.limits.max_model_len, prompt_param),
+            max_tokens=_fit(request, len(prompt), ready.limits.max_model_len, prompt_param),
             eos_token_ids=ready.tokenizer.eos_token_ids,
             vocab_size=ready.limits.vocab_size,
         )
@@ -122,7 +121,7 @@ def sampling_params(
         raise RequestError(message, param="min_tokens")
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=1.0 if request.temperature is None else request.temperature,
+        temperature=_temperature(request.temperature),
         top_p=1.0 if request.top_p is None else request.top_p,
         top_k=min(max(request.top_k or 0, 0), vocab_size),
         seed=secrets.randbits(63) if request.seed is None else request.seed % (1 << 63),
@@ -131,7 +130,14 @@ def sampling_params(
     )
 
 
-def _fit(num_prompt: int, max_tokens: int | None, max_model_len: int, prompt_param: str) -> int:
+def _temperature(asked: float | None) -> float:
+    """Below `_COLDEST` dividing by it overflows, and the most likely token has all of the probability anyway."""
+    if asked is None:
+        return 1.0
+    return asked if asked >= _COLDEST else 0.0
+
+
+def _fit(request: GenerationRequest, num_prompt: int, max_model_len: int, prompt_param: str) -> int:
     """The number of tokens to generate at most. Raises when prompt and answer cannot both fit."""
     if num_prompt == 0:
         raise RequestError(f"{prompt_param}: has no tokens", param=prompt_param)
@@ -139,14 +145,15 @@ def _fit(num_prompt: int, max_tokens: int | None, max_model_len: int, prompt_par
     if room < 1:
         message = f"{prompt_param}: {num_prompt} tokens; this server takes {max_model_len}, prompt and answer together"
         raise ContextLengthExceeded(message, param=prompt_param)
+    param, max_tokens = request.length_limit
     if max_tokens is None:
         return room
     if max_tokens > room:
         message = (
-            f"max_tokens: {max_tokens} and a prompt of {num_prompt} tokens are more than the {max_model_len} tokens "
+            f"{param}: {max_tokens} and a prompt of {num_prompt} tokens are more than the {max_model_len} tokens "
             "that this server takes"
         )
-        raise ContextLengthExceeded(message, param="max_tokens")
+        raise ContextLengthExceeded(message, param=param)
     return max_tokens
 
 

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+
 from octavo_operator.core.crd import build_crd
 
 pytestmark = pytest.mark.apiserver
@@ -213,7 +214,12 @@ RULES = {
         "less than or equal to 1",
     ),
     "duration": ({"drain": {"timeout": "1m30s"}}, {"drain": {"timeout": "90"}}, "spec.drain.timeout", "such as 90s"),
-    "no empty duration": ({"drain": {"timeout": "1s"}}, {"drain": {"timeout": ""}}, "spec.drain.timeout", "such as 90s"),
+    "no empty duration": (
+        {"drain": {"timeout": "1s"}},
+        {"drain": {"timeout": ""}},
+        "spec.drain.timeout",
+        "such as 90s",
+    ),
     "longest drain": ({"drain": {"timeout": "1h"}}, {"drain": {"timeout": "61m"}}, "spec.drain.timeout", "1s and 1h"),
     "shortest drain": ({"drain": {"timeout": "1s"}}, {"drain": {"timeout": "0s"}}, "spec.drain.timeout", "1s and 1h"),
     "longest window": (

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
 
 CHILDREN = ("deployment", "service")
 
@@ -31,14 +31,14 @@ def reasons(kube):
 
 
 @pytest.fixture
-def serving(kube, kubelet, operator, wait):
+def serving(kube, kubelet, wait):
     """A ModelServer with one ready replica."""
     kube.server()
     wait(lambda: kubelet.serve() and is_ready(kube))
     return kube
 
 
-def test_children_and_status_appear(operator, kube, kubelet, wait):
+def test_children_and_status_appear(kube, kubelet, wait):
     kube.server(replicas=2, model={"source": {"pvc": {"claimName": "models"}}, "servedName": "m"})
     wait(lambda: len(kubelet.pods()) == 2)
     server, deployment, service = kube.get("modelserver"), kube.get("deployment"), kube.get("service")
@@ -63,10 +63,10 @@ def test_children_and_status_appear(operator, kube, kubelet, wait):
     assert all(condition["observedGeneration"] == 1 for condition in status["conditions"])
 
 
-def test_ready_follows_the_pods(operator, kube, kubelet, wait):
+def test_ready_follows_the_pods(kube, kubelet, wait):
     kube.server()
     wait(lambda: kube.condition().get("reason") == "Starting")
-    wait(lambda: kubelet.serve())
+    wait(kubelet.serve)
     kube.run("wait", "--for=condition=Ready", "oms/chat", "--timeout=30s")
     types = {item["type"] for item in kube.get("modelserver")["status"]["conditions"]}
     assert not types & {"Reconciling", "Stalled"}
@@ -84,7 +84,7 @@ def test_an_idle_operator_writes_nothing(serving, operator, wait):
     assert operator.http("/healthz") == "ok"
 
 
-def test_the_spec_and_metadata_are_never_written(serving, operator):
+def test_the_spec_and_metadata_are_never_written(serving):
     """Only the user and the status subresource appear among the managers."""
     metadata = serving.get("modelserver")["metadata"]
     assert metadata["generation"] == 1
@@ -175,7 +175,10 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
             "maxNumSeqs": 4,
             "maxBatchedTokens": 64,
             "kvCache": {"size": "0.5Gi"},
-            "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": "2000m", "memory": "4096Mi"}},
+            "resources": {
+                "requests": {"cpu": "0.5", "memory": "1024Mi"},
+                "limits": {"cpu": "2000m", "memory": "4096Mi"},
+            },
         },
         accelerator={
             "count": 1,
@@ -229,7 +232,7 @@ def test_a_server_that_comes_back_under_its_name_gets_children_of_its_own(servin
     assert owner != first
 
 
-def test_a_missing_model_is_named_and_fixing_it_recovers(operator, kube, kubelet, wait):
+def test_a_missing_model_is_named_and_fixing_it_recovers(kube, kubelet, wait):
     kube.server()
     wait(kubelet.pods)
     told = json.dumps({"reason": "ModelNotFound", "message": "/models/smol does not exist"})
@@ -254,7 +257,7 @@ def test_a_bad_rollout_is_not_ready_while_the_old_replica_serves(serving, kubele
     assert serving.get("modelserver")["status"]["readyReplicas"] == 1
 
 
-def test_pods_that_the_namespace_refuses_are_explained(operator, kube, wait):
+def test_pods_that_the_namespace_refuses_are_explained(kube, wait):
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     kube.apply(quota)
     wait(lambda: kube.get("resourcequota", "none").get("status", {}).get("hard"))
@@ -263,13 +266,13 @@ def test_pods_that_the_namespace_refuses_are_explained(operator, kube, wait):
     assert "exceeded quota" in kube.condition()["message"]
 
 
-def test_pods_pass_the_restricted_pod_security_standard(operator, kube, kubelet, wait):
+def test_pods_pass_the_restricted_pod_security_standard(kube, kubelet, wait):
     kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
     kube.server()
     wait(kubelet.pods)
 
 
-def test_a_foreign_service_is_not_taken_over(operator, kube, wait):
+def test_a_foreign_service_is_not_taken_over(kube, wait):
     ports = [{"port": 1234}]
     kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": {"ports": ports}})
     kube.server()
@@ -288,7 +291,7 @@ def test_a_paused_server_is_left_alone(serving, operator, wait):
     wait(lambda: serving.get("deployment")["spec"]["replicas"] == 3)
 
 
-def test_a_spec_older_than_the_crd_is_named_by_its_field(operator, kube, wait):
+def test_a_spec_older_than_the_crd_is_named_by_its_field(kube, wait):
     """As after an upgrade that added a rule: the object is there, and admission never saw it."""
     crd = kube.get("crd", "modelservers.octavo.dev")
     path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/replicas"

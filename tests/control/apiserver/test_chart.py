@@ -1,0 +1,143 @@
+"""The chart: what it installs, what that may do, and that the operator needs no more."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from octavo_operator import settings
+
+pytestmark = pytest.mark.apiserver
+
+CHART = Path(__file__).parents[3] / "charts/octavo"
+ACCOUNT = "--as=system:serviceaccount:octavo-system:octavo-operator"
+
+
+def of_kind(manifests, *kinds):
+    return [manifest for manifest in manifests if manifest["kind"] in kinds]
+
+
+def operator_pod(manifests):
+    (deployment,) = of_kind(manifests, "Deployment")
+    return deployment["spec"]["template"]
+
+
+def test_golden_rights(chart, golden):
+    roles = {role["metadata"]["name"]: role["rules"] for role in of_kind(chart(), "ClusterRole")}
+    golden("rbac", roles)
+
+
+def test_nothing_reads_secrets_or_uses_wildcards(chart):
+    text = json.dumps([role["rules"] for role in of_kind(chart(), "ClusterRole", "Role")])
+    assert "secrets" not in text
+    assert "*" not in text
+
+
+def test_the_crd_is_kept_and_is_the_committed_one(chart):
+    (crd,) = of_kind(chart(), "CustomResourceDefinition")
+    assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert crd == yaml.safe_load((CHART.parents[1] / "crds/modelserver.yaml").read_text())
+    assert of_kind(chart("--set=crds.install=false"), "CustomResourceDefinition") == []
+
+
+def test_one_operator_at_a_time(chart):
+    (deployment,) = of_kind(chart(), "Deployment")
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_every_variable_is_one_that_the_operator_reads(chart):
+    names = {variable["name"] for variable in operator_pod(chart())["spec"]["containers"][0]["env"]}
+    assert [name for name in names if not re.search(rf"^    {name} ", settings.__doc__, re.MULTILINE)] == []
+
+
+def test_the_default_values_reach_the_operator(chart):
+    container = operator_pod(chart("--set=logLevel=DEBUG", "--set=runtime.defaultImage=r:2"))["spec"]["containers"][0]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert settings.read_settings({k: v for k, v in environment.items() if v is not None}).runtime_image == "r:2"
+    assert environment["OCTAVO_LOG_LEVEL"] == "DEBUG"
+
+
+@pytest.mark.parametrize("option", ["foo=1", "scrape.period=1", "logLevel=loud", "workers=0", "image="])
+def test_values_that_mean_nothing_are_refused(chart, option):
+    with pytest.raises(subprocess.CalledProcessError):
+        chart(f"--set={option}")
+
+
+def test_every_value_has_a_place_in_the_schema():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def missing(value, node, path):
+        if not isinstance(value, dict) or "properties" not in node:
+            return []
+        assert node["additionalProperties"] is False, path
+        gone = [f"{path}.{key}" for key in value if key not in node["properties"]]
+        return gone + [
+            found for key, child in value.items() if key in node["properties"]
+            for found in missing(child, node["properties"][key], f"{path}.{key}")
+        ]  # fmt: skip
+
+    assert missing(values, schema, "values") == []
+
+
+def test_namespaces_get_a_role_each_and_no_cluster_role(chart):
+    manifests = chart("--set=watchNamespaces={a,b}")
+    assert [role["metadata"]["namespace"] for role in of_kind(manifests, "Role")] == ["a", "b"]
+    assert of_kind(manifests, "ClusterRoleBinding") == []
+
+
+def test_the_operators_pod_passes_the_restricted_pod_security_standard(chart, kube):
+    kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    template = operator_pod(chart())
+    metadata = {"name": "operator", "namespace": kube.namespace, "labels": template["metadata"]["labels"]}
+    spec = template["spec"] | {"serviceAccountName": "default"}
+    kube.run("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    kube.run("create", "--dry-run=server", "-f", "-", stdin=manifest)
+
+
+def test_the_api_server_takes_every_object_of_the_chart(chart, kube):
+    for manifest in chart():
+        kube.run("apply", "--dry-run=server", "--server-side", "--force-conflicts",
+                 "--namespace=octavo-system", "-f", "-", stdin=manifest)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "expected"),
+    [
+        ("patch", "modelservers/status", "yes"),
+        ("patch", "modelservers", "no"),
+        ("delete", "deployments", "no"),
+        ("get", "secrets", "no"),
+        ("create", "pods/exec", "no"),
+    ],
+)
+def test_what_the_operator_may_do(anywhere, verb, resource, expected):
+    kind, _, part = resource.partition("/")
+    subresource = [f"--subresource={part}"] if part else []
+    answer = anywhere.run("auth", "can-i", verb, kind, *subresource, ACCOUNT, check=False)
+    assert answer.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("role", "verb", "expected"), [("view", "get", "yes"), ("view", "create", "no"), ("edit", "create", "yes")]
+)
+def test_viewers_and_editors_of_a_namespace_may_do_the_same_with_servers(kube, wait, role, verb, expected):
+    kube.run("create", "rolebinding", "people", f"--clusterrole={role}", "--user=somebody")
+
+    def answer():
+        return kube.run("auth", "can-i", verb, "modelservers", "--as=somebody", check=False).stdout.strip() == expected
+
+    wait(answer)
+
+
+def test_an_operator_for_one_namespace_needs_rights_only_there(kube, namespaced_operator, wait):
+    kube.server()
+    wait(lambda: kube.find("deployment") and kube.condition().get("reason") == "Starting")
+    kube.run("delete", "service", "chat")
+    wait(lambda: kube.find("service"))
+    assert namespaced_operator.alive
+    assert " ERROR " not in namespaced_operator.log.read_text()

@@ -1,0 +1,93 @@
+"""The load moves the replicas: real operator, real Deployment controller, pods whose /metrics the test writes."""
+
+import pytest
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
+
+AUTOSCALING = {
+    "minReplicas": 1,
+    "maxReplicas": 2,
+    "targets": {"kvUtilizationPercent": 70, "waitingPerReplica": 2},
+    "behavior": {"scaleUp": {"stabilizationWindow": "1s"}, "scaleDown": {"stabilizationWindow": "3s"}},
+}
+
+
+def scaling(kube):
+    return kube.get("modelserver")["status"].get("scaling", {}).get("lastDecision", {})
+
+
+def wanted(kube):
+    return kube.get("deployment")["spec"]["replicas"]
+
+
+def events(kube, reason):
+    return [event for event in kube.list("events.events.k8s.io") if event["reason"] == reason]
+
+
+@pytest.fixture
+def scaled(kube, kubelet, wait):
+    """A ModelServer with one ready replica out of one to two, and a fresh sample of it."""
+    kube.server(autoscaling=AUTOSCALING)
+    wait(lambda: kubelet.serve() and kube.condition("MetricsFresh").get("status") == "True")
+    return kube
+
+
+def test_load_adds_a_replica_and_its_end_removes_it(scaled, kubelet, operator, wait):
+    (first,) = kubelet.serve()
+    first.waiting, first.running, first.used = 9, 4, 800
+
+    wait(lambda: wanted(scaled) == 2)
+    wait(lambda: scaling(scaled).get("to") == 2)
+    decision = scaling(scaled)
+    assert (decision["from"], decision["to"]) == (1, 2)
+    assert decision["reason"] in {"WaitingAboveTarget", "KVUtilizationAboveTarget"}
+    assert decision["inputs"]["readyReplicas"] == 1
+    assert decision["inputs"]["kvTokensCapacity"] == 1000
+    assert {item["signal"] for item in decision["candidates"]} == {"kvUtilizationPercent", "waitingPerReplica"}
+    (event,) = wait(lambda: events(scaled, "ScaledUp"))
+    assert event["note"].startswith("1 -> 2 replicas")
+
+    wait(lambda: len(kubelet.serve()) == 2 and scaled.get("modelserver")["status"]["readyReplicas"] == 2)
+    first.used = 200
+    wait(lambda: scaled.condition("ScalingLimited").get("reason") == "TooManyReplicas")
+    row = scaled.run("get", "oms", "chat", "--no-headers").stdout.split()
+    assert row[1:4] == ["chat", "2", "2"]
+
+    operator.stop()
+    operator.start()
+    operator.wait_for_resyncs(1)
+    assert wanted(scaled) == 2
+
+    for replica in kubelet.serve():
+        replica.waiting = replica.running = replica.used = 0
+    wait(lambda: wanted(scaled) == 1, 60)
+    wait(lambda: scaling(scaled).get("to") == 1)
+    assert scaling(scaled)["reason"] == "LoadBelowTarget"
+    assert events(scaled, "ScaledDown")
+    assert scaled.get("modelserver")["metadata"]["generation"] == 1
+
+
+def test_replicas_that_cannot_be_scraped_change_nothing(scaled, kubelet, wait):
+    """The load was high and is now unknown: neither more nor fewer replicas, and the condition says why."""
+    (replica,) = kubelet.serve()
+    replica.broken = True
+    wait(lambda: scaled.condition("MetricsFresh").get("status") == "False")
+    active = wait(lambda: (found := scaled.condition("ScalingActive"))["status"] == "False" and found)
+    assert active["reason"] == "MetricsMissing"
+    assert wanted(scaled) == 1
+    assert "load" not in scaled.get("modelserver")["status"]
+    replica.broken = False
+    wait(lambda: scaled.condition("MetricsFresh").get("status") == "True")
+
+
+def test_the_number_that_was_decided_survives_an_edit_by_hand(scaled, wait):
+    scaled.patch("deployment", "chat", {"spec": {"replicas": 5}})
+    wait(lambda: wanted(scaled) == 1)
+
+
+def test_switching_from_a_fixed_number_starts_from_it(kube, kubelet, wait):
+    kube.server(replicas=3)
+    wait(lambda: len(kubelet.serve()) == 3)
+    kube.server(autoscaling=AUTOSCALING | {"maxReplicas": 5, "behavior": {}})
+    wait(lambda: kube.condition("ScalingActive").get("status") == "True")
+    assert wanted(kube) == 3

@@ -1,0 +1,129 @@
+"""What a pod says about why it does not serve, and which pod is listened to."""
+
+import json
+
+import pytest
+
+from octavo_operator.core.names import RUNTIME_REASONS, Reason
+from octavo_operator.core.observed import live_pods, newest_problem, view_deployment, view_pod
+
+
+def ended(message="", *, code=2, reason="Error"):
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+def told(reason, message="words"):
+    return json.dumps({"reason": reason, "message": message})
+
+
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+
+CASES = {
+    "nothing yet": ({"state": {"waiting": {"reason": "ContainerCreating"}}}, None, False),
+    "starting": ({"state": {"running": {}}, "started": False}, None, False),
+    "readiness fails": ({"state": {"running": {}}, "started": True}, Reason.NOT_READY, False),
+    "pull backs off": ({"state": {"waiting": {"reason": "ImagePullBackOff"}}}, Reason.IMAGE_PULL, True),
+    "pull fails": ({"state": {"waiting": {"reason": "ErrImagePull"}}}, Reason.IMAGE_PULL, True),
+    "image name": ({"state": {"waiting": {"reason": "InvalidImageName"}}}, Reason.IMAGE_PULL, True),
+    "secret missing": ({"state": {"waiting": {"reason": "CreateContainerConfigError"}}}, Reason.CONTAINER_CONFIG, True),
+    "first end": ({"state": ended()}, Reason.CONTAINER_FAILED, False),
+    "loop": ({"state": BACK_OFF, "lastState": ended(), "restartCount": 1}, Reason.CRASH_LOOP, True),
+    "runs again in a loop": (
+        {"state": {"running": {}}, "started": False, "lastState": ended(), "restartCount": 4},
+        Reason.CRASH_LOOP,
+        True,
+    ),
+    "killed for memory": ({"state": ended(reason="OOMKilled", code=137)}, Reason.OOM_KILLED, False),
+    "killed for memory, looping": (
+        {"state": BACK_OFF, "lastState": ended(reason="OOMKilled", code=137)},
+        Reason.OOM_KILLED,
+        True,
+    ),
+    "no model": ({"state": ended(told("ModelNotFound"))}, Reason.MODEL_NOT_FOUND, True),
+    "no model, looping": ({"state": BACK_OFF, "lastState": ended(told("ModelNotFound"))}, Reason.MODEL_NOT_FOUND, True),
+    "words before the reason": ({"state": ended(f"log\n{told('InvalidArgument')}\n")}, Reason.INVALID_ARGUMENT, True),
+    "engine, first time": ({"state": ended(told("EngineFailed"))}, Reason.ENGINE_FAILED, False),
+    "foreign reason": ({"state": ended(told("Whatever"))}, Reason.CONTAINER_FAILED, False),
+    "no json object": ({"state": ended('["ModelNotFound"]')}, Reason.CONTAINER_FAILED, False),
+    "ended well": ({"state": {"running": {}}, "lastState": ended(code=0)}, None, False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_container_tells_the_reason(raw_pod, case):
+    container, reason, stalled = CASES[case]
+    problem = view_pod(raw_pod(container=container)).problem
+    assert (problem.reason if problem else None) == reason
+    assert (problem.stalled if problem else False) == stalled
+
+
+@pytest.mark.parametrize("reason", sorted(RUNTIME_REASONS))
+def test_every_reason_of_the_runtime_is_understood(raw_pod, reason):
+    problem = view_pod(raw_pod(container={"state": ended(told(reason, "some words"))})).problem
+    assert problem is not None
+    assert (problem.reason, problem.message) == (reason, "some words")
+
+
+def test_the_number_of_restarts_is_told(raw_pod):
+    container = {"state": BACK_OFF, "lastState": ended(told("EngineFailed", "boom")), "restartCount": 3}
+    problem = view_pod(raw_pod(container=container)).problem
+    assert problem is not None
+    assert problem.message == "boom (restarted 3 times)"
+
+
+def test_a_pod_without_a_node_repeats_the_scheduler(raw_pod):
+    words = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    conditions = {"PodScheduled": {"status": "False", "reason": "Unschedulable", "message": words}}
+    problem = view_pod(raw_pod(conditions=conditions)).problem
+    assert problem is not None
+    assert (problem.reason, problem.message, problem.stalled) == (Reason.UNSCHEDULABLE, words, False)
+
+
+def test_a_ready_pod_has_no_problem_whatever_happened_before(raw_pod):
+    """G5: a restarted pod that serves again is like any other."""
+    container = {"state": {"running": {}}, "lastState": ended(), "restartCount": 9}
+    pod = view_pod(raw_pod(ready=True, container=container))
+    assert pod.problem is None
+    assert pod.ready_since == 1767225630.0
+
+
+def test_pods_that_ended_do_not_count(raw_pod):
+    failed = raw_pod("a")
+    failed["status"]["phase"] = "Failed"
+    assert [pod.name for pod in live_pods([failed, raw_pod("b")])] == ["b"]
+
+
+def test_only_the_newest_revision_is_listened_to(raw_pod):
+    loop = {"state": BACK_OFF, "lastState": ended()}
+    old = raw_pod("old", container=loop, revision="r1", created="2026-01-01T00:00:00Z")
+    new = raw_pod("new", revision="r2", created="2026-01-01T01:00:00Z")
+    assert newest_problem(live_pods([old])) is not None
+    assert newest_problem(live_pods([old, new])) is None
+
+
+def test_terminating_pods_are_not_listened_to(raw_pod):
+    loop = {"state": BACK_OFF, "lastState": ended()}
+    assert newest_problem(live_pods([raw_pod(container=loop, terminating=True)])) is None
+
+
+def test_a_failing_pod_outweighs_a_pending_one(raw_pod):
+    pending = raw_pod("a", conditions={"PodScheduled": {"status": "False", "message": "no nodes"}})
+    failing = raw_pod("b", container={"state": ended()})
+    problem = newest_problem(live_pods([pending, failing]))
+    assert problem is not None
+    assert problem.reason == Reason.CONTAINER_FAILED
+
+
+def test_a_new_deployment_has_no_counts_and_is_not_current():
+    view = view_deployment({"metadata": {"generation": 1}, "spec": {"replicas": 3}})
+    assert (view.wanted, view.current, view.ready) == (3, False, 0)
+
+
+def test_a_deployments_complaints_are_read():
+    conditions = [
+        {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "too slow"},
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"},
+    ]
+    raw = {"metadata": {"generation": 1}, "spec": {}, "status": {"observedGeneration": 1, "conditions": conditions}}
+    view = view_deployment(raw)
+    assert (view.deadline_exceeded, view.pods_refused, view.current) == ("too slow", "exceeded quota", True)

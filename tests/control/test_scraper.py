@@ -1,0 +1,107 @@
+"""The scraper against real HTTP servers on loopback: what is a sample, and what is missing."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from octavo_operator.core import names
+from octavo_operator.health import Health
+from octavo_operator.metrics import Metrics
+from octavo_operator.scraper import LARGEST_ANSWER, Scraper, Target, _fetch
+from octavo_operator.store import Key, Store
+
+KEY = Key("default", "chat")
+TEXT = "".join(
+    f"{name} {value}\n"
+    for name, value in {
+        names.METRIC_RUNNING: 1,
+        names.METRIC_WAITING: 2,
+        names.METRIC_KV_USED: 30,
+        names.METRIC_KV_CAPACITY: 100,
+    }.items()
+)
+
+
+async def handle(request):
+    kind = request.path.strip("/")
+    if kind == "hang":
+        await asyncio.sleep(60)
+    if kind == "redirect":
+        raise web.HTTPFound("/good")
+    if kind == "endless":
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:  # until the client hangs up, which cancels the handler
+            await answer.write(b"x" * 65536)
+    texts = {"good": TEXT, "large": "#" * (LARGEST_ANSWER + 1), "fits": "#" * LARGEST_ANSWER}
+    return web.Response(text=texts.get(kind, ""), status=200 if kind in texts else 500)
+
+
+@pytest.fixture
+async def server():
+    runner = web.AppRunner(web.Application(), handler_cancellation=True, shutdown_timeout=0.1)
+    runner.app.router.add_get("/{kind}", handle)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as session:
+        yield session
+
+
+@pytest.mark.parametrize("kind", ["good", "fits"])
+async def test_a_plain_answer_is_taken(server, session, kind):
+    assert await _fetch(session, f"{server}/{kind}")
+
+
+@pytest.mark.parametrize("kind", ["broken", "hang", "redirect", "large", "endless"])
+async def test_everything_else_is_missing(server, session, kind):
+    assert await _fetch(session, f"{server}/{kind}") is None
+
+
+async def test_nobody_there_is_missing(session):
+    assert await _fetch(session, "http://127.0.0.1:1/metrics") is None
+
+
+@pytest.mark.parametrize(("address", "host"), [("10.1.2.3", "10.1.2.3"), ("fd00::1", "[fd00::1]")])
+def test_addresses_of_both_families(address, host):
+    assert Target(KEY, "uid", address).url == f"http://{host}:8000/metrics"
+
+
+@pytest.fixture
+def scraper(raw_server, raw_pod):
+    store, metrics = Store(), Metrics()
+    store.put(raw_server())
+    store.put(raw_pod("ready", ready=True))
+    store.put(raw_pod("starting"))
+    store.put(raw_pod("leaving", ready=True, terminating=True))
+    return Scraper(store, metrics, Health(lambda: 0.0), period=1)
+
+
+def test_only_ready_pods_that_stay_are_asked(scraper):
+    assert [target.uid for target in scraper._targets()] == ["uid-ready"]
+
+
+def test_an_answer_fills_the_window_and_a_bad_one_does_not(scraper):
+    (target,) = scraper._targets()
+    scraper._forget_others([target])
+    scraper._take(target, TEXT)
+    scraper._take(target, None)
+    scraper._take(target, TEXT.replace("30", "NaN"))
+    (window,) = scraper.windows(KEY).values()
+    assert [sample.kv_used for sample in window.samples] == [30]
+
+
+def test_windows_of_pods_that_are_gone_are_forgotten(scraper):
+    (target,) = scraper._targets()
+    scraper._forget_others([target])
+    scraper._take(target, TEXT)
+    scraper._forget_others([])
+    assert scraper.windows(KEY) == {}

@@ -1,0 +1,97 @@
+import logging
+import sys
+
+import pytest
+
+from octavo_operator import settings as module
+from octavo_operator.__main__ import main
+from octavo_operator.core.errors import SettingsError
+from octavo_operator.logs import LineFormatter, kv
+from octavo_operator.settings import read_settings
+
+GOOD = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}
+
+
+def test_defaults():
+    settings = read_settings(GOOD)
+    assert (settings.http_port, settings.scrape_period, settings.decide_period) == (8080, 2, 5)
+    assert settings.watch_namespaces == ()
+    assert settings.kubeconfig is None
+
+
+def test_everything_can_be_set():
+    settings = read_settings(
+        GOOD
+        | {
+            "OCTAVO_WATCH_NAMESPACES": " a, b ,",
+            "OCTAVO_HTTP_PORT": "9",
+            "OCTAVO_SCRAPE_PERIOD": "0.5",
+            "OCTAVO_WORKERS": "3",
+            "OCTAVO_LOG_LEVEL": "debug",
+            "POD_NAME": "pod-1",
+            "KUBECONFIG": "/k",
+        }
+    )
+    assert settings.watch_namespaces == ("a", "b")
+    assert (settings.http_port, settings.scrape_period, settings.workers) == (9, 0.5, 3)
+    assert (settings.log_level, settings.instance, settings.kubeconfig) == ("DEBUG", "pod-1", "/k")
+
+
+def test_the_argument_outweighs_the_environment():
+    assert read_settings(GOOD | {"KUBECONFIG": "/k"}, "/argument").kubeconfig == "/argument"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OCTAVO_RUNTIME_IMAGE", " "),
+        ("OCTAVO_HTTP_PORT", "0"),
+        ("OCTAVO_HTTP_PORT", "http"),
+        ("OCTAVO_SCRAPE_PERIOD", "6"),
+        ("OCTAVO_SCRAPE_PERIOD", "nan"),
+        ("OCTAVO_WORKERS", "-1"),
+        ("OCTAVO_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_bad_value_is_named(name, value):
+    with pytest.raises(SettingsError, match=name):
+        read_settings(GOOD | {name: value})
+
+
+def test_the_docstring_lists_every_variable():
+    source = module.__loader__.get_source(module.__name__)
+    body = source.replace(module.__doc__, "")
+    used = {
+        word for line in body.splitlines() for word in line.split('"') if word.startswith("OCTAVO_") and " " not in word
+    }
+    assert used
+    assert [name for name in used if name not in module.__doc__] == []
+
+
+def test_the_command_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.delenv("OCTAVO_RUNTIME_IMAGE", raising=False)
+    assert main(["run"]) == 64
+    assert capsys.readouterr().err == "octavo-operator: OCTAVO_RUNTIME_IMAGE is not set: name the runtime's image\n"
+
+
+def record(message, **pairs):
+    entry = logging.LogRecord("x", logging.INFO, "f", 1, message, (), None)
+    entry.__dict__.update(kv(**pairs))
+    return entry
+
+
+def test_a_log_line_is_one_line_with_pairs():
+    line = LineFormatter().format(record("two\nlines", server="ns/a", error='said "no"', empty=""))
+    assert line.endswith(r'INFO    two lines server=ns/a error="said \"no\"" empty=""')
+    assert "\n" not in line
+
+
+def test_a_traceback_stays_in_the_line():
+    entry = record("crashed")
+    try:
+        int("boom")
+    except ValueError:
+        entry.exc_info = sys.exc_info()
+    line = LineFormatter().format(entry)
+    assert "\n" not in line
+    assert "boom" in line

@@ -1,0 +1,94 @@
+import pytest
+
+from octavo_operator.store import Key, Store, slim
+
+KEY = Key("default", "chat")
+
+
+@pytest.fixture
+def store():
+    return Store()
+
+
+def at(raw, version):
+    return {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(version)}}
+
+
+def labelled(raw):
+    return {**raw, "metadata": {**raw["metadata"], "labels": {"octavo.dev/modelserver": "chat"}}}
+
+
+def test_what_was_put_is_observed_together(store, raw_server, raw_deployment, raw_pod):
+    for raw in (raw_server(), labelled(raw_deployment()), raw_pod("a"), raw_pod("b")):
+        assert store.put(raw) == KEY
+    observed = store.observe(KEY)
+    assert observed.server is not None
+    assert list(observed.children) == ["Deployment"]
+    assert [pod["metadata"]["name"] for pod in observed.pods] == ["a", "b"]
+    assert store.servers() == (KEY,)
+
+
+def test_a_late_event_does_not_undo_the_answer_to_a_write(store, raw_server):
+    store.put(at(raw_server(replicas=2), 20))
+    store.put(at(raw_server(replicas=1), 10), watched=True)
+    assert store.observe(KEY).server["spec"]["replicas"] == 2
+
+
+def test_an_object_that_is_going_is_gone(store, raw_server):
+    raw = raw_server()
+    raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    store.put(raw)
+    assert store.observe(KEY).server is None
+
+
+def test_removed_objects_are_forgotten(store, raw_server, raw_pod):
+    store.put(raw_server())
+    store.put(raw_pod())
+    assert store.remove(raw_pod()) == KEY
+    assert store.remove(raw_server()) == KEY
+    assert store.observe(KEY).server is None
+    assert store.observe(KEY).pods == ()
+    assert store.remove(raw_pod()) == KEY
+
+
+def test_a_full_list_removes_what_it_does_not_contain(store, raw_pod):
+    """The watch does not tell what was deleted while it was broken."""
+    for name in ("kept", "ghost"):
+        store.put(at(raw_pod(name), 10))
+    store.replace("Pod", [at(raw_pod("kept"), 10)], list_version=30)
+    assert [pod["metadata"]["name"] for pod in store.observe(KEY).pods] == ["kept"]
+
+
+def test_a_full_list_keeps_what_is_newer_than_itself(store, raw_pod):
+    store.put(at(raw_pod("new"), 31))
+    store.put(at(raw_pod("changed"), 32))
+    store.replace("Pod", [at(raw_pod("changed", ready=True), 20)], list_version=30)
+    pods = {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in store.observe(KEY).pods}
+    assert pods == {"new": "31", "changed": "32"}
+
+
+def test_pods_of_unknown_servers_are_not_offered(store, raw_server, raw_pod):
+    store.put(raw_pod())
+    assert list(store.pods()) == []
+    store.put(raw_server())
+    assert [key for key, _ in store.pods()] == [KEY]
+
+
+def test_only_the_watchs_own_deliveries_prove_that_it_lives(store, raw_pod):
+    store.put(at(raw_pod(), 50))
+    assert store.newest_watched("Pod") == 0
+    store.put(at(raw_pod(), 40), watched=True)
+    assert store.newest_watched("Pod") == 40
+    store.remove(at(raw_pod(), 60), watched=True)
+    assert store.newest_watched("Pod") == 60
+
+
+def test_objects_without_our_label_concern_nobody(store, raw_deployment):
+    assert store.put(raw_deployment()) is None
+
+
+def test_managed_fields_are_not_kept(raw_pod):
+    raw = raw_pod()
+    raw["metadata"]["managedFields"] = [{"manager": "x"}]
+    assert "managedFields" not in slim(raw)["metadata"]
+    assert slim(raw)["metadata"]["name"] == "chat-1"
