@@ -35,11 +35,11 @@ def _run(kubeconfig: str | None) -> int:
 
     try:
         settings = read_settings(os.environ, kubeconfig)
+        configure_logging(settings.log_level)
+        asyncio.run(serve(settings))
     except SettingsError as error:
         sys.stderr.write(f"octavo-operator: {error}\n")
         return 64
-    configure_logging(settings.log_level)
-    asyncio.run(serve(settings))
     return 0
 
 

@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from octavo_operator.core import names
-from octavo_operator.core.errors import Rejected, Unavailable
+from octavo_operator.core.errors import Rejected, SettingsError, Unavailable
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Raw, slim
 
@@ -55,12 +55,16 @@ class Cluster:
         self._metrics = metrics
 
     async def __aenter__(self) -> Self:
-        """Reads the kubeconfig, or else the pod's service account. Sends nothing yet."""
+        """Reads the kubeconfig, or else the pod's service account. SettingsError if there is neither."""
         self._configuration = client.Configuration()
-        if self._kubeconfig is None:
-            config.load_incluster_config(client_configuration=self._configuration)
-        else:
-            await config.load_kube_config(config_file=self._kubeconfig, client_configuration=self._configuration)
+        try:
+            if self._kubeconfig is None:
+                config.load_incluster_config(client_configuration=self._configuration)
+            else:
+                await config.load_kube_config(config_file=self._kubeconfig, client_configuration=self._configuration)
+        except (config.ConfigException, OSError) as error:
+            where = f"KUBECONFIG {self._kubeconfig}" if self._kubeconfig else "no KUBECONFIG, and no service account"
+            raise SettingsError(f"{where}: {error}") from error
         self._api = client.ApiClient(self._configuration)
         return self
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
-LONGEST_SILENCE: Final = 60.0
+LONGEST_SILENCE: Final = 120.0
+"""Longer than a reconcile whose every request runs into its deadline: an outage is no reason to restart."""
 
 
 class Health:

@@ -71,11 +71,12 @@ class Resync:
     async def _list_all(self) -> dict[str, int]:
         """Takes everything in; returns the newest resource version of each kind."""
         newest: dict[str, int] = {}
+        before = self._store.servers()
         for kind in WATCHED:
             raws, version = await self._cluster.list_all(kind, self._namespaces)
             self._store.replace(kind, raws, version)
             newest[kind] = max(map(version_of, raws), default=0)
-        for key in self._store.servers():
+        for key in {*before, *self._store.servers()}:
             self._queue.add(key)
         return newest
 

@@ -22,7 +22,7 @@ from octavo_operator.store import Key, Store
 
 DEADLINE_SECONDS: Final = 2.0
 LARGEST_ANSWER: Final = 1 << 20
-_AT_ONCE: Final = 128
+_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)

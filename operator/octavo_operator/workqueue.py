@@ -103,6 +103,7 @@ class WorkQueue:
             delay = self._backoff(key, None)
             logger.exception("reconcile crashed", extra=kv(server=_name(key), retry_in=f"{delay:.1f}s"))
         finally:
+            self._health.beat("queue")
             slots.release()
             self._done(key, delay)
 

@@ -95,3 +95,9 @@ def test_a_traceback_stays_in_the_line():
     line = LineFormatter().format(entry)
     assert "\n" not in line
     assert "boom" in line
+
+
+def test_the_command_says_that_it_finds_no_cluster(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("OCTAVO_RUNTIME_IMAGE", "r:1")
+    assert main(["run", "--kubeconfig", str(tmp_path / "none")]) == 64
+    assert str(tmp_path / "none") in capsys.readouterr().err

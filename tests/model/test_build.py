@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from octavo_runtime.config import ServeConfig
-from octavo_runtime.errors import OutOfMemory
+from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.info import read_model_info
-from octavo_runtime.runner.build import build_runner, count_blocks
+from octavo_runtime.runner.build import build_runner
+from octavo_runtime.runner.torch_build import count_blocks
 
 BLOCK = 1000  # bytes
 GREEDY_PROMPTS = [[5, 6, 7], [8]]
@@ -81,3 +82,9 @@ def test_a_built_runner_computes(model, runner_of, drive, backend):
 def test_a_cache_smaller_than_the_warm_up_is_warmed_up_within_it(model):
     config = ServeConfig(model=model, kv_cache_memory=8000, block_size=4)
     assert build_runner(config, read_model_info(model), lambda _phase, _done: None).num_blocks == 2
+
+
+def test_a_backend_that_the_device_cannot_run_is_the_users_error(model):
+    config = ServeConfig(model=model, attention_backend="cuda-magic")
+    with pytest.raises(InvalidArgument, match="'cuda-magic' is unknown; known are auto, reference, cpu, triton"):
+        build_runner(config, read_model_info(model), lambda _phase, _done: None)

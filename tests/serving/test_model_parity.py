@@ -39,7 +39,7 @@ def prompts(folder):
     """50 prompts, five of each length: pieces of a text, from different places."""
     from octavo_runtime.text.tokenizer import load_tokenizer
 
-    ids = load_tokenizer(folder, read_model_info(folder)).encode(TEXT * 4)
+    ids = load_tokenizer(folder, read_model_info(folder)).encode(TEXT * 5)
     return [ids[7 * number : 7 * number + LENGTHS[number % len(LENGTHS)]] for number in range(50)]
 
 

@@ -103,8 +103,8 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
 
 
 def url(owner: Owner) -> str:
-    """Where clients inside the cluster reach the replicas."""
-    return f"http://{owner.name}.{owner.namespace}.svc:{names.SERVICE_PORT}"
+    """Where clients inside the cluster reach the replicas; the Service's port is HTTP's own."""
+    return f"http://{owner.name}.{owner.namespace}.svc"
 
 
 def served_name(spec: ModelServerSpec, name: str) -> str:

@@ -104,7 +104,7 @@ class ModelServerStatus(StatusModel):
         default="", max_length=512, description="Label selector of the replicas, for the scale subresource."
     )
     url: str | None = Field(
-        default=None, max_length=512, description="Endpoint inside the cluster. Example: http://chat.default.svc:80."
+        default=None, max_length=512, description="Endpoint inside the cluster. Example: http://chat.default.svc."
     )
     model: ModelStatus | None = Field(default=None, description="The model as clients see it.")
     load: Load | None = Field(default=None, description="Load of all ready replicas together. Absent while unknown.")

@@ -1,146 +1,34 @@
-"""From a configuration to a runner that is ready: threads, device, weights, KV cache, first step."""
+"""The way to a runner that imports torch only after the process is ready for it."""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Final
-
-import torch
-
-from octavo_kernels.select import select_backend
-from octavo_runtime.core.batch import FlatBatch, SamplingRow
-from octavo_runtime.errors import OutOfMemory
-from octavo_runtime.model.decoder import Decoder
-from octavo_runtime.model.loader import load_weights, open_weights
-from octavo_runtime.runner.machine import choose_device, choose_dtype, choose_threads, host_free_memory
-from octavo_runtime.runner.torch_runner import TorchRunner
+import os
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.model.spec import ModelInfo
-    from octavo_runtime.runner.base import Progress
-
-logger = logging.getLogger(__name__)
-
-_CPU_SHARE: Final = 0.5  # of the memory free after loading; the rest is for activations, the API process and neighbours
-_GPU_SHARE: Final = 0.92  # of the memory free after a profile run; the rest is for fragmentation
-_CPU_WARMUP_TOKENS: Final = 16
+    from octavo_runtime.runner.base import Progress, Runner
 
 
-def build_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> TorchRunner:
+def build_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Runner:
     """Load `info`'s model and make it ready. `progress` hears the phases "weights" and "warmup".
 
     Raises `ModelUnsupported` when the weights do not fit the configuration, `OutOfMemory` when weights or KV cache do
-    not fit the machine.
+    not fit the machine, `InvalidArgument` for an attention backend that the device cannot run.
     """
-    device = _prepare_torch(config)
-    dtype = choose_dtype(config.dtype, info, device)
-    backend = select_backend(config.attention_backend, device)
     progress("weights", 0.0)
-    try:
-        weights = load_weights(
-            info, open_weights(info), device=device, dtype=dtype, progress=lambda done: progress("weights", done)
-        )
-        decoder = Decoder(info, weights, backend, dtype)
-        progress("warmup", 0.0)
-        runner = _with_cache(config, info, decoder, device, dtype)
-        _step(runner, _warmup_tokens(config, runner))
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{info.path} does not fit on {device}: {error}") from error
-    progress("warmup", 1.0)
-    return runner
+    _wait_passively()
+    from octavo_runtime.runner.torch_build import build_torch_runner  # noqa: PLC0415  seconds, and reads the environment
+
+    return build_torch_runner(config, info, progress)
 
 
-def _prepare_torch(config: ServeConfig) -> torch.device:
-    torch.set_num_threads(config.threads or choose_threads())
-    device = choose_device()
-    logger.info("computing on %s with %d threads", device, torch.get_num_threads())
-    return device
+def _wait_passively() -> None:
+    """Let OpenMP's threads sleep while they wait for each other; read when torch is imported, so this comes first.
 
-
-def _with_cache(
-    config: ServeConfig, info: ModelInfo, decoder: Decoder, device: torch.device, dtype: torch.dtype
-) -> TorchRunner:
-    def runner(num_blocks: int) -> TorchRunner:
-        return TorchRunner(
-            decoder, info, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=dtype
-        )
-
-    block_bytes = config.block_size * info.kv_bytes_per_token(dtype.itemsize)
-    if device.type == "cuda":
-        free = _free_after_profile(runner, config, device)
-        share = _GPU_SHARE
-    else:
-        free, share = host_free_memory(), _CPU_SHARE
-    num_blocks = count_blocks(config, info, block_bytes=block_bytes, free=free, share=share)
-    logger.info(
-        "KV cache: %d blocks of %d tokens, %d MiB of %d MiB free",
-        num_blocks, config.block_size, num_blocks * block_bytes >> 20, free >> 20,
-    )  # fmt: skip
-    return runner(num_blocks)
-
-
-def count_blocks(config: ServeConfig, info: ModelInfo, *, block_bytes: int, free: int, share: float) -> int:
-    """Blocks that the KV cache gets: `kv_cache_memory` if set, else `share` of the `free` bytes, but never more than
-    `max_num_seqs` sequences of full length could fill.
-
-    Raises `OutOfMemory` when the memory asked for is not there, or holds less than one sequence of full length that
-    was asked for by name.
+    By default they spin. On cores shared with anything else (an API process, a neighbour, a CPU quota) the spinning
+    thread takes the time that the one it waits for needs: a step of 0.08 s was seen to take 1.5 s on two busy cores,
+    and 0.11 s this way. On idle cores the price is about a tenth at batch 1.
     """
-    longest = config.max_model_len or info.max_positions
-    per_sequence = -(-longest // config.block_size)
-    memory = config.kv_cache_memory or int(free * share)
-    if memory > free:
-        raise OutOfMemory(f"kv_cache_memory is {memory >> 20} MiB; {free >> 20} MiB are free after loading the model")
-    num_blocks = min(memory // block_bytes, per_sequence * config.max_num_seqs)
-    needed = per_sequence if config.max_model_len is not None else 1
-    if num_blocks < needed:
-        raise OutOfMemory(
-            f"a KV cache of {memory >> 20} MiB holds {num_blocks * config.block_size} tokens; one sequence of "
-            f"{longest} needs {needed * block_bytes >> 20} MiB: raise kv_cache_memory or lower max_model_len"
-        )
-    return num_blocks
-
-
-def _free_after_profile(make: Callable[[int], TorchRunner], config: ServeConfig, device: torch.device) -> int:
-    """Bytes free on the GPU once the largest step has taken what it needs: its peak is never for the cache to have."""
-    runner = make(-(-config.max_num_batched_tokens // config.block_size))
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    _step(runner, config.max_num_batched_tokens)
-    activations = torch.cuda.max_memory_allocated(device) - before
-    del runner
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(0, free - activations)
-
-
-def _step(runner: TorchRunner, num_tokens: int) -> None:
-    """Prefill one sequence of `num_tokens` tokens in the first blocks, then decode one in its last place."""
-    last = num_tokens - 1
-    _execute(runner, range(num_tokens))
-    _execute(runner, range(last, num_tokens))
-
-
-def _execute(runner: TorchRunner, positions: range) -> None:
-    num_blocks = -(-positions.stop // runner.block_size)
-    runner.execute(
-        FlatBatch(
-            token_ids=[0] * len(positions),
-            positions=list(positions),
-            slot_mapping=list(positions),
-            query_start_loc=[0, len(positions)],
-            seq_lens=[positions.stop],
-            block_tables=[list(range(num_blocks))],
-            sample_rows=[0],
-            sampling=[SamplingRow(temperature=1.0, top_p=0.9, top_k=0, seed=0, position=positions.stop)],
-        )
-    )
-
-
-def _warmup_tokens(config: ServeConfig, runner: TorchRunner) -> int:
-    """A GPU meets its largest step here, for its kernels' sake; on a CPU that would take seconds and teach nothing."""
-    most = min(config.max_num_batched_tokens, runner.num_blocks * runner.block_size)
-    return min(most, _CPU_WARMUP_TOKENS) if runner.device.type == "cpu" else most
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from octavo_operator import settings
 
 pytestmark = pytest.mark.apiserver
@@ -50,7 +51,7 @@ def test_one_operator_at_a_time(chart):
 
 def test_every_variable_is_one_that_the_operator_reads(chart):
     names = {variable["name"] for variable in operator_pod(chart())["spec"]["containers"][0]["env"]}
-    assert [name for name in names if not re.search(rf"^    {name} ", settings.__doc__, re.MULTILINE)] == []
+    assert [name for name in names if not re.search(rf"^{name} ", settings.__doc__, re.MULTILINE)] == []
 
 
 def test_the_default_values_reach_the_operator(chart):

@@ -50,7 +50,7 @@ def test_children_and_status_appear(kube, kubelet, wait):
     assert status["observedGeneration"] == server["metadata"]["generation"]
     assert status["desiredReplicas"] == 2
     assert status["model"] == {"servedName": "m"}
-    assert status["url"] == f"http://chat.{kube.namespace}.svc:80"
+    assert status["url"] == f"http://chat.{kube.namespace}.svc"
     assert {condition["type"] for condition in status["conditions"]} == {
         "Ready",
         "Reconciling",
