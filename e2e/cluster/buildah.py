@@ -41,7 +41,7 @@ class Buildah:
     ) -> None:
         """Builds one image.
 
-        `contexts` are folders, or `container-image://TAG`, that stand for stages; `context` is empty where none is given.
+        `contexts` are folders, or `container-image://TAG`, that stand for stages; without `context` it is empty.
         """
         empty = self._folder / "empty"
         empty.mkdir(parents=True, exist_ok=True)

@@ -41,9 +41,9 @@ class Recipe:
     disk: int
     """Bytes that a first build needs."""
 
-    @property
-    def reference(self) -> str:
-        return f"octavo.local/{self.name}:dev"
+    def reference(self, inputs: str) -> str:
+        """A tag of its own for each content: a changed reference is what makes Kubernetes replace pods."""
+        return f"octavo.local/{self.name}:{inputs[:12]}"
 
     def containerfile(self, root: Path) -> Path:
         return root / self.name / "Containerfile"
@@ -61,7 +61,7 @@ RECIPES = {
 def images(
     names: Iterable[str] = tuple(RECIPES), *, layout: Layout, progress: Progress, base: str | None = None
 ) -> dict[str, str]:
-    """Builds what changed and makes containerd have it. The references by name, `octavo.local/NAME:dev`.
+    """Builds what changed and makes containerd have it. The references by name, `octavo.local/NAME:HASH`.
 
     `base` is an image that buildah can find, instead of the locally made one.
     """
@@ -71,9 +71,7 @@ def images(
         raise ClusterError("the node is not running: run up first")
     recipes = [RECIPES[name] for name in names]
     with exclusive(layout.images_lock, progress):
-        for recipe in recipes:
-            _Build(recipe, layout, progress, containerd).run(base)
-    return {recipe.name: recipe.reference for recipe in recipes}
+        return {recipe.name: _Build(recipe, layout, progress, containerd).run(base) for recipe in recipes}
 
 
 class _Build:
@@ -88,15 +86,17 @@ class _Build:
         self._root = repository()
         self._note = layout.images / f"{recipe.name}.json"
 
-    def run(self, base: str | None) -> None:
-        inputs = fingerprint(self._input_files(), base or base_tag())
-        if self._delivered(inputs):
-            self._progress.say(f"image {self._recipe.reference} is up to date")
-            return
+    def run(self, base: str | None) -> str:
+        """The reference under which containerd has the image."""
+        inputs = fingerprint(self._root, self._input_files(), base or base_tag())
+        reference = self._recipe.reference(inputs)
+        if self._delivered(reference):
+            self._progress.say(f"image {reference} is up to date")
+            return reference
         base = base or ensure_base(self._buildah, self._layout, self._progress)
         skeleton, skeleton_image = self._ensure_skeleton(base)
         dependencies = self._ensure_dependencies(skeleton_image)
-        with self._progress.step(f"image {self._recipe.reference}") as step:
+        with self._progress.step(f"image {reference}") as step:
             step.note("build")
             tag = self._build_code(base, skeleton)
             step.note("export")
@@ -104,10 +104,11 @@ class _Build:
             code = export(tag, folder, self._buildah)
             image = code.with_layer(len(skeleton_image.layers), diff_id(self._recipe.lock(self._root)))
             step.note("import")
-            deliver(image, folder, self._recipe.reference, self._containerd)
+            deliver(image, folder, reference, self._containerd)
         release(dependencies, self._containerd)
-        self._note.write_text(json.dumps({"inputs": inputs, "manifest": digest(image.manifest)}))
+        self._keep_two(reference, digest(image.manifest))
         self._buildah.prune()
+        return reference
 
     def _input_files(self) -> Iterator[Path]:
         yield self._recipe.containerfile(self._root)
@@ -115,18 +116,32 @@ class _Build:
         for member in self._recipe.members:
             yield from source_files(self._root / member)
 
-    def _delivered(self, inputs: str) -> bool:
+    def _delivered(self, reference: str) -> bool:
+        manifest = self._notes().get(reference)
+        return manifest is not None and self._containerd.images().get(reference) == manifest
+
+    def _notes(self) -> dict[str, str]:
+        """Manifest digests of what was delivered, by reference, oldest first."""
         try:
-            note = json.loads(self._note.read_text())
+            notes = json.loads(self._note.read_text())
         except (FileNotFoundError, ValueError):
-            return False
-        there = self._containerd.images().get(self._recipe.reference)
-        return bool(note.get("inputs") == inputs and there == note.get("manifest"))
+            return {}
+        return notes if isinstance(notes, dict) else {}
+
+    def _keep_two(self, reference: str, manifest: str) -> None:
+        """Notes the new image and removes all but it and the one before, which pods may still run while they roll."""
+        notes = {old: known for old, known in self._notes().items() if old != reference} | {reference: manifest}
+        kept = dict(list(notes.items())[-2:])
+        family = reference.partition(":")[0] + ":"
+        there = self._containerd.images()
+        self._containerd.remove_images(name for name in there if name.startswith(family) and name not in kept)
+        self._note.write_text(json.dumps(kept))
 
     def _ensure_skeleton(self, base: str) -> tuple[str, Image]:
         """The virtual environment without packages, in buildah and, unpacked, in containerd."""
         name = f"{self._recipe.name}-skeleton"
-        key = fingerprint([self._recipe.containerfile(self._root)], base)[:12]
+        recipe = up_to_stage(self._recipe.containerfile(self._root).read_text(), "dependencies")
+        key = digest(f"{base}\0{recipe}".encode())[7:19]
         tag = f"localhost/octavo/{name}:{key}"
         folder = self._layout.images / "oci" / name
         if not self._buildah.exists(tag):
@@ -171,20 +186,27 @@ class _Build:
 
 def source_files(member: Path) -> list[Path]:
     """A member's files that end up in its wheel or decide about it, in a stable order."""
-    skipped = {"__pycache__", "build", "dist"}
-    return sorted(
-        path
-        for path in member.rglob("*")
-        if path.is_file()
-        and not skipped & set(path.relative_to(member).parts)
-        and path.suffix in (".py", ".toml", ".typed", ".json", ".yaml", ".jinja", ".txt")
-    )
+    return sorted(path for path in member.rglob("*") if path.is_file() and not _is_left_over(path.relative_to(member)))
 
 
-def fingerprint(files: Iterable[Path], extra: str = "") -> str:
-    """A hash of names and contents."""
+def _is_left_over(path: Path) -> bool:
+    """Whether a file was made by a tool, not by a person."""
+    made = ("__pycache__", "build", "dist")
+    return any(part in made or part.startswith(".") or part.endswith(".egg-info") for part in path.parts)
+
+
+def up_to_stage(containerfile: str, stage: str) -> str:
+    """The text of a Containerfile to the end of one stage; what follows cannot change that stage."""
+    before, head, after = containerfile.partition(f" AS {stage}\n")
+    if not head:
+        raise ClusterError(f"the Containerfile has no stage {stage}")
+    return before + head + after.partition("\nFROM ")[0]
+
+
+def fingerprint(root: Path, files: Iterable[Path], extra: str = "") -> str:
+    """A hash of the files' contents and of their places below `root`; another checkout of the same has the same."""
     total = sha256(extra.encode())
     for path in files:
-        total.update(f"\0{path.name}\0{path.stat().st_size}\0".encode())
+        total.update(f"\0{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
         total.update(path.read_bytes())
     return total.hexdigest()

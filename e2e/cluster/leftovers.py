@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster import cgroups, network
+from cluster.checks import foreign_node
 from cluster.errors import ClusterError
 from cluster.layout import Layout
 from cluster.mounts import remove_folder, unmount_below
@@ -34,7 +35,15 @@ def remember_outside(state: Path) -> None:
 
 
 def stop(layout: Layout) -> None:
-    """Ends all processes and containers, and frees mounts, network and sockets; keeps the data."""
+    """Ends all processes and containers, and frees mounts, network and sockets; keeps the data.
+
+    Bridge, cgroups and rules have one name per machine: where another cache folder's node runs, they are that node's.
+    """
+    if not layout.state.exists():
+        return
+    foreign = foreign_node(layout)
+    if foreign:
+        raise ClusterError(f"{foreign} belongs to another node on this machine: take that one down first")
     _kill_marked(layout.state)
     _remove_shim_sockets(layout.containerd_state)
     cgroups.remove()
@@ -43,8 +52,7 @@ def stop(layout: Layout) -> None:
     unmount_below(layout.state)
     unmount_below(layout.containerd_root)
     remove_folder(layout.containerd_state)
-    if layout.state.exists():
-        network.take_down(layout.state)
+    network.take_down(layout.state)
     remove_folder(layout.state / "cni-addresses")
     remove_folder(layout.pids)
 

@@ -44,9 +44,15 @@ async def watch(settings: Settings, login: Callable[[], Awaitable[Credentials]],
         registry=registry,
         settings=_kopf_settings(),
         standalone=True,
+        identity=_identity(settings.instance),
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,
     )
+
+
+def _identity(instance: str) -> Any:  # noqa: ANN401  kopf's type has no public name
+    """Who we are to kopf. Its own guess looks the user up by number, and a container's user has no entry to find."""
+    return instance
 
 
 def _register_login(registry: kopf.OperatorRegistry, login: Callable[[], Awaitable[Credentials]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cluster.base_image import mirror
 from cluster.dependency_layer import diff_id, upper_folder
 from cluster.errors import ClusterError
-from cluster.images import RECIPES, fingerprint, source_files
+from cluster.images import RECIPES, fingerprint, source_files, up_to_stage
 from cluster.layout import repository
 from cluster.oci import Image, blob_path, chain_id, digest, read_image, stream_image, write_small_image
 
@@ -70,6 +70,14 @@ def test_a_layer_is_added_at_its_place_and_documents_agree(layout):
     assert image.with_layer(0, "sha256:base").layers == ("sha256:base", image.layers[0])
 
 
+def test_an_index_that_leads_to_two_images_is_refused(layout):
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"] *= 2
+    (layout / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="too many values"):
+        read_image(layout)
+
+
 def test_a_layer_that_the_reader_has_is_not_sent(layout):
     image, whole, part = read_image(layout), io.BytesIO(), io.BytesIO()
     stream_image(image, layout, NAME, set(), whole)
@@ -78,24 +86,43 @@ def test_a_layer_that_the_reader_has_is_not_sent(layout):
     assert left_out == {f"blobs/{image.layers[0].replace(':', '/')}"}
 
 
-def test_a_fingerprint_depends_on_names_contents_and_the_base(tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.write_text("x")
-    other.write_text("x")
-    prints = [fingerprint([one]), fingerprint([other]), fingerprint([one], "base"), fingerprint([one, other])]
-    one.write_text("y")
-    prints.append(fingerprint([one]))
-    assert len(set(prints)) == len(prints)
+def tree(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return [root / name for name in files]
 
 
-def test_what_a_build_leaves_in_a_member_is_no_input(tmp_path):
-    for name in ("pyproject.toml", "octavo_x/__init__.py", "octavo_x/__pycache__/a.py", "build/b.py", "octavo_x/m.pyc"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in source_files(tmp_path)] == [
-        "octavo_x/__init__.py",
-        "pyproject.toml",
+def test_a_fingerprint_depends_on_places_contents_and_the_base_and_not_on_the_checkout(tmp_path):
+    def print_of(folder, files, extra=""):
+        return fingerprint(tmp_path / folder, tree(tmp_path / folder, files), extra)
+
+    first = print_of("a", {"x/one.py": "1", "y/two.py": "2"})
+    assert print_of("b", {"x/one.py": "1", "y/two.py": "2"}) == first
+    others = [
+        print_of("c", {"x/one.py": "1"}),
+        print_of("d", {"x/one.py": "1", "x/two.py": "2"}),
+        print_of("e", {"x/one.py": "12", "y/two.py": ""}),
+        print_of("f", {"x/one.py": "1", "y/two.py": "2"}, "another base"),
     ]
+    assert len({first, *others}) == 5
+
+
+def test_what_tools_leave_in_a_member_is_no_input(tmp_path):
+    made = ["octavo_x/__pycache__/a.pyc", "build/b.py", ".mypy_cache/c.json", "octavo_x.egg-info/PKG-INFO"]
+    written = ["octavo_x/__init__.py", "octavo_x/template.jinja2", "pyproject.toml"]
+    tree(tmp_path, dict.fromkeys([*made, *written], ""))
+    assert [path.relative_to(tmp_path).as_posix() for path in source_files(tmp_path)] == written
+
+
+def test_a_change_after_a_stage_does_not_change_the_stage():
+    text = "FROM b AS packages\nRUN 1\n\nFROM b AS dependencies\nRUN 2\n\nFROM b AS wheels\nRUN 3\n"
+    stage = up_to_stage(text, "dependencies")
+    assert stage == "FROM b AS packages\nRUN 1\n\nFROM b AS dependencies\nRUN 2\n"
+    assert up_to_stage(text.replace("RUN 3", "RUN 4"), "dependencies") == stage
+    assert up_to_stage(text.replace("RUN 1", "RUN 0"), "dependencies") != stage
+    with pytest.raises(ClusterError, match="no stage other"):
+        up_to_stage(text, "other")
 
 
 def test_the_dependency_layer_is_named_by_its_lock(tmp_path):

@@ -67,9 +67,11 @@ class TorchRunner:
 def allocate_caches(
     info: ModelInfo, num_blocks: int, block_size: int, *, device: torch.device, dtype: torch.dtype
 ) -> list[LayerCache]:
-    """Zeroed caches for all layers. On a CPU the kernel hands out the pages only when they are first written."""
+    """Caches for all layers, not filled: attention reads no slot that was not written (`KernelBackend.attend`), and on a
+    CPU the system hands out a page of memory only when it is first touched.
+    """
     shape = (num_blocks, info.num_kv_heads, block_size, info.head_dim)
     return [
-        LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        LayerCache(torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype))
         for _ in range(info.num_layers)
     ]
