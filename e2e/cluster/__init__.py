@@ -1,21 +1,23 @@
 """A Kubernetes cluster for Octavo's demo, tests and development, from nothing but package registries.
 
-    python -m cluster up [--context NAME]      your own cluster; else kind, where Docker and kind are there (untried);
-    else a
-                                               real single node: etcd, API server, controllers, scheduler, containerd,
-                                               kubelet, kube-proxy, as background processes (root)
-    python -m cluster images [operator] [runtime]   builds the images and gives them to the cluster
-    python -m cluster status | env             what runs; KUBECONFIG and PATH as shell lines
-    python -m cluster down [--purge]           removes what was made; with --purge the cache too
-    python -m cluster control-plane            no node, no root: an API server for tests, in the foreground
-    python -m cluster build [BINARY…]          only builds
+    python -m cluster up [--context NAME]    bring a cluster up, or find it running
+    python -m cluster images [IMAGE…]        build the operator's and the runtime's image and give them to the cluster
+    python -m cluster status | env           what runs; KUBECONFIG and PATH as shell lines
+    python -m cluster down [--purge]         remove what was made; with --purge the cache too
+    python -m cluster control-plane          no node, no root: an API server for tests, in the foreground
+    python -m cluster build [BINARY…]        only build
+
+`up` uses the cluster of `--context`; else kind, where Docker and kind are there (untried); else a real single node, as
+root: etcd, API server, controllers, scheduler, containerd, kubelet and kube-proxy as background processes.
 
 In Python: `up`, `down`, `images`, `tool("helm")`, `paths()`, and `ControlPlane` for test fixtures.
 
 The node has no cluster DNS: pods reach the API server through KUBERNETES_SERVICE_HOST and use the machine's own
 resolver (the kubelet says so in a `MissingClusterDNS` event). Its bridge network does not enforce NetworkPolicy. It
-listens on its own bridge only, so nothing of it can be reached from outside the machine. Disk: binaries 0.5 GB, Go's
-caches 4 GB, image builds and node images about 12 GB, of which the runtime's torch is nearly all.
+listens on its own bridge only, so nothing of it can be reached from outside the machine.
+
+Disk: binaries 0.6 GB, Go's own caches 7 GB, image builds 1 GB, node images 6 GB (links to uv's cache, where that
+is on the same file system).
 """
 
 from cluster.control_plane import ControlPlane

@@ -5,8 +5,7 @@ this repository. `go install k8s.io/kubernetes/…@version` is not possible (its
 small module repeats them with the published staging modules.
 
 A binary is built under another name and renamed; one that was killed half way is built again, and Go's own build cache
-makes that a matter of seconds. Cold, on 2 cores: kube-apiserver 4 to 6 min, all six 7 to 11 min, helm 3 min, kwok 2
-min.
+makes that a matter of seconds. Cold, on 2 cores: kube-apiserver 4 to 6 min, all six 7 to 11, helm 3, kwok 1 to 2.
 """
 
 import os
@@ -26,7 +25,7 @@ from cluster.toolchain import go_binary, go_environment
 
 _MODULES = Path(__file__).parent / "gomodules"
 _BUILD_BYTES = 8 << 30
-"""Module cache 1.5 GB, build cache 3 GB, binaries 0.4 GB, and room for the linker."""
+"""Module cache 2 GB, build cache 5 GB, binaries 0.6 GB, and room for the linker."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _build_one(name: str, go: Path, layout: Layout, progress: Progress) -> None:
     unfinished = folder / f".{name}.{os.getpid()}"
     command = [go, "build", "-v", "-trimpath", "-ldflags", product.flags, "-o", unfinished, f"{product.package}/{name}"]
     with progress.step(f"build {name} {product.version}") as step:
-        step.note("fetching modules")
+        step.note("modules, compile, link")
         _compile([str(word) for word in command], _MODULES / product.name, step)
     unfinished.rename(folder / name)
     for leftover in folder.glob(f".{name}.*"):

@@ -1,6 +1,4 @@
-"""What must be true before the node is brought up, asked before any long work; each failure is one line with its
-cure.
-"""
+"""What must be true before the node is brought up, asked before any long work; a failure is one line with its cure."""
 
 import os
 import shutil

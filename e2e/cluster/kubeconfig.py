@@ -1,6 +1,4 @@
-"""Kubeconfig files with a token, and the one question asked of an API server without a client library: are you
-ready?
-"""
+"""Kubeconfig files with a token, and the few questions that are asked of an API server without a client library."""
 
 import json
 import ssl

@@ -1,6 +1,4 @@
-"""What the node's programs read: containerd, kubelet, kube-proxy, CNI. Values in, text out; nothing is written or run
-here.
-"""
+"""What the node's programs read: containerd, kubelet, kube-proxy, CNI. Values in, text out; nothing runs here."""
 
 import json
 from dataclasses import dataclass

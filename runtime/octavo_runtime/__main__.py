@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from octavo_runtime.cli import main
+from octavo_runtime.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

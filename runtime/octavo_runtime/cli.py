@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -18,8 +20,14 @@ if TYPE_CHECKING:
 _UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
+def entry() -> int:
+    """The `octavo` command."""
+    _end_on_sigterm()
+    return main()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the `octavo` command; returns the exit status."""
+    """Parse `arguments` and carry the command out; returns the exit status."""
     options = vars(_make_parser().parse_args(arguments))
     command: Callable[[ServeConfig], int] = options.pop("command")
     config = ServeConfig(**options)
@@ -29,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{config.max_num_batched_tokens}: each running sequence needs a token of each step"
         )
     return command(config)
+
+
+def _end_on_sigterm() -> None:
+    """End on SIGTERM, until the server drains on it.
+
+    In a container we have process id 1, for which the kernel drops a signal without a handler: a pod that is deleted in
+    its first seconds would run on to the end of its grace period.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 
 def _serve(config: ServeConfig) -> int:

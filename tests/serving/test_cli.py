@@ -1,6 +1,7 @@
 """The command line: quick, and clear about what is wrong."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -117,3 +118,16 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--kv-cache-memory" in done.stdout
+
+
+def test_a_sigterm_before_the_server_handles_it_is_not_dropped():
+    """Process id 1 ignores a signal that has no handler, so one must be there before the slow imports."""
+    code = (
+        "import os, signal, sys\n"
+        "from octavo_runtime import cli\n"
+        "cli._serve = lambda _: signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+        "sys.argv = ['octavo', 'serve', 'model']\n"
+        "assert not cli.entry(), 'no handler'\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 128 + signal.SIGTERM

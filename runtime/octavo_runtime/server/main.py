@@ -119,7 +119,8 @@ async def _until_end(config: ServeConfig, service: Service, signals: _Signals, s
         starting.result()
         await _first(signals.received, engine.died)
     if signals.received.done() and not engine.died.done():
-        delay = 0.0 if signals.received.result() == signal.SIGINT else config.drain_delay
+        announced = service.ready is not None and signals.received.result() == signal.SIGTERM
+        delay = config.drain_delay if announced else 0.0  # nobody sends requests to a pod that was never ready
         drain = asyncio.create_task(service.lifecycle.drain(engine, delay=delay, timeout=config.drain_timeout))
         await _first(drain, engine.died)
         drain.cancel()
