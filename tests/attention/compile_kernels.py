@@ -12,11 +12,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from octavo_kernels.triton.backend import launch_options
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.write_kv import write_kv_kernel
 
 ARCHITECTURES = (80, 89, 90, 100)
-POINTERS_TO_INTS = ("tile_sequence", "tile_first_query", "query_start_loc", "seq_lens", "block_table")
+INDICES = ("tile_sequence", "tile_first_query", "query_start_loc", "seq_lens", "block_table")
+SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
+# dtype, head_dim, query heads per KV head, rows of a tile, block size
+ATTENTION = (
+    ("bf16", 128, 4, 16, 16),
+    ("bf16", 128, 4, 64, 64),
+    ("fp16", 80, 1, 64, 16),
+    ("bf16", 256, 8, 64, 128),
+    ("fp32", 128, 3, 64, 16),
+)
 
 
 def attention(dtype: str, head_dim: int, group: int, rows: int, block_size: int) -> ASTSource:
@@ -28,11 +38,11 @@ def attention(dtype: str, head_dim: int, group: int, rows: int, block_size: int)
         "BLOCK_SIZE": block_size,
         "BLOCK_Q": rows // group,
         "BLOCK_M": rows,
-        "BLOCK_N": 64,
+        "BLOCK_N": max(64, block_size),
         "INTERP": False,
     }
     types = {name: f"*{dtype}" for name in ("query", "key_cache", "value_cache", "out")}
-    types |= dict.fromkeys(POINTERS_TO_INTS, "*i32") | {"scale_log2e": "fp32"}
+    types |= dict.fromkeys(INDICES, "*i32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
     return source(paged_attention_kernel, types, constants)
 
@@ -55,16 +65,14 @@ def source(kernel: triton.JITFunction, types: dict[str, str], constants: dict[st
 
 
 def main() -> None:
-    kernels = {f"write_kv {dtype}": write(dtype, 128) for dtype in ("bf16", "fp32")}
-    for dtype, (head_dim, group), rows, block_size in product(
-        ("bf16", "fp16"), ((128, 4), (64, 3), (80, 1)), (16, 64), (16, 64)
-    ):
-        name = f"attention {dtype} d{head_dim} g{group} m{rows} block{block_size}"
-        kernels[name] = attention(dtype, head_dim, group, rows, block_size)
-    for name, architecture in product(kernels, ARCHITECTURES):
-        options = {"num_warps": 4, "num_stages": 3}
-        compiled = triton.compile(kernels[name], target=GPUTarget("cuda", architecture, 32), options=options)
-        print(json.dumps({"kernel": name, "sm": architecture, "shared": compiled.metadata.shared}))
+    kernels = [("write_kv bf16", write("bf16", 128), {"enable_fp_fusion": True})]
+    for shape in ATTENTION:
+        dtype, head_dim, _, _, block_size = shape
+        options = launch_options(head_dim, max(64, block_size), SIZES[dtype])
+        kernels.append((f"attention {shape}", attention(*shape), options))
+    for (name, kernel, options), architecture in product(kernels, ARCHITECTURES):
+        compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
+        print(json.dumps({"kernel": name, "sm": architecture, "shared": compiled.metadata.shared}), flush=True)
 
 
 if __name__ == "__main__":

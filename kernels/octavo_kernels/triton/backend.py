@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _BLOCK_N: Final = 64  # positions in a tile of keys; a larger cache block is a tile of its own
 _DECODE_ROWS: Final = 16  # the least that tensor cores take
 _PREFILL_ROWS: Final = 64
+_LARGE_TILE: Final = 32 << 10  # bytes
 
 
 class TritonBackend:
@@ -53,6 +54,7 @@ class TritonBackend:
             BLOCK_SIZE=key_cache.shape[2],
             PADDED_HEADS=triton.next_power_of_2(num_kv_heads),
             PADDED_DIM=triton.next_power_of_2(head_dim),
+            enable_fp_fusion=True,
         )
 
     def attend(
@@ -98,9 +100,17 @@ class TritonBackend:
             BLOCK_M=rows,
             BLOCK_N=max(_BLOCK_N, block_size),
             INTERP=bool(knobs.runtime.interpret),
-            num_warps=4,
-            num_stages=3,
+            **launch_options(head_dim, max(_BLOCK_N, block_size), query.element_size()),
         )
+
+
+def launch_options(head_dim: int, block_n: int, element_size: int) -> dict[str, int | bool]:
+    """Warps and pipeline stages of the attention kernel: two tiles in flight, or one where two do not fit on an L40S.
+
+    Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
+    """
+    tile = 2 * block_n * triton.next_power_of_2(head_dim) * element_size  # bytes of keys and values
+    return {"num_warps": 4, "num_stages": 3 if tile <= _LARGE_TILE else 2, "enable_fp_fusion": True}
 
 
 def _rows_of_tile(batch: PagedBatch, group: int) -> int:
