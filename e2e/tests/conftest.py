@@ -54,7 +54,8 @@ def namespace(where: Target, request: pytest.FixtureRequest) -> Iterator[str]:
     install.make_namespace(where.kube, name)
     install.put_model(where.kube, target.demo_model(), namespace=name, folder=where.volumes / name)
     yield name
-    where.kube.kubectl("delete", "namespace", name)
+    # Not waited for: a namespace with pods takes half of their grace period to be gone, however soon they end.
+    where.kube.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def manifest(name: str, namespace: str, **spec: Any) -> dict[str, Any]:

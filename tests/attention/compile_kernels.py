@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from octavo_kernels.triton.backend import launch_options
+from octavo_kernels.triton.backend import LAUNCH_OPTIONS, positions_of_tile
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.write_kv import write_kv_kernel
 
@@ -38,7 +38,7 @@ def attention(dtype: str, head_dim: int, group: int, rows: int, block_size: int)
         "BLOCK_SIZE": block_size,
         "BLOCK_Q": rows // group,
         "BLOCK_M": rows,
-        "BLOCK_N": max(64, block_size),
+        "BLOCK_N": positions_of_tile(head_dim, SIZES[dtype]),
         "INTERP": False,
     }
     types = {name: f"*{dtype}" for name in ("query", "key_cache", "value_cache", "out")}
@@ -67,12 +67,10 @@ def source(kernel: triton.JITFunction, types: dict[str, str], constants: dict[st
 def main() -> None:
     kernels = [("write_kv bf16", write("bf16", 128), {"enable_fp_fusion": True})]
     for shape in ATTENTION:
-        dtype, head_dim, _, _, block_size = shape
-        options = launch_options(head_dim, max(64, block_size), SIZES[dtype])
-        kernels.append((f"attention {shape}", attention(*shape), options))
+        kernels.append((f"attention {shape}", attention(*shape), LAUNCH_OPTIONS))
     for (name, kernel, options), architecture in product(kernels, ARCHITECTURES):
         compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
-        print(json.dumps({"kernel": name, "sm": architecture, "shared": compiled.metadata.shared}), flush=True)
+        import time as T; print(T.process_time(), json.dumps({"kernel": name, "sm": architecture, "shared": compiled.metadata.shared}), flush=True)
 
 
 if __name__ == "__main__":

@@ -226,6 +226,19 @@ def test_a_huge_body_is_refused_without_being_kept(server, client):
     assert resident(server.process.pid) - before < 5 << 20
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 10000000", b"Transfer-Encoding: chunked"])
+def test_a_client_that_writes_all_before_it_reads_gets_the_answer(server, length):
+    """With `Connection: close` the server closes after the answer; unread bytes would turn that into a reset."""
+    url = urlsplit(server.url)
+    body = b"x" * 10_000_000
+    if b"chunked" in length:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    with socket.create_connection((url.hostname, url.port), timeout=20) as connection:
+        connection.sendall(head + length + b"\r\n\r\n" + body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_huge_body_without_a_length_is_refused_too(server, client):
     before = resident(server.process.pid)
 

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
     from octavo_kernels.interface import PagedBatch
 
-_BLOCK_N: Final = 64  # positions in a tile of keys; a larger cache block is a tile of its own
 _DECODE_ROWS: Final = 16  # the least that tensor cores take
 _PREFILL_ROWS: Final = 64
-_LARGE_TILE: Final = 32 << 10  # bytes
+_TILE_BYTES: Final = 32 << 10
+_LEAST_POSITIONS: Final = 16
+_MOST_POSITIONS: Final = 64
+
+# Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
+LAUNCH_OPTIONS: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 
 
 class TritonBackend:
@@ -98,19 +102,16 @@ class TritonBackend:
             BLOCK_SIZE=block_size,
             BLOCK_Q=tiles.block_q,
             BLOCK_M=rows,
-            BLOCK_N=max(_BLOCK_N, block_size),
+            BLOCK_N=positions_of_tile(head_dim, key_cache.element_size()),
             INTERP=bool(knobs.runtime.interpret),
-            **launch_options(head_dim, max(_BLOCK_N, block_size), query.element_size()),
+            **LAUNCH_OPTIONS,
         )
 
 
-def launch_options(head_dim: int, block_n: int, element_size: int) -> dict[str, int | bool]:
-    """Warps and pipeline stages of the attention kernel: two tiles in flight, or one where two do not fit on an L40S.
-
-    Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
-    """
-    tile = 2 * block_n * triton.next_power_of_2(head_dim) * element_size  # bytes of keys and values
-    return {"num_warps": 4, "num_stages": 3 if tile <= _LARGE_TILE else 2, "enable_fp_fusion": True}
+def positions_of_tile(head_dim: int, element_size: int) -> int:
+    """Positions in a tile of keys and values: as many as 32 KiB hold, so that two are in flight on an L40S too."""
+    fitting = _TILE_BYTES // (2 * triton.next_power_of_2(head_dim) * element_size)
+    return min(max(fitting, _LEAST_POSITIONS), _MOST_POSITIONS)
 
 
 def _rows_of_tile(batch: PagedBatch, group: int) -> int:

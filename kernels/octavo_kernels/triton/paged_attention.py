@@ -4,7 +4,7 @@ One program computes one tile of queries for one KV head. The query heads of a g
 so they are packed into the rows of one matrix product:
 
     rows of a tile     (query 0, head 0) (query 0, head 1) … (query 1, head 0) …        BLOCK_M rows
-    columns            BLOCK_N positions at a time, BLOCK_N / BLOCK_SIZE blocks
+    columns            BLOCK_N positions at a time: several blocks, or a part of one
 
 Tiles of positions that all rows may see need no mask; only the last few do, and they are a loop of their own. The
 numbers of the next tile's blocks are loaded one tile ahead: a load whose address depends on another load is what
@@ -72,17 +72,17 @@ def paged_attention_kernel(
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        pages = load_pages(table, 0, num_pages, BLOCK_N // BLOCK_SIZE)
+        pages = load_pages(table, 0, num_pages, BLOCK_SIZE, BLOCK_N)
         for tile in range(num_full):
-            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_N // BLOCK_SIZE)
-            slots = slots_of(pages, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
+            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, INTERP)
             scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
             largest, total, acc = accumulate(scores, v, largest, total, acc)
             pages = next_pages
         for tile in range(num_full, num_tiles):
-            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_N // BLOCK_SIZE)
-            slots = slots_of(pages, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
+            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, INTERP)
             scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
@@ -95,17 +95,18 @@ def paged_attention_kernel(
 
 
 @triton.jit
-def load_pages(table, tile, num_pages, PAGES: tl.constexpr):
+def load_pages(table, tile, num_pages, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
     """Block numbers of a tile of positions; 0 past the sequence's end, where the table may hold anything."""
-    index = tile * PAGES + tl.arange(0, PAGES)
+    PAGES: tl.constexpr = max(1, BLOCK_N // BLOCK_SIZE)
+    index = tile * BLOCK_N // BLOCK_SIZE + tl.arange(0, PAGES)
     return tl.load(table + index, mask=index < num_pages, other=0)
 
 
 @triton.jit
-def slots_of(pages, kv_head, NUM_KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+def slots_of(pages, tile, kv_head, NUM_KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
     """Rows of the cache, seen as [num_blocks * num_kv_heads * block_size, head_dim]; int64, as a pool passes 2^31."""
-    first = (pages.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE
-    return tl.reshape(first[:, None] + tl.arange(0, BLOCK_SIZE)[None, :], [BLOCK_N])
+    first = (pages.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile * BLOCK_N % BLOCK_SIZE
+    return tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
 
 
 @triton.jit
