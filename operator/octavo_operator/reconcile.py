@@ -7,7 +7,7 @@ from typing import Final
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.conditions import Failure
-from octavo_operator.core.errors import Rejected
+from octavo_operator.core.errors import Rejected, Unavailable
 from octavo_operator.core.events import status_events, step_events
 from octavo_operator.core.names import Reason
 from octavo_operator.core.proposal import (
@@ -76,8 +76,10 @@ class Reconciler:
         known = self._recall(key, observed.server, previous, now)
         proposal = await self._propose(observed, known, previous, now)
         known.scaler = proposal.scaler
-        failure = await self._apply(key, observed.server, proposal)
+        failure, error = await self._apply(key, observed.server, proposal)
         await self._write_status(observed, proposal, failure, known, now)
+        if error is not None:
+            raise error
         return self._again(proposal, failure)
 
     async def _propose(self, observed: Observed, known: _Known, previous: ModelServerStatus, now: float) -> Proposal:
@@ -101,16 +103,21 @@ class Reconciler:
         present = {kind: raw for kind, raw in found.items() if raw is not None}
         return with_children({**observed.children, **present}) if present else proposal
 
-    async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> Failure | None:
-        done, failure = [], proposal.failure
+    async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
+        """Applies each step. Returns what the status should say, and the error that asks for another try."""
+        done, failure, unavailable = [], proposal.failure, None
         for step in proposal.plan.steps:
             try:
                 self._store.put(await self._cluster.apply(step.manifest))
                 done.append(step)
             except Rejected as error:
                 failure = Failure(Reason.APPLY_REJECTED, str(error))
+            except Unavailable as error:
+                unavailable = error
+                if step.reason == Reason.CREATED:  # what is there goes on serving, so only a missing child is news
+                    failure = Failure(Reason.APPLY_FAILED, str(error), stalled=False)
         await self._recorder.record(key, server, step_events(done))
-        return failure
+        return failure, unavailable
 
     async def _write_status(
         self, before: Observed, proposal: Proposal, failure: Failure | None, known: _Known, now: float

@@ -49,7 +49,7 @@ all_backends = pytest.mark.parametrize(
 @plain_backends
 @settings(max_examples=60, deadline=None)
 @given(sequences=shapes(70, 150, 6), heads=heads, block_size=blocks, head_dim=st.sampled_from([16, 64, 80]))
-def test_any_batch(backend, make_case, sequences, heads, block_size, head_dim):
+def test_any_batch(backend, make_case, *, sequences, heads, block_size, head_dim):
     """Decodes, prefills, chunks and mixes of them, in any grouping of heads and any block size."""
     num_heads, num_kv_heads = heads
     case = make_case(

@@ -56,6 +56,7 @@ def memories(draw: st.DrawFn) -> ScalerMemory:
     return ScalerMemory(draw(st.floats(0, 999)), tuple(items), changes)
 
 
+@settings(deadline=None)
 @given(signals(), policies(), st.integers(0, 60), memories())
 def test_the_number_is_always_within_the_bounds_and_has_a_reason(seen, policy, current, memory):
     decision = decide(seen, policy, current, memory, 1000.0)
@@ -64,6 +65,7 @@ def test_the_number_is_always_within_the_bounds_and_has_a_reason(seen, policy, c
     assert decision.message
 
 
+@settings(deadline=None)
 @given(
     seen=signals(),
     policy=policies(),
@@ -85,6 +87,7 @@ def test_more_load_never_means_fewer_replicas(*, seen, policy, current, memory, 
     assert heavier_one.replicas >= lighter_one.replicas
 
 
+@settings(deadline=None)
 @given(signals(), policies(), st.integers(1, 40), memories())
 def test_losing_sight_of_replicas_never_moves_the_number_further(seen, policy, current, memory):
     """A scrape that fails may keep a step from being taken; it never makes one larger."""
@@ -113,7 +116,7 @@ def pool(tokens: float, replicas: int, ready: int) -> Signals:
     return Signals(ready, 0, 0, held / 100, waiting, held, ready * CAPACITY)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(policies(), st.floats(0, 30_000), st.integers(1, 40), st.integers(0, 60), st.sampled_from([0.7, 2.0, 5.0]))
 def test_a_constant_load_never_flaps(policy, tokens, current, startup, period):
     """The number goes up, then settles or goes down, and never up again; new replicas serve after `startup` seconds."""

@@ -157,6 +157,11 @@ def test_what_cannot_be_written_is_stalled(status_of, raw_deployment):
     assert status.condition(Condition.STALLED).message == "admission webhook says no"
 
 
+def test_a_child_that_cannot_be_written_yet_is_told_and_not_stalled(status_of):
+    failure = Failure(Reason.APPLY_FAILED, "no free service address", stalled=False)
+    assert summary(status_of(failure=failure)) == ("False", ["Reconciling"], Reason.APPLY_FAILED)
+
+
 def test_refused_pods_and_missed_deadlines_are_stalled(status_of, raw_deployment):
     deployment = raw_deployment(1, replicas=0)
     refused = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from octavo_runtime.config import ServeConfig
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.info import read_model_info

@@ -6,12 +6,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from octavo_runtime.errors import ModelUnsupported
 from octavo_runtime.model.gguf_header import read_gguf_header
 from octavo_runtime.model.gguf_weights import unpermute
 from octavo_runtime.model.info import RopeScaling, read_model_info
 from octavo_runtime.model.loader import load_weights, open_weights
-from safetensors.torch import load_file
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -89,7 +90,7 @@ def write(folder, file, architecture, kind=Type.F32, **metadata):
     ],
     ids=["llama", "tied", "mistral", "qwen2", "qwen3"],
 )
-def test_the_same_model_in_both_formats(make_model, runner_of, drive, tmp_path, name, architecture, changes):
+def test_the_same_model_in_both_formats(make_model, runner_of, drive, tmp_path, *, name, architecture, changes):
     """Written as F32 and read back, a model gives the tokens that its safetensors folder gives."""
     folder = make_model(name, **changes)
     file = write(folder, tmp_path / "model.gguf", architecture)
@@ -194,19 +195,22 @@ def test_weights_that_are_cut_off_are_refused(make_model, tmp_path):
     file = write(make_model("Llama"), tmp_path / "model.gguf", "llama")
     file.write_bytes(file.read_bytes()[:-100])
     source = open_weights(read_model_info(file))
+    *_, last = source.names
     with pytest.raises(ModelUnsupported, match="cannot be decoded"):
-        for name in source.names:
-            source.load(name)
+        source.load(last)
 
 
 def test_the_header_equals_that_of_the_gguf_package(make_model, tmp_path):
-    file = write(make_model("Qwen2"), tmp_path / "model.gguf", "qwen2", Type.Q4_1, tokenizer__ggml__tokens=["a", "ü", ""])
+    file = write(
+        make_model("Qwen2"), tmp_path / "model.gguf", "qwen2", Type.Q4_1, tokenizer__ggml__tokens=["a", "ü", ""]
+    )
     ours, theirs = read_gguf_header(file), gguf.GGUFReader(file)
     assert ours.metadata == {
         key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")
     }
     assert {name: (tensor.shape, tensor.ggml_type, tensor.offset) for name, tensor in ours.tensors.items()} == {
-        tensor.name: (tuple(tensor.shape[::-1].tolist()), tensor.tensor_type, tensor.data_offset) for tensor in theirs.tensors
+        tensor.name: (tuple(tensor.shape[::-1].tolist()), tensor.tensor_type, tensor.data_offset)
+        for tensor in theirs.tensors
     }
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from octavo_runtime.errors import ModelNotFound, ModelUnsupported
 from octavo_runtime.model.info import RopeScaling, read_model_info
 
@@ -50,7 +51,7 @@ def test_a_llama_folder(folder):
     assert (info.num_heads, info.num_kv_heads, info.head_dim, info.max_positions) == (4, 2, 16, 512)
     assert (info.rope_theta, info.rope_scaling, info.rms_norm_eps) == (10000.0, None, 1e-5)
     assert (info.bos_token_id, info.eos_token_ids, info.dtype) == (1, frozenset({2}), "bfloat16")
-    assert not (info.tie_word_embeddings or info.qkv_bias or info.output_bias or info.mlp_bias or info.qk_norm)
+    assert not any([info.tie_word_embeddings, info.qkv_bias, info.output_bias, info.mlp_bias, info.qk_norm])
     assert info.kv_bytes_per_token(2) == 2 * 2 * 2 * 16 * 2
 
 
@@ -142,26 +143,26 @@ def test_a_missing_path_is_named(tmp_path):
 
 
 def test_a_folder_without_weights(folder):
-    with pytest.raises(ModelNotFound, match="no \\*.safetensors weights"):
+    with pytest.raises(ModelNotFound, match=r"no \*.safetensors weights"):
         read_model_info(folder(weights=None))
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ModelNotFound, match="neither a config.json nor a .gguf"):
+    with pytest.raises(ModelNotFound, match=r"neither a config.json nor a .gguf"):
         read_model_info(tmp_path)
 
 
 def test_a_folder_with_several_gguf_files(tmp_path):
     (tmp_path / "a.gguf").touch()
     (tmp_path / "b.gguf").touch()
-    with pytest.raises(ModelUnsupported, match="a.gguf, b.gguf"):
+    with pytest.raises(ModelUnsupported, match=r"a.gguf, b.gguf"):
         read_model_info(tmp_path)
 
 
 def test_a_file_that_is_no_model(tmp_path):
     file = tmp_path / "model.zip"
     file.touch()
-    with pytest.raises(ModelUnsupported, match="neither a folder nor a .gguf"):
+    with pytest.raises(ModelUnsupported, match=r"neither a folder nor a .gguf"):
         read_model_info(file)
 
 
@@ -169,7 +170,7 @@ def test_a_file_that_is_no_model(tmp_path):
 def test_a_damaged_config(folder, content):
     path = folder()
     (path / "config.json").write_text(content)
-    with pytest.raises(ModelUnsupported, match="config.json is not"):
+    with pytest.raises(ModelUnsupported, match=r"config.json is not"):
         read_model_info(path)
 
 

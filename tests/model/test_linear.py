@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
+
 from octavo_runtime.model import linear
 from octavo_runtime.model.linear import Linear, packing_works
 
@@ -33,7 +34,8 @@ def test_this_torch_can_pack():
     assert packing_works()
 
 
-def test_without_packing_the_plain_product_serves(no_packing):
+@pytest.mark.usefixtures("no_packing")
+def test_without_packing_the_plain_product_serves():
     weight, x = torch.randn(8, 4), torch.randn(3, 4)
     assert not packing_works()
     assert torch.equal(Linear(weight)(x), F.linear(x, weight))

@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from octavo_runtime.errors import ModelUnsupported
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.loader import load_weights, open_weights
-from safetensors.torch import load_file, save_file
 
 CPU = torch.device("cpu")
 
@@ -73,7 +74,7 @@ def test_progress_rises_to_one(llama):
 
 def test_a_missing_weight_is_named(llama):
     rewrite(llama, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(ModelUnsupported, match="no weight model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(ModelUnsupported, match=r"no weight model.layers.1.mlp.up_proj.weight"):
         load(llama)
 
 
@@ -86,7 +87,7 @@ def test_a_weight_of_another_shape_is_named(llama):
 def test_weights_that_would_be_ignored_are_refused(llama):
     """A bias that the configuration does not mention would be left out, and the answers would be wrong."""
     rewrite(llama, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}))
-    with pytest.raises(ModelUnsupported, match="1 weights that llama lacks: model.layers.0.self_attn.q_proj.bias"):
+    with pytest.raises(ModelUnsupported, match=r"1 weights that llama lacks: model.layers.0.self_attn.q_proj.bias"):
         load(llama)
 
 
@@ -97,7 +98,7 @@ def test_old_rotary_buffers_are_no_weights(llama):
 
 def test_a_damaged_file_is_named(llama):
     (llama / "model.safetensors").write_bytes(b"no weights at all")
-    with pytest.raises(ModelUnsupported, match="model.safetensors is not a readable"):
+    with pytest.raises(ModelUnsupported, match=r"model.safetensors is not a readable"):
         load(llama)
 
 

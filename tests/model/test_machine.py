@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.runner.cgroup import cpu_quota, free_memory
 from octavo_runtime.runner.machine import choose_dtype, choose_threads, host_free_memory
@@ -127,7 +128,7 @@ def test_the_host_and_the_group_both_bound_memory(tree, available, free):
         ("float32", "bfloat16", "cuda", False, torch.float32),
     ],
 )
-def test_dtype(make_model, monkeypatch, asked, checkpoint, device, cpu_has_bf16, dtype):
+def test_dtype(make_model, monkeypatch, *, asked, checkpoint, device, cpu_has_bf16, dtype):
     """Chosen by what the processor computes fast, unless it is asked for by name."""
     from dataclasses import replace
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from octavo_runtime.core.batch import SamplingRow
 from octavo_runtime.runner import sampler
 from octavo_runtime.runner.counter import mix
@@ -66,7 +66,7 @@ def test_top_k_draws_from_the_k_most_probable(logits, top_k):
 
 
 def test_top_p_counts_within_what_top_k_left(logits):
-    """transformers' order: top-k first, then top-p over the renormalised rest."""
+    """The order of transformers: top-k first, then top-p over the renormalised rest."""
     five = logits.softmax(0) * (logits >= logits.topk(5).values[-1])
     expected = nucleus(five / five.sum(), 0.6)
     assert total_variation(draws(logits, RANDOM._replace(top_k=5, top_p=0.6), 20_000), expected) < 0.02

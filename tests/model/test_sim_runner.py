@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.runner.sim_runner import SimRunner, StepTime, continuation
 

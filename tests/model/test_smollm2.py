@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import models
 import pytest
 import torch
+
+import models
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.loader import open_weights
 from octavo_runtime.text.chat import render
@@ -64,7 +65,7 @@ def test_greedy_tokens_equal_those_of_transformers(prompts, expected, runner_of,
     assert drive(runner, prompts, COUNT, chunk=chunk, end=frozenset({2})) == expected
 
 
-def test_the_question_of_the_readme(prompts, expected):
+def test_the_question_of_the_readme(expected):
     path = models.smollm2_gguf()
     tokenizer = load_tokenizer(path, read_model_info(path))
     assert tokenizer.decode(expected[0]) == "The capital of France is Paris."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import models
 import pytest
+
+import models
 from octavo_runtime.errors import ModelUnsupported, RequestError
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.text.chat import compile_template, render
@@ -30,7 +31,8 @@ TEMPLATE = """
     {%- generation %}
 {{ line(message.content) }}{{ message | tojson }}{% endgeneration %}
 {%- endfor %}
-{{ bos_token }}{{ state.count }} {{ strftime_now('%Y') | length }} {{ tools is none }} {{ {'é': '<'} | tojson(indent=2) }}
+{{ bos_token }}{{ state.count }} {{ strftime_now('%Y') | length }} {{ tools is none }}
+{{ {'é': '<'} | tojson(indent=2) }}
 {%- if add_generation_prompt %}>{% endif %}
 """
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import models
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from octavo_runtime.model.info import read_model_info
-from octavo_runtime.text.detokenize import Detokenizer
-from octavo_runtime.text.tokenizer import Tokenizer, load_tokenizer
 from tokenizers import AddedToken, decoders, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
+
+import models
+from octavo_runtime.model.info import read_model_info
+from octavo_runtime.text.detokenize import Detokenizer
+from octavo_runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 TEXT = "Hello 🎉👨‍👩‍👧 wörld, مرحبا 你好\n\nUser: next"
 
@@ -62,8 +63,12 @@ def test_any_bytes_add_up_to_what_decoding_at_once_gives(ids, size):
 
 
 def cut(text: str, stop: list[str]) -> str:
-    found = [at for at in (text.find(word) for word in stop) if at >= 0]
-    return text[: min(found, default=len(text))]
+    """Character by character, until the text so far ends with a stop string."""
+    for end in range(len(text) + 1):
+        lengths = [len(word) for word in stop if text[:end].endswith(word)]
+        if lengths:
+            return text[: end - max(lengths)]
+    return text
 
 
 @settings(max_examples=300, deadline=None)
@@ -72,7 +77,7 @@ def cut(text: str, stop: list[str]) -> str:
     stop=st.lists(st.text("ab🎉", min_size=1, max_size=4), max_size=3),
     size=st.integers(1, 6),
 )
-def test_the_text_ends_before_the_first_stop_string(text, stop, size):
+def test_the_text_ends_before_the_stop_string_that_is_complete_first(text, stop, size):
     """However the tokens arrive, and nothing given out has ever to be taken back."""
     detokenizer = Detokenizer(BYTES, stop)
     assert "".join(pieces(detokenizer, BYTES.encode(text), size)) == cut(text, stop)
@@ -108,21 +113,26 @@ def test_the_prompts_end_decides_how_the_first_token_is_spelled():
     assert Detokenizer(tokenizer, prompt_ids=[0]).add([1]) == " cat"
 
 
+@pytest.mark.parametrize("prompt", ["the end is \ufffd", "🎉"])
+def test_nothing_of_the_prompt_is_given_out_again(prompt):
+    """Also where it ends in the very character that stands for broken ones, or is cut in the middle of one."""
+    ids = BYTES.encode(prompt)
+    assert "".join(pieces(Detokenizer(BYTES, prompt_ids=ids), BYTES.encode("abc"))) == "abc"
+    assert "".join(pieces(Detokenizer(BYTES, prompt_ids=ids[:-1]), BYTES.encode("abc"))) == "abc"
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Tokenizer:
+    path = models.smollm2_gguf()
+    return load_tokenizer(path, read_model_info(path))
+
+
 @pytest.mark.model
 @settings(max_examples=100, deadline=None)
-@given(ids=st.lists(st.integers(0, 49151), max_size=30), split=st.integers(0, 10))
-def test_any_tokens_of_the_real_model_add_up(ids, split):
-    """Random ids, the first of them a prompt: pieces add up to the text after the prompt."""
-    tokenizer = real_tokenizer()
-    detokenizer = Detokenizer(tokenizer)
-    whole = tokenizer.decode(ids)
-    out = "".join(pieces(detokenizer, ids))
-    assert whole.startswith(out)
-    assert set(whole[len(out) :]) <= {"\ufffd"}
-
-
-def real_tokenizer(cache: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006  loaded once for all examples
-    if not cache:
-        path = models.smollm2_gguf()
-        cache.append(load_tokenizer(path, read_model_info(path)))
-    return cache[0]
+@given(ids=st.lists(st.integers(0, 49151), max_size=30), prompt=st.lists(st.integers(0, 49151), max_size=10))
+def test_any_tokens_of_the_real_model_add_up(smollm2, ids, prompt):
+    """Whatever came before: the pieces are the text, less a character that the prompt or the end leaves in two."""
+    out = "".join(pieces(Detokenizer(smollm2, prompt_ids=prompt), ids))
+    whole, before = smollm2.decode([*prompt, *ids]), smollm2.decode(prompt)
+    assert whole.rstrip("\ufffd").endswith(out.rstrip("\ufffd"))
+    assert len(before.rstrip("\ufffd")) + len(out) <= len(whole)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-import models
 import pytest
+
+import models
 from octavo_runtime.errors import ModelNotFound, ModelUnsupported
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.text.gguf_tokenizer import build_backend
@@ -21,7 +22,7 @@ TEXTS = [
     "don't I'll you've THEY'RE it's",
     "naïve café Ångström straße",
     "مرحبا بالعالم، كيف حالك؟",
-    "你好，世界！ これはテストです。 안녕하세요",
+    "你好世界 これはテストです。 안녕하세요",
     "emoji 🎉 👨‍👩‍👧‍👦 🇫🇷 ✊🏿 end",
     "e\u0301 combining, \u200b zero width, \ufeff bom, \x00 null, \x7f",
     "def f(x):\n    return x ** 2  # square\n\tif x>=10: pass",
@@ -42,7 +43,7 @@ def smollm2():
 
 @pytest.fixture(scope="module")
 def reference():
-    """transformers' tokenizer for the same model.
+    """The tokenizer of transformers for the same model.
 
     From a GGUF file transformers splits as GPT-2 does, but this model's own tokenizer.json splits off each digit first,
     and so does llama.cpp under the file's name for the rule, `smollm`.
@@ -94,7 +95,7 @@ def test_a_folder_is_read_as_transformers_reads_it(smollm2):
     assert ours.chat_template == smollm2.chat_template
 
 
-# --- small tokenizers, made here ---------------------------------------------------------------------------------------
+# --- small tokenizers, made here --------------------------------------------------------------------------------------
 
 
 def byte_alphabet() -> list[str]:
@@ -141,7 +142,12 @@ def test_control_tokens_are_whole_and_skipped_when_decoding():
 
 @pytest.mark.parametrize(
     ("changes", "first"),
-    [({}, 259), ({"add_bos_token": True}, 256), ({"pre": "llama-bpe"}, 256), ({"pre": "llama-bpe", "add_bos_token": False}, 259)],
+    [
+        ({}, 259),
+        ({"add_bos_token": True}, 256),
+        ({"pre": "llama-bpe"}, 256),
+        ({"pre": "llama-bpe", "add_bos_token": False}, 259),
+    ],
 )
 def test_bos_where_the_file_or_the_family_wants_it(changes, first):
     backend = build_backend("model.gguf", metadata(**changes))
@@ -215,11 +221,11 @@ def test_a_chat_template_in_each_of_its_places(folder):
 
 def test_a_folder_without_a_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ModelNotFound, match="no tokenizer.json"):
+    with pytest.raises(ModelNotFound, match=r"no tokenizer.json"):
         load(folder)
 
 
 def test_a_damaged_tokenizer(folder):
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelUnsupported, match="tokenizer.json cannot be read"):
+    with pytest.raises(ModelUnsupported, match=r"tokenizer.json cannot be read"):
         load(folder)

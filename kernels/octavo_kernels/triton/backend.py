@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
     from octavo_kernels.interface import PagedBatch
 
-_DECODE_ROWS: Final = 16  # the least that tensor cores take
-_PREFILL_ROWS: Final = 64
-_TILE_BYTES: Final = 32 << 10
-_LEAST_POSITIONS: Final = 16
-_MOST_POSITIONS: Final = 64
+_LEAST: Final = 16  # rows or columns that tensor cores take
+_MOST: Final = 64
+_QUERY_TILE_BYTES: Final = 16 << 10
+_KV_TILE_BYTES: Final = 32 << 10  # keys and values together
 
 # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
 LAUNCH_OPTIONS: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
@@ -36,7 +35,8 @@ class TritonBackend:
 
     def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
         group = num_heads // key_cache.shape[1]
-        return replace(batch, plan=make_tiles(batch, _rows_of_tile(batch, group) // group))
+        rows, _ = tile_shape(batch.max_query_len, group, key_cache.shape[3], key_cache.element_size())
+        return replace(batch, plan=make_tiles(batch, rows // group))
 
     def write_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
@@ -80,7 +80,7 @@ class TritonBackend:
         _, num_kv_heads, block_size, _ = key_cache.shape
         group = num_heads // num_kv_heads
         query = _token_rows(query)
-        rows = _rows_of_tile(batch, group)
+        rows, columns = tile_shape(batch.max_query_len, group, head_dim, key_cache.element_size())
         paged_attention_kernel[(tiles.sequence.shape[0], num_kv_heads)](
             query,
             key_cache,
@@ -102,23 +102,26 @@ class TritonBackend:
             BLOCK_SIZE=block_size,
             BLOCK_Q=tiles.block_q,
             BLOCK_M=rows,
-            BLOCK_N=positions_of_tile(head_dim, key_cache.element_size()),
+            BLOCK_N=columns,
             INTERP=bool(knobs.runtime.interpret),
             **LAUNCH_OPTIONS,
         )
 
 
-def positions_of_tile(head_dim: int, element_size: int) -> int:
-    """Positions in a tile of keys and values: as many as 32 KiB hold, so that two are in flight on an L40S too."""
-    fitting = _TILE_BYTES // (2 * triton.next_power_of_2(head_dim) * element_size)
-    return min(max(fitting, _LEAST_POSITIONS), _MOST_POSITIONS)
+def tile_shape(max_query_len: int, group: int, head_dim: int, element_size: int) -> tuple[int, int]:
+    """BLOCK_M and BLOCK_N: rows (query, head) and positions that a program works on at a time.
+
+    A decode has one query's heads in its rows. Otherwise both are as large as an L40S has shared memory for, the
+    smallest of the architectures served: a tile of queries and two of keys and values in 99 KiB.
+    """
+    row_bytes = triton.next_power_of_2(head_dim) * element_size
+    least_rows = max(_LEAST, triton.next_power_of_2(group))
+    rows = least_rows if max_query_len == 1 else max(least_rows, _fit(_QUERY_TILE_BYTES, row_bytes))
+    return rows, _fit(_KV_TILE_BYTES, 2 * row_bytes)
 
 
-def _rows_of_tile(batch: PagedBatch, group: int) -> int:
-    """Rows of the query tile: for decodes one query's heads, for prefills as many queries as fit."""
-    least = _DECODE_ROWS if batch.max_query_len == 1 else _PREFILL_ROWS
-    rows: int = triton.next_power_of_2(max(least, group))
-    return rows
+def _fit(tile_bytes: int, row_bytes: int) -> int:
+    return min(max(tile_bytes // row_bytes, _LEAST), _MOST)
 
 
 def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:

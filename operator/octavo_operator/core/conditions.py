@@ -21,10 +21,11 @@ from octavo_operator.core.status_model import ModelServerStatus
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why the children could not be written, in the API server's words or ours."""
+    """Why the children could not be written, in the API server's words or ours; `stalled` unless it may pass."""
 
     reason: str
     message: str
+    stalled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def judge(facts: Facts) -> Verdict:
 def _cannot_be_written(facts: Facts) -> Verdict | None:
     if facts.failure is None:
         return None
-    return Verdict(ready=False, reason=facts.failure.reason, message=facts.failure.message, stalled=True)
+    return Verdict(False, facts.failure.reason, facts.failure.message, facts.failure.stalled)
 
 
 def _does_not_exist_yet(facts: Facts) -> Verdict | None:

@@ -77,6 +77,7 @@ class Reason:
     PODS_REFUSED: Final = "PodsRefused"
     INVALID_SPEC: Final = "InvalidSpec"
     APPLY_REJECTED: Final = "ApplyRejected"
+    APPLY_FAILED: Final = "ApplyFailed"
     NAME_TAKEN: Final = "NameTaken"
     PAUSED: Final = "Paused"
 

@@ -121,5 +121,5 @@ def _quantization(types: Counter[int]) -> str | None:
     most_common = types.most_common(1)[0][0]
     if most_common in _PLAIN_DTYPES:
         return None
-    known = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
+    known: dict[int, str] = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
     return known.get(most_common, f"type {most_common}")

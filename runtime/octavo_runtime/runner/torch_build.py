@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from octavo_kernels.interface import KernelBackend
-
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.model.spec import ModelInfo
     from octavo_runtime.runner.base import Progress

@@ -67,8 +67,8 @@ class TorchRunner:
 def allocate_caches(
     info: ModelInfo, num_blocks: int, block_size: int, *, device: torch.device, dtype: torch.dtype
 ) -> list[LayerCache]:
-    """Caches for all layers, not filled: attention reads no slot that was not written (`KernelBackend.attend`), and on a
-    CPU the system hands out a page of memory only when it is first touched.
+    """Caches for all layers, not filled: attention reads no slot that was not written (`KernelBackend.attend`), and on
+    a CPU the system hands out a page of memory only when it is first touched.
     """
     shape = (num_blocks, info.num_kv_heads, block_size, info.head_dim)
     return [

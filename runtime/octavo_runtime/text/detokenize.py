@@ -32,7 +32,10 @@ class Detokenizer:
     ) -> None:
         self._backend = tokenizer.backend
         self._skip_special_tokens = skip_special_tokens
-        self._stream = DecodeStream(ids=list(prompt_ids[-_CONTEXT:]), skip_special_tokens=skip_special_tokens)
+        context = list(prompt_ids[-_CONTEXT:])
+        if tokenizer.decode(context, skip_special_tokens).endswith("\ufffd"):
+            context = []  # the stream would take it for half a character and give the prompt's end out again
+        self._stream = DecodeStream(ids=context, skip_special_tokens=skip_special_tokens)
         self._stop = tuple(stop)
         self._held = ""
         self.matched: str | None = None  # the stop string that ended the text
@@ -62,12 +65,15 @@ class Detokenizer:
         return text or ""
 
     def _match(self) -> bool:
-        """Cut the held text before the earliest stop string; of two at the same place the first given wins."""
-        found = [(self._held.find(stop), stop) for stop in self._stop]
-        found = [(at, stop) for at, stop in found if at >= 0]
+        """Cut the held text before the stop string that is complete first, and of two the longer.
+
+        Which one is complete first does not depend on how many tokens come at a time.
+        """
+        places = [(self._held.find(stop), stop) for stop in self._stop]
+        found = [(at + len(stop), at, stop) for at, stop in places if at >= 0]
         if not found:
             return False
-        at, self.matched = min(found, key=lambda match: match[0])
+        _, at, self.matched = min(found)
         self._held = self._held[:at]
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import Tokenizer as Backend
@@ -26,12 +26,12 @@ _SPECIAL_TOKEN_NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token
 class Tokenizer:
     """A model's tokenizer. Safe to share between threads: encoding and decoding change nothing."""
 
-    backend: Backend
+    backend: Backend = field(repr=False)
     vocab_size: int  # rows of the embedding, so every id below it can be generated
     bos_token_id: int | None
     eos_token_ids: frozenset[int]
     special_tokens: dict[str, str]  # bos_token, eos_token, … as chat templates name them; absent ones are left out
-    chat_template: str | None
+    chat_template: str | None = field(repr=False)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. `add_special_tokens` puts BOS and the like around it; a rendered chat has its own."""

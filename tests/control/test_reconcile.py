@@ -1,0 +1,154 @@
+"""The reconcile against a cluster in memory that can refuse: what is called, what is said, what is asked for again."""
+
+import copy
+
+import pytest
+
+from octavo_operator.core.errors import Rejected, Unavailable
+from octavo_operator.core.names import Reason
+from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.health import Health
+from octavo_operator.metrics import Metrics
+from octavo_operator.reconcile import REJECTED_RETRY_SECONDS, Reconciler
+from octavo_operator.recorder import Recorder
+from octavo_operator.scraper import Scraper
+from octavo_operator.settings import read_settings
+from octavo_operator.store import Key, Store
+
+KEY = Key("default", "chat")
+
+
+class Memory:
+    """Takes what is applied; `refuse` maps a kind to the error that its next application meets."""
+
+    def __init__(self):
+        self.calls, self.objects, self.refuse, self.version = [], {}, {}, 1000
+        self.statuses, self.events = [], []
+
+    async def get(self, kind, namespace, name):
+        self.calls.append(("get", kind))
+        return self.objects.get((kind, namespace, name))
+
+    async def apply(self, manifest):
+        kind = manifest["kind"]
+        self.calls.append(("apply", kind))
+        if kind in self.refuse:
+            raise self.refuse[kind]
+        return self._stamped(manifest)
+
+    async def apply_status(self, namespace, name, uid, status):
+        self.calls.append(("status", uid))
+        self.statuses.append(ModelServerStatus.model_validate(status))
+        metadata = {"namespace": namespace, "name": name, "uid": uid, "generation": 1}
+        return self._stamped({"kind": "ModelServer", "metadata": metadata, "status": status, "spec": self.spec})
+
+    async def create_event(self, _, body):
+        self.events.append(body["reason"])
+
+    def _stamped(self, raw):
+        self.version += 1
+        raw = copy.deepcopy(raw)
+        raw["metadata"]["resourceVersion"] = str(self.version)
+        return raw
+
+
+class World:
+    """A reconciler with its store and its cluster in memory."""
+
+    def __init__(self, server):
+        self.cluster, self.store, metrics = Memory(), Store(), Metrics()
+        self.cluster.spec = server["spec"]
+        self.store.put(server)
+        self.reconciler = Reconciler(
+            self.cluster,
+            self.store,
+            scraper=Scraper(self.store, metrics, Health(lambda: 0.0), period=1),
+            recorder=Recorder(self.cluster, "test"),
+            metrics=metrics,
+            settings=read_settings({"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}),
+        )
+
+    async def reconcile(self):
+        """Reconciles once; returns what was called and what it asked for."""
+        self.cluster.calls.clear()
+        again = await self.reconciler.reconcile(KEY)
+        return list(self.cluster.calls), again
+
+    @property
+    def ready(self):
+        return self.cluster.statuses[-1].condition("Ready")
+
+
+@pytest.fixture
+def world(raw_server):
+    return World(raw_server())
+
+
+async def test_the_first_look_creates_and_the_second_does_nothing(world):
+    calls, _ = await world.reconcile()
+    assert [call[0] for call in calls] == ["get", "get", "apply", "apply", "status"]
+    assert await world.reconcile() == ([], None)
+    assert world.cluster.events == ["Created", "Created"]
+
+
+async def test_the_status_is_written_for_the_object_that_was_seen(world, raw_server):
+    calls, _ = await world.reconcile()
+    assert calls[-1] == ("status", raw_server()["metadata"]["uid"])
+
+
+async def test_a_rejected_child_is_told_and_tried_again_later(world):
+    world.cluster.refuse["Deployment"] = Rejected("denied by policy", 403)
+    _, again = await world.reconcile()
+    assert (world.ready.reason, world.ready.message) == (Reason.APPLY_REJECTED, "denied by policy")
+    assert again == REJECTED_RETRY_SECONDS
+    assert "ApplyRejected" in world.cluster.events
+    world.cluster.refuse.clear()
+    await world.reconcile()
+    assert world.ready.reason != Reason.APPLY_REJECTED
+
+
+async def test_one_childs_failure_does_not_keep_the_other_from_being_written(world):
+    """A cluster without free service addresses still gets its pods, and the user is told."""
+    world.cluster.refuse["Service"] = Unavailable("range is full", 500)
+    with pytest.raises(Unavailable, match="range is full"):
+        await world.reconcile()
+    assert ("apply", "Deployment") in world.cluster.calls
+    assert world.ready.reason == Reason.APPLY_FAILED
+    assert world.cluster.statuses[-1].condition("Stalled") is None
+
+
+async def test_a_hiccup_while_an_existing_child_is_put_back_is_no_news(world):
+    await world.reconcile()
+    drifted = copy.deepcopy(world.store.observe(KEY).children["Service"])
+    drifted["spec"]["type"] = "NodePort"
+    drifted["metadata"]["resourceVersion"] = "5000"
+    world.store.put(drifted)
+    world.cluster.refuse["Service"] = Unavailable("overloaded", 429)
+    before = world.ready
+    with pytest.raises(Unavailable):
+        await world.reconcile()
+    assert world.ready == before
+
+
+async def test_what_the_watch_does_not_show_is_looked_up_before_it_is_created(world):
+    """The watch is limited to our label: a foreign object of that name is invisible to it."""
+    world.cluster.objects["Service", "default", "chat"] = {"kind": "Service", "metadata": {"name": "chat"}, "spec": {}}
+    calls, _ = await world.reconcile()
+    assert ("apply", "Service") not in calls
+    assert world.ready.reason == Reason.NAME_TAKEN
+
+
+async def test_a_server_that_is_gone_is_forgotten(world, raw_server):
+    await world.reconcile()
+    world.store.remove(raw_server())
+    assert await world.reconcile() == ([], None)
+    assert not world.reconciler._known
+
+
+async def test_another_server_of_the_same_name_inherits_nothing(world, raw_server):
+    await world.reconcile()
+    other = raw_server()
+    other["metadata"] |= {"uid": "another", "resourceVersion": "9000"}
+    world.store.put(other)
+    await world.reconcile()
+    assert world.reconciler._known[KEY].uid == "another"
