@@ -264,7 +264,9 @@ def account_kubeconfig(plane: ControlPlane, account: str, folder: Path) -> Path:
 
 
 def chart_manifests(*options: str) -> list[Raw]:
-    command = [tool("helm"), "template", "octavo", ROOT / "charts/octavo", "--namespace=octavo-system", *options]
+    images = ("--set=image=operator:1", "--set=runtime.defaultImage=runtime:1")
+    chart = ("template", "octavo", ROOT / "charts/octavo", "--namespace=octavo-system")
+    command = [tool("helm"), *chart, *images, *options]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
