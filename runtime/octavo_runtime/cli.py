@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_make_parser().parse_args(arguments))
     command: Callable[[ServeConfig], int] = options.pop("command")
     config = ServeConfig(**options)
-    if config.max_num_seqs > config.max_num_batched_tokens:
+    if config.max_num_batched_tokens is not None and config.max_num_seqs > config.max_num_batched_tokens:
         _fail(
             f"--max-num-seqs {config.max_num_seqs} is more than --max-num-batched-tokens "
             f"{config.max_num_batched_tokens}: each running sequence needs a token of each step"
@@ -94,10 +94,15 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     _flag(group, "max_model_len", _number(int, 1), "tokens per sequence, prompt and answer; default: the model's")
     _flag(group, "dtype", str, "of weights and KV cache", choices=("auto", "float32", "bfloat16", "float16"))
     _flag(group, "max_num_seqs", _number(int, 1), "sequences that run at once")
-    _flag(group, "max_num_batched_tokens", _number(int, 1), "tokens per step, of all sequences together")
+    _flag(
+        group,
+        "max_num_batched_tokens",
+        _number(int, 1),
+        "tokens per step, of all sequences together; default: 2048 on a GPU, 512 on a CPU",
+    )
     _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
     _flag(group, "block_size", _number(int, 1), "tokens per block of the KV cache")
-    _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "triton"))
+    _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "cpu", "triton"))
     _flag(group, "threads", _number(int, 1), "CPU threads; default: the cgroup's quota")
     _flag(group, "runner", str, "sim: no weights, made-up tokens; for tests and simulation", choices=("torch", "sim"))
     _flag(group, "sim_step_time", _number(float, 0), "seconds that a step of --runner sim takes")

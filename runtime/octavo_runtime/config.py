@@ -17,7 +17,7 @@ class ServeConfig:
     max_model_len: int | None = None  # tokens; default: what the model was trained for
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int | None = None  # tokens per step; default: what suits the device (Runner.step_tokens)
     kv_cache_memory: int | None = None  # bytes; default: a share of free memory
     block_size: int = 16  # tokens
     attention_backend: str = "auto"  # auto | reference | triton

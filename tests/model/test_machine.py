@@ -136,3 +136,7 @@ def test_dtype(make_model, monkeypatch, *, asked, checkpoint, device, cpu_has_bf
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     info = replace(read_model_info(make_model("Llama")), dtype=checkpoint)
     assert choose_dtype(asked, info, torch.device(device)) == dtype
+
+
+def test_a_step_on_a_cpu_is_shorter_than_on_a_gpu():
+    assert machine.choose_step_tokens(torch.device("cpu")) < machine.choose_step_tokens(torch.device("cuda"))

@@ -49,7 +49,8 @@ def start(args: EngineArgs, channel: EngineChannel, page: StatePage) -> Loop:
     info = read_model_info(config.model)
     max_model_len = resolve_max_model_len(config, info)
     runner = load_runner(config, info, reporter)
-    engine = Engine(runner, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens)
+    budget = config.max_num_batched_tokens or max(runner.step_tokens, config.max_num_seqs)
+    engine = Engine(runner, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=budget)
     gc.collect()
     gc.freeze()  # what is loaded now stays; full collections need not walk it
     loop = Loop(engine, channel, page, reporter.finish())

@@ -17,6 +17,7 @@ class Runner(Protocol):
 
     num_blocks: int  # blocks in the KV cache
     block_size: int  # tokens in a block
+    step_tokens: int  # token budget of a step that suits the device, where the user sets none
 
     def execute(self, batch: FlatBatch) -> list[int]:
         """Run the model over `batch` and return one token id for each entry of `batch.sampling`, in its order."""

@@ -72,6 +72,7 @@ class SimRunner:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.step_tokens = 2048
         self.vocab_size = vocab_size
         self._step_time = step_time or StepTime()
         self._sleep = sleep

@@ -12,7 +12,13 @@ from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.decoder import Decoder
 from octavo_runtime.model.loader import load_weights, open_weights
-from octavo_runtime.runner.machine import choose_device, choose_dtype, choose_threads, host_free_memory
+from octavo_runtime.runner.machine import (
+    choose_device,
+    choose_dtype,
+    choose_step_tokens,
+    choose_threads,
+    host_free_memory,
+)
 from octavo_runtime.runner.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -109,10 +115,11 @@ def count_blocks(config: ServeConfig, info: ModelInfo, *, block_bytes: int, free
 
 def _free_after_profile(make: Callable[[int], TorchRunner], config: ServeConfig, device: torch.device) -> int:
     """Bytes free on the GPU once the largest step has taken what it needs: its peak is never for the cache to have."""
-    runner = make(-(-config.max_num_batched_tokens // config.block_size))
+    step_tokens = config.max_num_batched_tokens or choose_step_tokens(device)
+    runner = make(-(-step_tokens // config.block_size))
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    _step(runner, config.max_num_batched_tokens)
+    _step(runner, step_tokens)
     activations = torch.cuda.max_memory_allocated(device) - before
     del runner
     torch.cuda.empty_cache()
@@ -145,5 +152,5 @@ def _execute(runner: TorchRunner, positions: range) -> None:
 
 def _warmup_tokens(config: ServeConfig, runner: TorchRunner) -> int:
     """A GPU meets its largest step here, for its kernels' sake; on a CPU that would take seconds and teach nothing."""
-    most = min(config.max_num_batched_tokens, runner.num_blocks * runner.block_size)
+    most = min(config.max_num_batched_tokens or runner.step_tokens, runner.num_blocks * runner.block_size)
     return min(most, _CPU_WARMUP_TOKENS) if runner.device.type == "cpu" else most

@@ -9,6 +9,7 @@ import torch
 
 from octavo_kernels.interface import PagedBatch
 from octavo_runtime.model.decoder import LayerCache
+from octavo_runtime.runner.machine import choose_step_tokens
 from octavo_runtime.runner.sampler import sample
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class TorchRunner:
         """Allocates `num_blocks` blocks of `block_size` tokens for every layer, in `dtype` on `device`."""
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.step_tokens = choose_step_tokens(device)
         self._decoder = decoder
         self.device = device
         self._caches = allocate_caches(info, num_blocks, block_size, device=device, dtype=dtype)
