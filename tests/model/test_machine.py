@@ -9,7 +9,7 @@ import torch
 
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.runner.cgroup import cpu_quota, free_memory
-from octavo_runtime.runner.machine import choose_dtype, choose_threads, host_free_memory
+from octavo_runtime.runner.machine import choose_dtype, choose_step_tokens, choose_threads, host_free_memory
 
 GIB = 1 << 30
 UNLIMITED_V1 = 9223372036854771712
@@ -139,4 +139,4 @@ def test_dtype(make_model, monkeypatch, *, asked, checkpoint, device, cpu_has_bf
 
 
 def test_a_step_on_a_cpu_is_shorter_than_on_a_gpu():
-    assert machine.choose_step_tokens(torch.device("cpu")) < machine.choose_step_tokens(torch.device("cuda"))
+    assert choose_step_tokens(torch.device("cpu")) < choose_step_tokens(torch.device("cuda"))
