@@ -60,13 +60,18 @@ def run(screen: Screen, options: argparse.Namespace) -> None:
     name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
     with screen.step("a model on a volume: SmolLM2-135M-Instruct"):
         install.make_namespace(where.kube, namespace)
-        install.put_model(where.kube, target.demo_model(), namespace=namespace, folder=where.volumes / namespace)
+        _put_model(where, namespace, images.runtime)
     with screen.step(f"kubectl apply -f {MANIFEST.relative_to(install.ROOT)}, until it answers"):
         _apply_and_ask(screen, where, name, namespace)
     with screen.step("load until a second replica is ready, then none until it is gone"):
         _scale_up_and_down(screen, where, name, namespace)
     figures.record("make demo, all built before", goal="under 180 s", value=f"{time.monotonic() - began:.0f} s")
     _farewell(screen, where, name, namespace)
+
+
+def _put_model(where: Target, namespace: str, image: str) -> None:
+    folder = where.volumes / namespace
+    install.put_model(where.kube, target.demo_model(), namespace=namespace, folder=folder, image=image)
 
 
 def _apply_and_ask(screen: Screen, where: Target, name: str, namespace: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,16 +35,16 @@ def install_chart(kube: Kube, *, operator_image: str, runtime_image: str, set_va
     )  # fmt: skip
 
 
-def put_model(kube: Kube, model: Path, *, namespace: str, folder: Path) -> None:
+def put_model(kube: Kube, model: Path, *, namespace: str, folder: Path, image: str) -> None:
     """Put the file `model` on a claim named `models` in `namespace`.
 
     On a node that is this machine the claim is bound to `folder`; elsewhere it comes from the cluster's default
-    storage class, and a pod takes the file in.
+    storage class, and a pod of `image`, the runtime's, takes the file in.
     """
     if kube.on_this_machine:
         _bind_folder(kube, model, namespace, folder)
     else:
-        _send_through_pod(kube, model, namespace)
+        _send_through_pod(kube, model, namespace, image)
 
 
 def _bind_folder(kube: Kube, model: Path, namespace: str, folder: Path) -> None:
@@ -80,35 +79,31 @@ def _forget_released_volume(kube: Kube, volume: str) -> None:
         kube.kubectl("delete", "pv", volume, "--wait=true")
 
 
-def _send_through_pod(kube: Kube, model: Path, namespace: str) -> None:
-    image = os.environ.get("OCTAVO_LOADER_IMAGE", "busybox:1.37")
-    security = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
+def _send_through_pod(kube: Kube, model: Path, namespace: str, image: str) -> None:
+    container = {
+        "name": "loader",
+        "image": image,
+        "command": ["sleep", "3600"],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": NOBODY,
+            "fsGroup": NOBODY,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": CLAIM}}],
     }
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "model-loader", "namespace": namespace},
-        "spec": {
-            "restartPolicy": "Never",
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": NOBODY,
-                "fsGroup": NOBODY,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "loader",
-                    "image": image,
-                    "command": ["sleep", "3600"],
-                    "securityContext": security,
-                    "volumeMounts": [{"name": "models", "mountPath": "/models"}],
-                }
-            ],
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": CLAIM}}],
-        },
+        "spec": spec,
     }
     kube.apply(_claim(namespace, {"accessModes": ["ReadWriteOnce"]}), pod)
     kube.kubectl("wait", "pod/model-loader", "-n", namespace, "--for=condition=Ready", "--timeout=180s")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kit.kube import Kube
-    from kit.target import Target
+    from kit.target import Images, Target
 
 SPEC = {
     "model": {
@@ -34,11 +34,15 @@ SPEC = {
 
 @pytest.fixture(scope="session")
 def where() -> Target:
-    options = target.parse_nothing()
-    where = target.bring_up(options)
-    images = target.build_images(options)
-    install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
-    return where
+    return target.bring_up(target.parse_nothing())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def images(where: Target) -> Images:
+    """The images of this checkout, and the operator installed from them."""
+    built = target.build_images(target.parse_nothing())
+    install.install_chart(where.kube, operator_image=built.operator, runtime_image=built.runtime)
+    return built
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +51,14 @@ def kube(where: Target) -> Kube:
 
 
 @pytest.fixture(scope="module")
-def namespace(where: Target, request: pytest.FixtureRequest) -> Iterator[str]:
+def namespace(where: Target, images: Images, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test module's own, with the model on a volume; gone afterwards."""
     name = "e2e-" + re.sub(r"[^a-z0-9]+", "-", request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_"))
     where.kube.kubectl("delete", "namespace", name, "--ignore-not-found")
     install.make_namespace(where.kube, name)
-    install.put_model(where.kube, target.demo_model(), namespace=name, folder=where.volumes / name)
+    install.put_model(
+        where.kube, target.demo_model(), namespace=name, folder=where.volumes / name, image=images.runtime
+    )
     yield name
     # Not waited for: a namespace with pods takes half of their grace period to be gone, however soon they end.
     where.kube.kubectl("delete", "namespace", name, "--wait=false")
