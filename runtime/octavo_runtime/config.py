@@ -20,7 +20,7 @@ class ServeConfig:
     max_num_batched_tokens: int | None = None  # tokens per step; default: what suits the device (Runner.step_tokens)
     kv_cache_memory: int | None = None  # bytes; default: a share of free memory
     block_size: int = 16  # tokens
-    attention_backend: str = "auto"  # auto | reference | triton
+    attention_backend: str = "auto"  # auto | reference | cpu | triton
     threads: int | None = None  # default: the cgroup's CPU quota
     drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM
     drain_delay: float = 5.0  # seconds after SIGTERM in which new requests are still served while endpoints propagate

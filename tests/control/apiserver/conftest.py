@@ -250,6 +250,8 @@ def plane() -> Iterator[ControlPlane]:
         wanted = [manifest for manifest in chart_manifests() if manifest["kind"] != "Deployment"]
         kube.apply({"apiVersion": "v1", "kind": "List", "items": wanted})
         kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+        # The API server publishes the schema a moment after it serves the resource.
+        eventually(lambda: kube.run("explain", "modelservers.octavo.dev", check=False).returncode == 0)
         yield plane
 
 
