@@ -141,7 +141,7 @@ def _look(kube: Kube, name: str, namespace: str) -> Callable[[], ModelServerView
 
 
 def _farewell(screen: Screen, where: Target, name: str, namespace: str) -> None:
-    url = where.url(name, namespace)
+    url = where.lasting_url(name, namespace)
     screen.console.print(
         f"""
 Talk to it:

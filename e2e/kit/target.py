@@ -37,6 +37,7 @@ class Target:
     kube: Kube
     volumes: Path  # where claims of the local node are kept
     base_url: Callable[[str, str], str]
+    lasting_url: Callable[[str, str], str]  # the same, for the user's shell, after `shell_hint`
     shell_hint: str  # how the user's shell gets at the cluster
     removal_hint: str
 
@@ -63,12 +64,14 @@ def bring_up(options: argparse.Namespace) -> Target:
     kube = Kube(kubeconfig=found.kubeconfig, bin_dir=found.bin, on_this_machine=found.on_this_machine)
     shell_hint = f"export KUBECONFIG={found.kubeconfig} PATH={found.bin}:$PATH"
     if found.on_this_machine:
-        return Target(kube, found.volumes, kube.service_url, shell_hint, "make cluster-down    everything")
+        hint = "make cluster-down    everything"
+        return Target(kube, found.volumes, kube.service_url, kube.service_url, shell_hint, hint)
     return Target(
         kube,
         found.volumes,
         _through_api_server(kube),
-        shell_hint,
+        lambda name, namespace: _proxied("http://127.0.0.1:8001", name, namespace),
+        f"{shell_hint}; kubectl proxy --port 8001 &",
         "helm uninstall octavo -n octavo-system    the operator",
     )
 
@@ -95,9 +98,13 @@ def _through_api_server(kube: Kube) -> Callable[[str, str], str]:
     def base_url(name: str, namespace: str) -> str:
         if not proxies:
             proxies.append(_start_proxy(kube))
-        return f"{proxies[0]}/api/v1/namespaces/{namespace}/services/{name}:http/proxy"
+        return _proxied(proxies[0], name, namespace)
 
     return base_url
+
+
+def _proxied(proxy: str, name: str, namespace: str) -> str:
+    return f"{proxy}/api/v1/namespaces/{namespace}/services/{name}:http/proxy"
 
 
 def _start_proxy(kube: Kube) -> str:
