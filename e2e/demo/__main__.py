@@ -14,7 +14,7 @@ import yaml
 from cluster import ClusterError
 from demo.live import Screen
 from kit import chat, figures, install, target
-from kit.kube import CommandError, wait_until
+from kit.kube import CommandError, wait_reachable, wait_until
 from kit.load import Load
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _apply_and_ask(screen: Screen, where: Target, name: str, namespace: str) -> 
     began = time.monotonic()
     where.kube.kubectl("apply", "-f", str(MANIFEST))
     screen.follow("Ready", _look(where.kube, name, namespace), lambda view: view.ready, seconds=300)
+    wait_reachable(where.url(name, namespace))
     screen.say(f"Q: {QUESTION}")
     first = asyncio.run(_ask(screen, where.url(name, namespace), name))
     screen.say(f"first token {first - began:.1f} s after kubectl apply")

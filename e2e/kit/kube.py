@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import urllib.request
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +37,19 @@ def wait_until(what: str, look: Callable[[], T | None], *, seconds: float, every
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
         time.sleep(every)
+
+
+def wait_reachable(url: str) -> None:
+    """Wait until a Service leads to a ready pod: kube-proxy learns of it up to some seconds after the pod is ready."""
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    wait_until(f"{url} to answer", answers, seconds=30, every=0.2)
 
 
 @dataclass(frozen=True)

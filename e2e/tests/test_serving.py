@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kit import figures
-from kit.kube import wait_until
+from kit.kube import wait_reachable, wait_until
 from kit.load import Load
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ BAD_REQUESTS = {
 def url(where: Target, namespace: str, make: Callable[..., dict[str, Any]]) -> str:
     where.kube.apply(make(NAME, namespace))
     wait_until("Ready", lambda: is_ready(where.kube, namespace), seconds=180)
-    return where.url(NAME, namespace)
+    found = where.url(NAME, namespace)
+    wait_reachable(found)
+    return found
 
 
 def is_ready(kube: Kube, namespace: str) -> bool:
