@@ -128,10 +128,6 @@ def _scale_up_and_down(screen: Screen, where: Target, name: str, namespace: str)
     figures.record("streams lost in the demo's scale-up and scale-down", goal="0", value=f"0 of {streams}")
 
 
-def _two_ready(view: ModelServerView) -> bool:
-    return view.ready_replicas >= 2
-
-
 def _say_decision(screen: Screen, view: ModelServerView) -> None:
     told = view.last_decision
     screen.say(f"decision: {told.get('from')} -> {told.get('to')}, {told.get('reason')}: {told.get('message')}")

@@ -36,14 +36,10 @@ class Target:
 
     kube: Kube
     volumes: Path  # where claims of the local node are kept
-    base_url: Callable[[str, str], str]
+    url: Callable[[str, str], str]  # (name, namespace) of a ModelServer to its base URL, reachable from here
     lasting_url: Callable[[str, str], str]  # the same, for the user's shell, after `shell_hint`
     shell_hint: str  # how the user's shell gets at the cluster
     removal_hint: str
-
-    def url(self, name: str, namespace: str) -> str:
-        """The base URL of a ModelServer's Service, reachable from here."""
-        return self.base_url(name, namespace)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
