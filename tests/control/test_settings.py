@@ -12,6 +12,16 @@ from octavo_operator.settings import read_settings
 GOOD = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}
 
 
+@pytest.fixture
+def logging_restored():
+    """What the command does to the process's logging ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 def test_defaults():
     settings = read_settings(GOOD)
     assert (settings.http_port, settings.scrape_period, settings.decide_period) == (8080, 2, 5)
@@ -97,7 +107,7 @@ def test_a_traceback_stays_in_the_line():
     assert "boom" in line
 
 
-def test_the_command_says_that_it_finds_no_cluster(monkeypatch, capsys, tmp_path):
+def test_the_command_says_that_it_finds_no_cluster(monkeypatch, capsys, tmp_path, logging_restored):
     monkeypatch.setenv("OCTAVO_RUNTIME_IMAGE", "r:1")
     assert main(["run", "--kubeconfig", str(tmp_path / "none")]) == 64
     assert str(tmp_path / "none") in capsys.readouterr().err

@@ -17,7 +17,7 @@ class ScriptedChannel:
 
     def __init__(self, page, *turns):
         self.page, self.turns = page, list(turns)
-        self.waits, self.states, self.sent = [], [], []
+        self.waits, self.states, self.sent, self.steps_on_page = [], [], [], []
 
     def receive(self, wait):
         self.waits.append(wait)
@@ -26,6 +26,7 @@ class ScriptedChannel:
 
     def send(self, message):
         self.sent.append(message)
+        self.steps_on_page.append(self.page.read().steps)
 
 
 @pytest.fixture
@@ -63,6 +64,11 @@ def test_a_busy_engine_does_not_wait_and_sends_one_message_per_step(page):
     assert [state.steps for state in channel.states] == [0, 1, 2, 3, 3]
     assert [state.running for state in channel.states] == [0, 2, 1, 0, 0]
     assert channel.states[1].kv_tokens_used == 8
+
+
+def test_the_page_knows_of_a_step_before_anybody_has_its_tokens(page):
+    channel = run(page, [Add(1, [1, 2, 3], SamplingParams(2))], [], [])
+    assert channel.steps_on_page == [1, 2]
 
 
 def test_an_abort_takes_effect_before_the_next_step(page):

@@ -31,10 +31,11 @@ class Loop:
 
     def run(self) -> None:
         while self._handle(self._channel.receive(0.0 if self._engine.has_work else IDLE_TICK)):
-            if self._engine.has_work:
-                self._channel.send(self._engine.step(time.monotonic()))
-                self._steps += 1
-            self._publish()
+            done = self._engine.step(time.monotonic()) if self._engine.has_work else None
+            self._steps += done is not None
+            self._publish()  # first: whoever has a token finds it on the page
+            if done is not None:
+                self._channel.send(done)
 
     def _handle(self, messages: list[ToEngine]) -> bool:
         """Take in what the API process says; False when it says stop."""
