@@ -107,7 +107,8 @@ def test_a_traceback_stays_in_the_line():
     assert "boom" in line
 
 
-def test_the_command_says_that_it_finds_no_cluster(monkeypatch, capsys, tmp_path, logging_restored):
+@pytest.mark.usefixtures("logging_restored")
+def test_the_command_says_that_it_finds_no_cluster(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("OCTAVO_RUNTIME_IMAGE", "r:1")
     assert main(["run", "--kubeconfig", str(tmp_path / "none")]) == 64
     assert str(tmp_path / "none") in capsys.readouterr().err
