@@ -11,7 +11,7 @@ import platform
 import statistics
 import time
 
-from octavo_runtime.core.batch import SamplingParams
+from octavo_runtime.core.batch import SamplingParams, StepResult
 from octavo_runtime.core.blocks import BlockPool
 from octavo_runtime.core.layout import flatten
 from octavo_runtime.core.scheduler import Scheduler
@@ -28,7 +28,7 @@ def make_running(running: int, context: int, steps: int) -> Scheduler:
         scheduler.add(Sequence(seq_id, list(range(context)), SamplingParams(max_tokens=steps + 1)))
     while scheduler.stats().generation_tokens < running:
         plan = scheduler.schedule()
-        scheduler.update(plan, [0] * sum(chunk.samples for chunk in plan.chunks))
+        scheduler.update(plan, StepResult([0] * sum(chunk.samples for chunk in plan.chunks)))
     return scheduler
 
 
@@ -41,7 +41,7 @@ def measure(scheduler: Scheduler, steps: int) -> dict[str, list[float]]:
         scheduled = time.perf_counter()
         batch = flatten(plan, scheduler.sequences, BLOCK_SIZE)
         flattened = time.perf_counter()
-        scheduler.update(plan, [0] * len(batch.sampling))
+        scheduler.update(plan, StepResult([0] * len(batch.sampling)))
         updated = time.perf_counter()
         times["schedule"].append(scheduled - start)
         times["flatten"].append(flattened - scheduled)

@@ -101,7 +101,7 @@ def prefill_batch(runner: TorchRunner, num_tokens: int) -> FlatBatch:
         query_start_loc=[0, num_tokens],
         seq_lens=[num_tokens],
         block_tables=[list(range(-(-num_tokens // runner.block_size)))],
-        sample_rows=[0],
+        sample_rows=[num_tokens - 1],
         sampling=[GREEDY],
     )
 

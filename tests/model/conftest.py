@@ -104,19 +104,20 @@ class GreedyDriver:
                 self._tables[i].append(self._free.pop())
             computed[i] = span.stop
         sampled = [row for row, i in enumerate(live) if computed[i] == len(sequences[i])]
-        tokens = self._runner.execute(
+        ends = list(accumulate(len(spans[i]) for i in live))
+        result = self._runner.execute(
             FlatBatch(
                 token_ids=[sequences[i][position] for i in live for position in spans[i]],
                 positions=[position for i in live for position in spans[i]],
                 slot_mapping=[self._slot(i, position) for i in live for position in spans[i]],
-                query_start_loc=[0, *accumulate(len(spans[i]) for i in live)],
+                query_start_loc=[0, *ends],
                 seq_lens=[spans[i].stop for i in live],
                 block_tables=[self._tables[i] for i in live],
-                sample_rows=sampled,
+                sample_rows=[ends[row] - 1 for row in sampled],
                 sampling=[SamplingRow(0.0, 1.0, 0, 0, computed[live[row]]) for row in sampled],
             )
         )
-        for row, token in zip(sampled, tokens, strict=True):
+        for row, token in zip(sampled, result.tokens, strict=True):
             sequences[live[row]].append(token)
 
     def _slot(self, i: int, position: int) -> int:

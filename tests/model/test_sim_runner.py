@@ -22,7 +22,7 @@ def prefill(tokens: list[int], table: list[int]) -> FlatBatch:
         query_start_loc=[0, length],
         seq_lens=[length],
         block_tables=[table],
-        sample_rows=[0],
+        sample_rows=[length - 1],
         sampling=[GREEDY._replace(position=length)],
     )
 
@@ -56,7 +56,12 @@ def test_a_stale_block_is_caught():
     runner = SimRunner(num_blocks=4, block_size=4, vocab_size=100)
     runner.execute(prefill([1, 2, 3, 4, 5, 6, 7, 8], [0, 1]))
     decode = replace(
-        prefill([5], [1, 2]), positions=[4], slot_mapping=[8], seq_lens=[5], sampling=[GREEDY._replace(position=5)]
+        prefill([5], [1, 2]),
+        positions=[4],
+        slot_mapping=[8],
+        seq_lens=[5],
+        sample_rows=[0],
+        sampling=[GREEDY._replace(position=5)],
     )
     with pytest.raises(AssertionError, match="stale block"):
         runner.execute(decode)

@@ -34,7 +34,7 @@ def run(engine):
         done = engine.step(now=0.0)
         failed += done.failed
         for output in done.outputs:
-            tokens.setdefault(output.seq_id, []).append(output.token)
+            tokens.setdefault(output.seq_id, []).extend(output.tokens)
     return tokens, failed
 
 

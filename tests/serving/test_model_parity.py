@@ -94,8 +94,8 @@ def generate(engine, prompts, end):
     while engine.has_work:
         done = engine.step(now=0.0)
         assert not done.failed
-        for number, token, _ in done.outputs:
-            tokens[number].append(token)
+        for output in done.outputs:
+            tokens[output.seq_id] += output.tokens
     assert engine.stats().kv_tokens_used == 0
     return tokens
 

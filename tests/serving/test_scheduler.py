@@ -2,7 +2,7 @@
 
 import pytest
 
-from octavo_runtime.core.batch import SamplingParams
+from octavo_runtime.core.batch import SamplingParams, StepResult
 from octavo_runtime.core.blocks import BlockPool
 from octavo_runtime.core.scheduler import Scheduler
 from octavo_runtime.core.sequence import FinishReason, Sequence
@@ -20,7 +20,7 @@ def make_sequence(seq_id, prompt=3, max_tokens=8, **params):
 def step(scheduler, token=1000):
     """One step in which every sequence samples `token`."""
     plan = scheduler.schedule()
-    outputs = scheduler.update(plan, [token for chunk in plan.chunks if chunk.samples])
+    outputs = scheduler.update(plan, StepResult([token for chunk in plan.chunks if chunk.samples]))
     scheduler.check_integrity()
     return plan, outputs
 

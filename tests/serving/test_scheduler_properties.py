@@ -72,7 +72,7 @@ class Engine:
         batch = flatten(plan, self.scheduler.sequences, BLOCK_SIZE)
         for output in self.scheduler.update(plan, self.runner.execute(batch)):
             assert output.seq_id not in self.finished, "a token after the end"
-            self.got[output.seq_id].append(output.token)
+            self.got[output.seq_id] += output.tokens
             if output.finish_reason:
                 self.finished[output.seq_id] = output.finish_reason
         self.scheduler.check_integrity()

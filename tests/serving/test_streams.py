@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from octavo_runtime.core.scheduler import Output
 from octavo_runtime.core.sequence import FinishReason
 from octavo_runtime.engine.slot import Delta, OutputSlot
 from octavo_runtime.errors import EngineDied
@@ -88,25 +89,25 @@ def test_a_client_that_does_not_read_delays_nobody_and_still_gets_all_in_the_end
 async def test_a_slot_merges_what_its_reader_has_not_fetched():
     slot = OutputSlot(1)
     for token in range(5):
-        slot.put(token, None)
-    slot.put(5, FinishReason.LENGTH)
-    assert await slot.get(1) == Delta([0, 1, 2, 3, 4, 5], FinishReason.LENGTH)
+        slot.put(Output(1, [token], None))
+    slot.put(Output(1, [5], FinishReason.LENGTH))
+    assert await slot.get(1) == Delta([0, 1, 2, 3, 4, 5], FinishReason.LENGTH, [], [])
 
 
 async def test_a_slot_hands_out_its_tokens_before_the_error_that_ended_it():
     slot = OutputSlot(1)
-    slot.put(7, None)
+    slot.put(Output(1, [7], None))
     slot.fail(EngineDied())
-    assert await slot.get(1) == Delta([7], None)
+    assert await slot.get(1) == Delta([7], None, [], [])
     with pytest.raises(EngineDied):
         await slot.get(1)
 
 
 async def test_a_slot_says_when_there_is_nothing_new():
     slot = OutputSlot(1)
-    assert await slot.get(0.01) == Delta([], None)
-    slot.put(3, None)
-    assert await slot.get(0.01) == Delta([3], None)
+    assert await slot.get(0.01) == Delta()
+    slot.put(Output(1, [3], None))
+    assert await slot.get(0.01) == Delta([3], None, [], [])
 
 
 async def test_silence_becomes_a_comment(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -17,6 +17,27 @@ class SamplingParams:
     seed: int = 0
     stop_token_ids: frozenset[int] = frozenset()  # end of sequence and the request's own; never part of the text
     min_tokens: int = 0
+    min_p: float = 0.0  # least probability, as a share of the most probable token's
+    repetition_penalty: float = 1.0  # divides (multiplies, below 0) the logits of tokens in prompt and output
+    presence_penalty: float = 0.0  # taken from the logits of tokens in the output
+    frequency_penalty: float = 0.0  # the same, times how often they are there
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that must not be completed
+    logprobs: int | None = None  # log probabilities of the chosen token and of so many most probable; None: not at all
+    prompt_logprobs: int | None = None  # the same for each token of the prompt after the first
+
+    @property
+    def shapes_logits(self) -> bool:
+        """Whether the sampler must look further than temperature, top_k and top_p."""
+        return (
+            self.min_p > 0
+            or self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or bool(self.logit_bias)
+            or bool(self.bad_words)
+            or self.logprobs is not None
+        )
 
 
 class ScheduledChunk(NamedTuple):
@@ -39,6 +60,14 @@ class BatchPlan:
     num_tokens: int  # at most the token budget
 
 
+class Shaping(NamedTuple):
+    """What a row needs beyond `SamplingRow`'s own fields, where a request asks for more than most do."""
+
+    params: SamplingParams
+    tokens: list[int]  # prompt and output up to the token to be sampled; may be the sequence's own list, read only
+    num_prompt_tokens: int
+
+
 class SamplingRow(NamedTuple):
     """What the sampler needs for one sequence. (seed, position) is the random counter: the same pair gives the same
     choice whatever the batch, the preemptions or the replica.
@@ -50,14 +79,41 @@ class SamplingRow(NamedTuple):
     seed: int
     position: int  # index of the token to be sampled, counted from the prompt's first token
     forbidden: frozenset[int] = frozenset()  # ids that must not be chosen now (stop ids before min_tokens)
+    shaping: Shaping | None = None
+
+
+class ScoreRow(NamedTuple):
+    """A token of the prompt whose log probability is wanted."""
+
+    row: int  # index in [0, T) of the token before it, whose logits say how likely it is
+    token: int
+    top: int  # how many most probable tokens are wanted beside it
+
+
+class TokenLogprobs(NamedTuple):
+    """Natural logarithms of probabilities under the model's raw logits, before temperature, penalties and filters."""
+
+    token: int
+    logprob: float
+    rank: int  # 1: the most probable
+    top: list[tuple[int, float]]  # (token id, logprob), most probable first
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a runner computed for a `FlatBatch`."""
+
+    tokens: list[int]  # one per entry of `sampling`
+    logprobs: list[TokenLogprobs | None] | None = None  # the same; None: nobody asked
+    scores: list[TokenLogprobs] | None = None  # one per entry of `scoring`
 
 
 @dataclass(frozen=True, slots=True)
 class FlatBatch:
     """A plan without nesting. T tokens, S sequences; plain ints, made tensors by the runner.
 
-    `sample_rows[i]` is the index in [0, S) of the sequence that `sampling[i]` is for; its logits are those of its last
-    query token, row `query_start_loc[sample_rows[i] + 1] - 1`.
+    `sample_rows[i]` is the index in [0, T) of the token whose logits `sampling[i]` chooses from: the last of its
+    sequence, and with draft tokens (speculative decoding) also the ones before them.
 
     The block tables are the sequences' own lists, not copies: valid until the step ends, read only.
     """
@@ -70,3 +126,4 @@ class FlatBatch:
     block_tables: list[list[int]]  # [S], each covers at least the sequence's context
     sample_rows: list[int]
     sampling: list[SamplingRow]
+    scoring: list[ScoreRow] = field(default_factory=list)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_runtime.core.batch import BatchPlan, FlatBatch, SamplingRow
+from octavo_runtime.core.batch import BatchPlan, FlatBatch, SamplingRow, Shaping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ _NOTHING: frozenset[int] = frozenset()
 def flatten(plan: BatchPlan, sequences: Mapping[int, Sequence], block_size: int) -> FlatBatch:
     """Lay out `plan` over `sequences`, by id."""
     batch = FlatBatch([], [], [], [0], [], [], [], [])
-    for row, chunk in enumerate(plan.chunks):
+    for chunk in plan.chunks:
         sequence = sequences[chunk.seq_id]
         if chunk.length == 1:
             _append_token(batch, sequence, chunk.start, block_size)
@@ -38,7 +38,7 @@ def flatten(plan: BatchPlan, sequences: Mapping[int, Sequence], block_size: int)
         batch.seq_lens.append(chunk.start + chunk.length)
         batch.block_tables.append(sequence.block_table)
         if chunk.samples:
-            batch.sample_rows.append(row)
+            batch.sample_rows.append(len(batch.token_ids) - 1)
             batch.sampling.append(_sampling_row(sequence))
     return batch
 
@@ -65,4 +65,5 @@ def _sampling_row(sequence: Sequence) -> SamplingRow:
     params = sequence.params
     position = len(sequence.token_ids)
     forbidden = params.stop_token_ids if position < sequence.min_num_tokens else _NOTHING
-    return SamplingRow(params.temperature, params.top_p, params.top_k, params.seed, position, forbidden)
+    shaping = Shaping(params, sequence.token_ids, sequence.num_prompt_tokens) if params.shapes_logits else None
+    return SamplingRow(params.temperature, params.top_p, params.top_k, params.seed, position, forbidden, shaping)

@@ -20,22 +20,23 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from octavo_runtime.core.batch import BatchPlan, ScheduledChunk
+from octavo_runtime.core.batch import BatchPlan, ScheduledChunk, StepResult, TokenLogprobs
 from octavo_runtime.core.sequence import FinishReason, Sequence  # noqa: TC001  msgspec reads `Output` at run time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from collections.abc import Sequence as Ordered
 
     from octavo_runtime.core.blocks import BlockPool
 
 
 class Output(NamedTuple):
-    """One new token of a sequence. The sequence is gone from the scheduler when `finish_reason` is set."""
+    """News of a sequence, which is gone from the scheduler when `finish_reason` is set."""
 
     seq_id: int
-    token: int
+    tokens: list[int]
     finish_reason: FinishReason | None
+    logprobs: list[TokenLogprobs] | None = None  # one per token, where asked for
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the next tokens of the prompt, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,9 @@ class Scheduler:
             num_tokens=sum(chunk.length for chunk in chunks.values()),
         )
 
-    def update(self, plan: BatchPlan, sampled: Ordered[int]) -> list[Output]:
+    def update(self, plan: BatchPlan, result: StepResult) -> list[Output]:
         """Take the tokens that the step yielded, one for each chunk of `plan` that samples, in its order."""
-        tokens = iter(sampled)
+        tokens = iter(result.tokens)
         outputs = []
         for chunk in plan.chunks:
             sequence = self._sequences[chunk.seq_id]
@@ -244,7 +245,7 @@ class Scheduler:
         if reason is not None:
             del self._sequences[sequence.seq_id]
             self._release(sequence)
-        return Output(sequence.seq_id, token, reason)
+        return Output(sequence.seq_id, [token], reason)
 
 
 def _num_computed(sequence: Sequence) -> int:

@@ -133,12 +133,13 @@ class EngineClient:
         for request_id in step.admitted:
             if (request := self._requests.get(request_id)) is not None:
                 self._observer.queued(step.started_at - request.arrived_at)
-        for request_id, token, reason in step.outputs:
-            if (request := self._requests.get(request_id)) is not None:  # else aborted meanwhile
-                self._observe_token(request, now)
-                request.slot.put(token, reason)
-                if reason is not None:
-                    self._finish(request_id, reason)
+        for output in step.outputs:
+            if (request := self._requests.get(output.seq_id)) is not None:  # else aborted meanwhile
+                for _ in output.tokens:
+                    self._observe_token(request, now)
+                request.slot.put(output)
+                if output.finish_reason is not None:
+                    self._finish(output.seq_id, output.finish_reason)
         for request_id in step.failed:
             self._fail(request_id, errors.EngineError("computing this request failed; the server's log says why"))
 

@@ -6,6 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from octavo_runtime.core.batch import TokenLogprobs
+    from octavo_runtime.core.scheduler import Output
     from octavo_runtime.core.sequence import FinishReason
     from octavo_runtime.errors import RequestError
 
@@ -13,8 +17,10 @@ if TYPE_CHECKING:
 class Delta(NamedTuple):
     """All that has happened since the last look."""
 
-    tokens: list[int]
-    finish_reason: FinishReason | None
+    tokens: Sequence[int] = ()
+    finish_reason: FinishReason | None = None
+    logprobs: Sequence[TokenLogprobs] = ()  # one per token, where asked for
+    prompt_logprobs: Sequence[TokenLogprobs] = ()
 
 
 class OutputSlot:
@@ -23,18 +29,22 @@ class OutputSlot:
     So it holds at most `max_tokens` ints, and the engine never waits for anybody.
     """
 
-    __slots__ = ("_changed", "_error", "_finish_reason", "_tokens", "request_id")
+    __slots__ = ("_changed", "_error", "_finish_reason", "_logprobs", "_prompt_logprobs", "_tokens", "request_id")
 
     def __init__(self, request_id: int) -> None:
         self.request_id = request_id
         self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
         self._error: RequestError | None = None
         self._changed = asyncio.Event()
 
-    def put(self, token: int, finish_reason: FinishReason | None) -> None:
-        self._tokens.append(token)
-        self._finish_reason = finish_reason
+    def put(self, output: Output) -> None:
+        self._tokens += output.tokens
+        self._logprobs += output.logprobs or ()
+        self._prompt_logprobs += output.prompt_logprobs or ()
+        self._finish_reason = output.finish_reason
         self._changed.set()
 
     def fail(self, error: RequestError) -> None:
@@ -48,14 +58,15 @@ class OutputSlot:
         Raises the error that ended the request.
         """
         if not self._changed.is_set() and not await self._wait(patience):
-            return Delta([], None)
+            return Delta()
         self._changed.clear()
         if self._error is not None:
             if not self._tokens:
                 raise self._error
             self._changed.set()
-        tokens, self._tokens = self._tokens, []
-        return Delta(tokens, self._finish_reason)
+        delta = Delta(self._tokens, self._finish_reason, self._logprobs, self._prompt_logprobs)
+        self._tokens, self._logprobs, self._prompt_logprobs = [], [], []
+        return delta
 
     async def _wait(self, seconds: float) -> bool:
         try:

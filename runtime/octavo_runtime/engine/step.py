@@ -14,7 +14,7 @@ from octavo_runtime.core.sequence import Sequence
 from octavo_runtime.engine.messages import Add, StepDone
 
 if TYPE_CHECKING:
-    from octavo_runtime.core.batch import BatchPlan
+    from octavo_runtime.core.batch import BatchPlan, StepResult
     from octavo_runtime.core.scheduler import Output, SchedulerStats
     from octavo_runtime.runner.base import Runner
 
@@ -61,11 +61,11 @@ class Engine:
         writes the same into the same slots.
         """
         try:
-            sampled = self._execute(plan)
+            result = self._execute(plan)
         except Exception:
             logger.exception("a step with %d sequences raised", len(plan.chunks))
         else:
-            return self._scheduler.update(plan, sampled), []
+            return self._scheduler.update(plan, result), []
         if len(plan.chunks) == 1:
             return [], [plan.chunks[0].seq_id]
         middle = len(plan.chunks) // 2
@@ -73,12 +73,12 @@ class Engine:
         more_outputs, more_failed = self._run(replace(plan, chunks=plan.chunks[middle:]))
         return outputs + more_outputs, failed + more_failed
 
-    def _execute(self, plan: BatchPlan) -> list[int]:
+    def _execute(self, plan: BatchPlan) -> StepResult:
         batch = flatten(plan, self._scheduler.sequences, self._pool.block_size)
-        sampled = self._runner.execute(batch)
-        if len(sampled) != len(batch.sampling):
-            raise RuntimeError(f"the runner gave {len(sampled)} tokens where {len(batch.sampling)} were asked for")
-        return sampled
+        result = self._runner.execute(batch)
+        if len(result.tokens) != len(batch.sampling):
+            raise RuntimeError(f"the runner gave {len(result.tokens)} tokens; {len(batch.sampling)} were asked for")
+        return result
 
     def _prove_runner_works(self) -> None:
         """Compute one token in a block that nobody holds; when the device is lost for good, this ends the engine."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from octavo_runtime.core.batch import FlatBatch
+    from octavo_runtime.core.batch import FlatBatch, StepResult
 
 # Called with a start-up phase ("weights", "warmup") and how much of it is done, 0 to 1.
 Progress = Callable[[str, float], None]
@@ -19,6 +19,6 @@ class Runner(Protocol):
     block_size: int  # tokens in a block
     step_tokens: int  # token budget of a step that suits the device, where the user sets none
 
-    def execute(self, batch: FlatBatch) -> list[int]:
-        """Run the model over `batch` and return one token id for each entry of `batch.sampling`, in its order."""
+    def execute(self, batch: FlatBatch) -> StepResult:
+        """Run the model over `batch`: a token for each of `batch.sampling`, a score for each of `batch.scoring`."""
         ...

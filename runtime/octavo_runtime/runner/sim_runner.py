@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from octavo_runtime.core.batch import StepResult
 from octavo_runtime.runner.counter import mix
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class SimRunner:
         self._sleep = sleep
         self._slots: dict[int, tuple[int, int]] = {}  # slot -> (position, hash of the tokens up to it)
 
-    def execute(self, batch: FlatBatch) -> list[int]:
+    def execute(self, batch: FlatBatch) -> StepResult:
         """Write this step's tokens into the cache and choose one token per sampling row.
 
         Raises `AssertionError` when the batch contradicts itself or the cache: an engine's bug, never a request's.
@@ -86,27 +87,30 @@ class SimRunner:
         seconds = self._step_time.seconds(len(batch.token_ids))
         if seconds > 0:
             self._sleep(seconds)
-        contexts = [
-            self._compute_sequence(batch, sequence, first, end)
-            for sequence, (first, end) in enumerate(pairwise(batch.query_start_loc))
-        ]
-        return [
-            _choose(contexts[sequence], row, self.vocab_size)
-            for sequence, row in zip(batch.sample_rows, batch.sampling, strict=True)
-        ]
+        contexts: list[int] = []
+        for sequence, (first, end) in enumerate(pairwise(batch.query_start_loc)):
+            contexts += self._compute_sequence(batch, sequence, first, end)
+        return StepResult(
+            [
+                _choose(contexts[row], sampling, self.vocab_size)
+                for row, sampling in zip(batch.sample_rows, batch.sampling, strict=True)
+            ]
+        )
 
-    def _compute_sequence(self, batch: FlatBatch, sequence: int, first: int, end: int) -> int:
-        """Extend one sequence by its tokens `[first, end)`; return the hash of its whole context."""
+    def _compute_sequence(self, batch: FlatBatch, sequence: int, first: int, end: int) -> list[int]:
+        """Extend one sequence by its tokens `[first, end)`; return the hash of the context up to each of them."""
         table = batch.block_tables[sequence]
         start = batch.seq_lens[sequence] - (end - first)
         context = self._read(table, start - 1)
+        contexts = []
         for row, position in zip(range(first, end), range(start, batch.seq_lens[sequence]), strict=True):
             slot = self._slot(table, position)
             assert batch.positions[row] == position, f"row {row}: position {batch.positions[row]}, expected {position}"
             assert batch.slot_mapping[row] == slot, f"row {row}: slot {batch.slot_mapping[row]}, expected {slot}"
             context = mix(context, batch.token_ids[row])
             self._slots[slot] = (position, context)
-        return context
+            contexts.append(context)
+        return contexts
 
     def _read(self, table: list[int], position: int) -> int:
         if position < 0:

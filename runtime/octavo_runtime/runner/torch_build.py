@@ -144,7 +144,7 @@ def _execute(runner: TorchRunner, positions: range) -> None:
             query_start_loc=[0, len(positions)],
             seq_lens=[positions.stop],
             block_tables=[list(range(num_blocks))],
-            sample_rows=[0],
+            sample_rows=[len(positions) - 1],
             sampling=[SamplingRow(temperature=1.0, top_p=0.9, top_k=0, seed=0, position=positions.stop)],
         )
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from octavo_kernels.interface import PagedBatch
+from octavo_runtime.core.batch import StepResult
 from octavo_runtime.model.decoder import LayerCache
 from octavo_runtime.runner.machine import choose_step_tokens
 from octavo_runtime.runner.sampler import sample
@@ -39,16 +40,16 @@ class TorchRunner:
         self.device = device
         self._caches = allocate_caches(info, num_blocks, block_size, device=device, dtype=dtype)
 
-    def execute(self, batch: FlatBatch) -> list[int]:
+    def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
         logits = self._decoder.forward(
             self._tensor(batch.token_ids, torch.int64),
             self._tensor(batch.positions, torch.int64),
             self._paged(batch),
             self._caches,
-            self._tensor([batch.query_start_loc[row + 1] - 1 for row in batch.sample_rows], torch.int64),
+            self._tensor(batch.sample_rows, torch.int64),
         )
-        return sample(logits, batch.sampling) if batch.sampling else []
+        return StepResult(sample(logits, batch.sampling) if batch.sampling else [])
 
     def _paged(self, batch: FlatBatch) -> PagedBatch:
         longest = max(len(table) for table in batch.block_tables)

@@ -8,7 +8,7 @@ from octavo_runtime.core.sequence import FinishReason
 from octavo_runtime.server.openai import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from octavo_runtime.engine.client import EngineClient
     from octavo_runtime.engine.slot import OutputSlot
@@ -41,7 +41,7 @@ class Generation:
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Text as it comes. Raises the `RequestError` that ends the request."""
         while True:
-            tokens, finish_reason = await self._slot.get(SILENCE)
+            tokens, finish_reason, _, _ = await self._slot.get(SILENCE)
             text, stopped = self._take(tokens, finish_reason)
             if stopped:
                 self._engine.abort(self._slot, FinishReason.STOP)
@@ -65,7 +65,7 @@ class Generation:
         """Stop computing if somebody still does: the client is gone, or has what it wants."""
         self._engine.abort(self._slot)
 
-    def _take(self, tokens: list[int], finish_reason: FinishReason | None) -> tuple[str, bool]:
+    def _take(self, tokens: Sequence[int], finish_reason: FinishReason | None) -> tuple[str, bool]:
         """Add `tokens` up to the one that completes a stop string; return their text and whether there was one."""
         text = ""
         last = len(tokens) - 1 if finish_reason is FinishReason.STOP else len(tokens)  # a stop token has no text
