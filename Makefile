@@ -19,7 +19,8 @@ help:  ## this list
 .PHONY: setup
 setup: $(STAMP)  ## the developer's environment in .venv (done by every other verb)
 
-$(STAMP): requirements/dev.txt requirements/bootstrap.txt operator/pyproject.toml runtime/pyproject.toml kernels/pyproject.toml
+$(STAMP): requirements/dev.txt requirements/bootstrap.txt operator/pyproject.toml runtime/pyproject.toml kernels/pyproject.toml \
+		kernels/hatch_build.py $(wildcard kernels/native/*)
 	@e2e/bootstrap.sh $(VENV)
 	@touch $@
 
@@ -79,3 +80,7 @@ e2e: $(STAMP)  ## the demo and the end-to-end tests on the local cluster
 bench: $(STAMP)  ## step and scheduler speed on this machine, one JSON line each
 	$(PY) runtime/bench/scheduler.py
 	$(PY) runtime/bench/step.py
+
+.PHONY: soak
+soak: $(STAMP)  ## kills, cancels, memory: what only repetition shows (minutes; OCTAVO_RECORD=1 keeps the figures)
+	PYTHONPATH=e2e $(PY) -m soak $(SOAK_ARGS)

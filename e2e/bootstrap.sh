@@ -18,6 +18,15 @@ if [ ! -x "$venv/bin/pip" ]; then
   echo "setup: creating $venv"
   "$python" -m venv --clear "$venv"
 fi
+if ! command -v "${CXX:-g++}" >/dev/null && ! command -v c++ >/dev/null; then
+  # For kernels/native. Without it everything works, but slower on a CPU.
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "setup: installing g++"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ >/dev/null
+  else
+    echo "setup: no C++ compiler is here, so the CPU kernels are left out: sudo apt-get install g++"
+  fi
+fi
 "$venv/bin/pip" install --quiet --require-hashes -r "$here/requirements/bootstrap.txt"
 echo "setup: installing the locked dependencies (torch brings about 6 GB at the first time)"
 VIRTUAL_ENV=$venv "$venv/bin/uv" pip sync --require-hashes "$here/requirements/dev.txt" "$here/requirements/bootstrap.txt"

@@ -1,4 +1,4 @@
-"""Backends against each other on this machine: `python kernels/bench/attention.py [--backends reference,cpu]`.
+"""Backends against each other on this machine: `python kernels/bench/attention.py [--backends cpu,native]`.
 
 One JSON line per shape and backend, in milliseconds of one layer's attention; a step's shared work (`prepare`) is timed
 apart. Numbers of a shared machine are worth their ratios, not their values.
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from octavo_kernels.cpu import CPUBackend
 from octavo_kernels.interface import PagedBatch
-from octavo_kernels.select import select_backend
+from octavo_kernels.native import NativeBackend
+from octavo_kernels.reference import ReferenceBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE = 9, 3, 64, 16
+BACKENDS = {"reference": ReferenceBackend, "cpu": CPUBackend, "native": NativeBackend}
 SHAPES = {
     "decode 1 x 128": [(1, 128)],
     "decode 8 x 128": [(1, 128)] * 8,
@@ -34,7 +37,7 @@ SHAPES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backends", default="reference,cpu")
+    parser.add_argument("--backends", default=",".join(BACKENDS))
     parser.add_argument("--repeat", type=int, default=15)
     args = parser.parse_args()
     for shape, sequences in SHAPES.items():
@@ -43,7 +46,7 @@ def main() -> None:
 
 
 def measure(shape: str, sequences: list[tuple[int, int]], name: str, repeat: int) -> None:
-    backend = select_backend(name, torch.device("cpu"))
+    backend = BACKENDS[name]()
     batch, num_blocks = make_batch(sequences)
     key_cache, value_cache = torch.randn(2, num_blocks, NUM_KV_HEADS, BLOCK_SIZE, HEAD_DIM)
     query = torch.randn(int(batch.query_start_loc[-1]), NUM_HEADS, HEAD_DIM)

@@ -1,4 +1,4 @@
-"""Paged attention on a CPU without compiled code: gather each sequence's blocks, then torch's own attention.
+"""Paged attention on a CPU without the compiled library: gather each sequence's blocks, then torch's own attention.
 
 Sequences of one step are put into groups of the same query length and about the same context length, so that a group is
 a rectangle and one long sequence does not pad all others; ░ is padding:
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
 
 from octavo_kernels.check import check_attend, check_write_kv
+from octavo_kernels.plain import PlainVerbs
 from octavo_kernels.reference import scatter
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ class _Group:
     rows: Tensor  # [n, Q] int64, where the queries are in the batch
     pages: Tensor  # [n K L / block_size] int64, rows of a cache seen as [num_blocks K, block_size D]
     outside: Tensor  # int64, rows past their sequence's length, of what is gathered seen as [n K L, D]
+    own: Tensor  # [n, 1, Q, 1] int64, each query's position
     mask: Tensor  # [n, 1, Q, L] in the cache's dtype, 0 where a query may look and -inf where not
     key: Tensor  # [n, K, L, D], where each layer gathers to in turn: fresh memory would cost a page fault per 4 KiB
     value: Tensor
 
 
-class CPUBackend:
+class CPUBackend(PlainVerbs):
     """Implements `KernelBackend` on the CPU, in the floating dtypes that torch's attention takes."""
 
     name = "cpu"
@@ -67,19 +69,22 @@ class CPUBackend:
         *,
         scale: float,
         out: Tensor,
+        window: int | None = None,
+        soft_cap: float | None = None,
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
         for group in cast("tuple[_Group, ...]", batch.plan):
-            attended = F.scaled_dot_product_attention(
-                query[group.rows].transpose(1, 2),
-                _gather(key_cache, group, group.key),
-                _gather(value_cache, group, group.value),
-                attn_mask=group.mask,
-                scale=scale,
-                enable_gqa=True,
-            )
+            queries = query[group.rows].transpose(1, 2)
+            key, value = _gather(key_cache, group, group.key), _gather(value_cache, group, group.value)
+            mask = _windowed(group, window)
+            if soft_cap is None:
+                attended = F.scaled_dot_product_attention(
+                    queries, key, value, attn_mask=mask, scale=scale, enable_gqa=True
+                )
+            else:
+                attended = _attend_capped(queries, key, value, mask, scale=scale, soft_cap=soft_cap)
             out[group.rows] = attended.transpose(1, 2)
 
 
@@ -111,15 +116,32 @@ def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) ->
     num_blocks = -(-int(seq_lens.max()) // block_size)
     positions = torch.arange(num_blocks * block_size)
     outside = positions >= seq_lens  # [n, L]
-    allowed = positions <= (seq_lens - num_queries + torch.arange(num_queries))[:, :, None]  # [n, Q, L]
+    own = (seq_lens - num_queries + torch.arange(num_queries))[:, None, :, None]
+    future = positions > own  # [n, 1, Q, L]
     return _Group(
         rows=starts[:, None] + torch.arange(num_queries),
         pages=_pages(batch.block_table[sequences, :num_blocks].long(), outside[:, ::block_size], num_kv_heads),
         outside=outside[:, None].expand(-1, num_kv_heads, -1).flatten().nonzero().flatten(),
-        mask=torch.zeros(allowed.shape, dtype=key_cache.dtype).masked_fill_(~allowed, -torch.inf)[:, None],
+        own=own,
+        mask=torch.zeros(future.shape, dtype=key_cache.dtype).masked_fill_(future, -torch.inf),
         key=key_cache.new_empty(len(members), num_kv_heads, len(positions), head_dim),
         value=key_cache.new_empty(len(members), num_kv_heads, len(positions), head_dim),
     )
+
+
+def _windowed(group: _Group, window: int | None) -> Tensor:
+    """The group's mask, and what is further back than `window` tokens hidden too."""
+    if window is None:
+        return group.mask
+    return group.mask.masked_fill(torch.arange(group.mask.shape[-1]) <= group.own - window, -torch.inf)
+
+
+def _attend_capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scale: float, soft_cap: float) -> Tensor:
+    """Attention with capped scores, which torch's own cannot do. `[n, H, Q, D]` over `[n, K, L, D]`."""
+    grouped = query.reshape(len(query), key.shape[1], -1, *query.shape[2:]).float()
+    scores = torch.tanh(grouped @ key.float().transpose(-1, -2)[:, :, None] * (scale / soft_cap)) * soft_cap
+    weights = (scores + mask[:, None]).softmax(dim=-1)
+    return (weights @ value.float()[:, :, None]).flatten(1, 2).to(query.dtype)
 
 
 def _pages(block_table: Tensor, unused: Tensor, num_kv_heads: int) -> Tensor:

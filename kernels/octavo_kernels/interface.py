@@ -14,10 +14,12 @@ block is one contiguous piece of memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,10 @@ class PagedBatch:
 
 
 class KernelBackend(Protocol):
-    """What the runtime needs of a kernel library. Implementations hold no state between calls."""
+    """What the runtime needs of a kernel library. Implementations hold no state between calls.
+
+    The two verbs of paged attention, and the small ones around it (`PlainVerbs` is their specification).
+    """
 
     name: str
 
@@ -65,13 +70,34 @@ class KernelBackend(Protocol):
         *,
         scale: float,
         out: Tensor,
+        window: int | None = None,
+        soft_cap: float | None = None,
     ) -> None:
         """Causal attention of `query` `[T, num_heads, head_dim]` over the paged context, into `out` of the same shape.
 
         `num_heads` is a multiple of `num_kv_heads` (GQA): query head h reads KV head
         `h // (num_heads // num_kv_heads)`.
+        A query sees the last `window` positions up to its own, or all of them. Scaled scores s become
+        `soft_cap * tanh(s / soft_cap)` before they are masked, where a cap is given (Gemma 2).
         The keys and values of this step's own tokens must have been written before. A slot past a sequence's length is
         never read as a number: it may hold anything, NaN too, without a trace in `out`.
         Raises `ValueError` when shapes or dtypes do not fit each other.
         """
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """`x / rms(x) * weight` over the last dimension, in fp32 (Zhang and Sennrich, 2019). `weight` is fp32; `x` is
+        `[T, size]` or `[T, heads, size]`.
+        """
+        ...
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turn each pair (i, i + half) of `x` `[T, heads, head_dim]` by its token's angle (RoFormer, GPT-NeoX's order).
+
+        `cos` and `sin` are `[T, 1, half]`; dimensions past 2 half are left as they are. `x` may be overwritten.
+        """
+        ...
+
+    def gated(self, gate_up: Tensor, activation: Activation) -> Tensor:
+        """`activation(gate) * up` of `[T, 2 I]`, the gate first; `[T, I]` (Shazeer, 2020)."""
         ...

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from octavo_kernels.check import check_attend, check_write_kv
+from octavo_kernels.plain import PlainVerbs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from octavo_kernels.interface import PagedBatch
 
 
-class ReferenceBackend:
+class ReferenceBackend(PlainVerbs):
     """Implements `KernelBackend` on any device and in any dtype; sums in fp32 at least."""
 
     name = "reference"
@@ -38,6 +39,8 @@ class ReferenceBackend:
         *,
         scale: float,
         out: Tensor,
+        window: int | None = None,
+        soft_cap: float | None = None,
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out)
         starts = batch.query_start_loc.tolist()
@@ -45,7 +48,7 @@ class ReferenceBackend:
             rows = slice(starts[sequence], starts[sequence + 1])
             key = _context(key_cache, batch.block_table[sequence], seq_len)
             value = _context(value_cache, batch.block_table[sequence], seq_len)
-            out[rows] = _attend_one(query[rows], key, value, scale)
+            out[rows] = _attend_one(query[rows], key, value, scale=scale, window=window, soft_cap=soft_cap)
 
 
 def scatter(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
@@ -65,7 +68,9 @@ def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
     return cache[blocks].transpose(0, 1).reshape(num_kv_heads, -1, head_dim)[:, :seq_len]
 
 
-def _attend_one(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _attend_one(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, soft_cap: float | None
+) -> Tensor:
     """softmax(Q K^T scale) V for the last Q positions of a context of L tokens.
 
     query `[Q, num_heads, head_dim]`, key and value `[num_kv_heads, L, head_dim]`; result like query.
@@ -75,7 +80,12 @@ def _attend_one(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tens
     precise = torch.promote_types(query.dtype, torch.float32)
     grouped = query.to(precise).view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim)
     scores = torch.einsum("qhgd,hkd->hgqk", grouped, key.to(precise)) * scale
+    if soft_cap is not None:
+        scores = torch.tanh(scores / soft_cap) * soft_cap
     positions = torch.arange(seq_len, device=query.device)
-    future = positions > positions[seq_len - num_queries :, None]  # [Q, L]
-    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+    own = positions[seq_len - num_queries :, None]
+    hidden = positions > own  # [Q, L]
+    if window is not None:
+        hidden |= positions <= own - window
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
     return torch.einsum("hgqk,hkd->qhgd", weights, value.to(precise)).reshape(query.shape).to(query.dtype)

@@ -43,9 +43,21 @@ def _load(name: str) -> KernelBackend:
 
         return TritonBackend()
     if name == "cpu":
-        from octavo_kernels.cpu import CPUBackend  # noqa: PLC0415
-
-        return CPUBackend()
+        return _load_cpu()
     from octavo_kernels.reference import ReferenceBackend  # noqa: PLC0415
 
     return ReferenceBackend()
+
+
+def _load_cpu() -> KernelBackend:
+    from octavo_kernels.library import instruction_set  # noqa: PLC0415
+    from octavo_kernels.native import NativeBackend, why_not_native  # noqa: PLC0415
+
+    reason = why_not_native()
+    if reason is None:
+        logger.info("compiled kernels for %s", instruction_set())
+        return NativeBackend()
+    from octavo_kernels.cpu import CPUBackend  # noqa: PLC0415
+
+    logger.warning("no compiled library for this CPU, computing without it, which is slower: %s", reason)
+    return CPUBackend()

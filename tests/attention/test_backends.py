@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo_kernels.cpu import CPUBackend
+from octavo_kernels.native import NativeBackend
 from octavo_kernels.reference import ReferenceBackend
 from octavo_kernels.triton.backend import TritonBackend
 
@@ -40,9 +41,11 @@ def shapes(max_queries: int, max_context: int, max_sequences: int):
 
 heads = st.sampled_from([(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (8, 8), (16, 2), (20, 1)])
 blocks = st.sampled_from([4, 16, 32, 64])
-plain_backends = pytest.mark.parametrize("backend", [ReferenceBackend(), CPUBackend()], ids=lambda b: b.name)
+plain_backends = pytest.mark.parametrize(
+    "backend", [ReferenceBackend(), CPUBackend(), NativeBackend()], ids=lambda b: b.name
+)
 all_backends = pytest.mark.parametrize(
-    "backend", [ReferenceBackend(), CPUBackend(), TritonBackend()], ids=lambda b: b.name
+    "backend", [ReferenceBackend(), CPUBackend(), NativeBackend(), TritonBackend()], ids=lambda b: b.name
 )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import triton
 from triton import knobs
 
 from octavo_kernels.check import check_attend, check_contiguous, check_power_of_two, check_write_kv
+from octavo_kernels.plain import PlainVerbs
+from octavo_kernels.triton.launches import Launch, architecture_of, choose_launch
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.tiles import QueryTiles, make_tiles
 from octavo_kernels.triton.write_kv import write_kv_kernel
@@ -19,24 +21,15 @@ if TYPE_CHECKING:
 
     from octavo_kernels.interface import PagedBatch
 
-_LEAST: Final = 16  # rows or columns that tensor cores take
-_MOST: Final = 64
-_QUERY_TILE_BYTES: Final = 16 << 10
-_KV_TILE_BYTES: Final = 32 << 10  # keys and values together
 
-# Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
-LAUNCH_OPTIONS: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
-
-
-class TritonBackend:
+class TritonBackend(PlainVerbs):
     """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32."""
 
     name = "triton"
 
     def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
         group = num_heads // key_cache.shape[1]
-        rows, _ = tile_shape(batch.max_query_len, group, key_cache.shape[3], key_cache.element_size())
-        return replace(batch, plan=make_tiles(batch, rows // group))
+        return replace(batch, plan=make_tiles(batch, _launch(batch, key_cache, group).rows // group))
 
     def write_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
@@ -70,8 +63,12 @@ class TritonBackend:
         *,
         scale: float,
         out: Tensor,
+        window: int | None = None,
+        soft_cap: float | None = None,
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out)
+        if window is not None or soft_cap is not None:
+            raise ValueError(f"window = {window} and soft_cap = {soft_cap}: the triton backend attends without either")
         _check_caches(key_cache, value_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
@@ -80,7 +77,7 @@ class TritonBackend:
         _, num_kv_heads, block_size, _ = key_cache.shape
         group = num_heads // num_kv_heads
         query = _token_rows(query)
-        rows, columns = tile_shape(batch.max_query_len, group, head_dim, key_cache.element_size())
+        launch = _launch(batch, key_cache, group)
         paged_attention_kernel[(tiles.sequence.shape[0], num_kv_heads)](
             query,
             key_cache,
@@ -101,27 +98,16 @@ class TritonBackend:
             PADDED_DIM=max(16, triton.next_power_of_2(head_dim)),
             BLOCK_SIZE=block_size,
             BLOCK_Q=tiles.block_q,
-            BLOCK_M=rows,
-            BLOCK_N=columns,
+            BLOCK_M=launch.rows,
+            BLOCK_N=launch.columns,
             INTERP=bool(knobs.runtime.interpret),
-            **LAUNCH_OPTIONS,
+            **launch.options,
         )
 
 
-def tile_shape(max_query_len: int, group: int, head_dim: int, element_size: int) -> tuple[int, int]:
-    """BLOCK_M and BLOCK_N: rows (query, head) and positions that a program works on at a time.
-
-    A decode has one query's heads in its rows. Otherwise both are as large as an L40S has shared memory for, the
-    smallest of the architectures served: a tile of queries and two of keys and values in 99 KiB.
-    """
-    row_bytes = triton.next_power_of_2(head_dim) * element_size
-    least_rows = max(_LEAST, triton.next_power_of_2(group))
-    rows = least_rows if max_query_len == 1 else max(least_rows, _fit(_QUERY_TILE_BYTES, row_bytes))
-    return rows, _fit(_KV_TILE_BYTES, 2 * row_bytes)
-
-
-def _fit(tile_bytes: int, row_bytes: int) -> int:
-    return min(max(tile_bytes // row_bytes, _LEAST), _MOST)
+def _launch(batch: PagedBatch, key_cache: Tensor, group: int) -> Launch:
+    architecture = architecture_of(key_cache.device)
+    return choose_launch(architecture, batch.max_query_len, group, key_cache.shape[3], key_cache.element_size())
 
 
 def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:

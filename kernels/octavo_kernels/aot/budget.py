@@ -1,0 +1,93 @@
+"""The budget: what each configuration may need, recorded beside the code, and what no configuration may do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from octavo_kernels.aot.figures import SHARED_PER_BLOCK, Figures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from octavo_kernels.aot.configurations import Kind
+
+BUDGET_FILE: Final = Path(__file__).with_name("budget.json")
+_INSTRUCTION_TOLERANCE: Final = 0.05  # a compiler's mood; a load that is no longer vectorised costs far more
+_DECODE_REGISTERS: Final = 128
+_DECODE_TILES: Final = 2  # on their way while one is computed: one leaves the memory idle between tiles
+
+Key = tuple[str, int]  # a configuration's name, an architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What was recorded, with which Triton, and why it last changed."""
+
+    triton: str
+    reason: str
+    figures: dict[Key, Figures]
+
+
+def violations(kind: Kind, architecture: int, found: Figures) -> Iterator[str]:
+    """Rules that need no record: what is wrong on this architecture whatever it was before."""
+    if found.shared > SHARED_PER_BLOCK[architecture]:
+        yield f"shared memory {found.shared} is more than the {SHARED_PER_BLOCK[architecture]} bytes of a block"
+    if found.local or found.stack:
+        yield f"registers spill: {found.local} local loads and stores, {found.stack} bytes of stack"
+    if kind == "copy":
+        return
+    if not found.products and kind != "exact":
+        yield "no tensor-core instruction"
+    if not found.async_copies.keys() <= {"128", "tma"}:
+        yield f"asynchronous copies narrower than 16 bytes: {found.async_copies}"
+    if kind == "decode":
+        yield from _decode_violations(found)
+
+
+def _decode_violations(found: Figures) -> Iterator[str]:
+    if found.registers > _DECODE_REGISTERS:
+        yield f"{found.registers} registers, at most {_DECODE_REGISTERS} for decode"
+    if found.tiles_in_flight < _DECODE_TILES:
+        yield f"{found.tiles_in_flight} tiles of keys and values in flight, at least {_DECODE_TILES} for decode"
+
+
+def changes(before: Figures | None, after: Figures) -> Iterator[str]:
+    """How `after` differs from what was recorded, in words with both numbers."""
+    if before is None:
+        yield "is not in the budget"
+        return
+    old, new = asdict(before), asdict(after)
+    for name, value in new.items():
+        if value != old[name] and not (name == "instructions" and _alike(old[name], value)):
+            yield f"{name}: {old[name]} before, {value} now"
+
+
+def _alike(before: int, after: int) -> bool:
+    return abs(after - before) <= before * _INSTRUCTION_TOLERANCE
+
+
+def read_budget(file: Path = BUDGET_FILE) -> Budget:
+    content = json.loads(file.read_text())
+    figures = {(entry.pop("name"), entry.pop("architecture")): Figures(**entry) for entry in content["figures"]}
+    return Budget(content["triton"], content["reason"], figures)
+
+
+def write_budget(budget: Budget, file: Path = BUDGET_FILE) -> None:
+    """One line per configuration and architecture, so that a difference can be read."""
+    head = {"triton": budget.triton, "reason": budget.reason}
+    lines = [
+        json.dumps({"name": name, "architecture": architecture, **asdict(found)})
+        for (name, architecture), found in sorted(budget.figures.items())
+    ]
+    file.write_text(json.dumps(head)[:-1] + ', "figures": [\n' + ",\n".join(lines) + "\n]}\n")
+
+
+def missing(budget: Budget, measured: Mapping[Key, Figures]) -> list[str]:
+    """Configurations that the budget has and nobody compiles any more."""
+    return [
+        f"{name} on sm_{architecture} is in the budget only"
+        for name, architecture in budget.figures.keys() - measured.keys()
+    ]

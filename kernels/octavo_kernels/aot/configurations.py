@@ -1,0 +1,99 @@
+"""The kernel configurations that are compiled and held to a budget: the ways in which the backend launches kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import triton
+from triton.compiler import ASTSource
+
+from octavo_kernels.triton.launches import choose_launch
+from octavo_kernels.triton.paged_attention import paged_attention_kernel
+from octavo_kernels.triton.write_kv import write_kv_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Kind = Literal["decode", "prefill", "exact", "copy"]  # exact: fp32, whose products no tensor core computes
+
+ARCHITECTURES: Final = (80, 89, 90, 100)  # A100, L40S, H100 and H200, B200
+_INDICES: Final = ("tile_sequence", "tile_first_query", "query_start_loc", "seq_lens", "block_table")
+_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4}
+_NUM_KV_HEADS: Final = 8
+_SMALLEST: Final = 89
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One kernel with all its constants, as it is launched on one architecture."""
+
+    name: str  # the key in the budget file
+    kind: Kind
+    source: ASTSource
+    options: dict[str, Any]
+
+
+def configurations(architecture: int) -> Iterator[Configuration]:
+    """Every configuration for `architecture`, the ones of most use first."""
+    for head_dim in (64, 128):
+        for block_size in (16, 64):
+            yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=block_size)
+    for head_dim in (64, 128, 256):
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64)
+    yield _attention(architecture, "fp16", 96, group=8, max_query_len=1, block_size=32)
+    if architecture == _SMALLEST:  # the least shared memory: what fits here fits everywhere
+        yield _attention(architecture, "bf16", 256, group=8, max_query_len=512, block_size=128)
+        yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
+    yield _write_kv("bf16", 128)
+
+
+def _attention(
+    architecture: int, dtype: str, head_dim: int, *, group: int, max_query_len: int, block_size: int
+) -> Configuration:
+    launch = choose_launch(architecture, max_query_len, group, head_dim, _SIZES[dtype])
+    constants = {
+        "NUM_KV_HEADS": _NUM_KV_HEADS,
+        "GROUP": group,
+        "HEAD_DIM": head_dim,
+        "PADDED_DIM": triton.next_power_of_2(head_dim),
+        "BLOCK_SIZE": block_size,
+        "BLOCK_Q": launch.rows // group,
+        "BLOCK_M": launch.rows,
+        "BLOCK_N": launch.columns,
+        "INTERP": False,
+    }
+    types = dict.fromkeys(("query", "key_cache", "value_cache", "out"), f"*{dtype}")
+    types |= dict.fromkeys(_INDICES, "*i32") | {"scale_log2e": "fp32"}
+    types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
+    kind: Kind = "exact" if dtype == "fp32" else "decode" if max_query_len == 1 else "prefill"
+    name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}"
+    return Configuration(name, kind, _source(paged_attention_kernel, types, constants), dict(launch.options))
+
+
+def _write_kv(dtype: str, head_dim: int) -> Configuration:
+    constants = {
+        "NUM_KV_HEADS": _NUM_KV_HEADS,
+        "HEAD_DIM": head_dim,
+        "BLOCK_SIZE": 16,
+        "PADDED_HEADS": _NUM_KV_HEADS,
+        "PADDED_DIM": head_dim,
+    }
+    types = dict.fromkeys(("key", "value", "key_cache", "value_cache"), f"*{dtype}")
+    types |= {"slot_mapping": "*i64", "key_stride": "i32", "value_stride": "i32"}
+    source = _source(write_kv_kernel, types, constants)
+    return Configuration(f"write_kv {dtype} d{head_dim}", "copy", source, {"enable_fp_fusion": True})
+
+
+def _source(kernel: triton.JITFunction[Any], types: dict[str, str], constants: Mapping[str, object]) -> ASTSource:
+    """Every pointer and stride divisible by 16, as torch's allocations and the models' head sizes make them.
+
+    Arguments that are neither typed nor constant here (options that are off) are passed as `None`.
+    """
+    names = list(kernel.arg_names)
+    signature = {name: types.get(name, "constexpr") for name in names}
+    values = {name: constants.get(name) for name in names if name not in types}
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in types and types[name] != "fp32"
+    }
+    return ASTSource(kernel, signature, {(names.index(name),): value for name, value in values.items()}, aligned)

@@ -1,0 +1,74 @@
+"""Tile sizes and launch options per architecture: one table, looked up when a step is prepared, never tuned meanwhile.
+
+The figures are static (registers, shared memory, bytes in flight: `python -m octavo_kernels.aot`); nothing was timed on
+a GPU yet. Shapes are given in bytes, so that they hold for every head size and dtype.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+import triton
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LEAST: Final = 16  # rows or columns that tensor cores take
+_MOST_ROWS: Final = 128
+_MOST_COLUMNS: Final = 64
+_WIDE: Final = 256  # bytes of one head
+_INTERPRETED: Final = 90  # the architecture whose tiles the interpreter works on
+
+
+class _Shape(NamedTuple):
+    query_bytes: int  # a tile of queries; 0: one query's heads
+    kv_bytes: int  # a tile of keys and values together
+    num_warps: int
+    num_stages: int
+
+
+class Launch(NamedTuple):
+    """How the attention kernel is launched."""
+
+    rows: int  # BLOCK_M: (query, head) pairs that a program works on
+    columns: int  # BLOCK_N: positions at a time
+    options: Mapping[str, Any]
+
+
+# Decode: two tiles in flight beside the one that is computed, on as many blocks as registers allow. On sm_80 and sm_89
+# tiles of 32 KiB make the page arithmetic spill; 16 KiB keep as many bytes in flight with more blocks.
+# Prefill: as many queries as share one reading of keys and values without a spill. sm_89 has 99 KiB for a block.
+_DECODE: Final = {80: _Shape(0, 16 << 10, 4, 3), 90: _Shape(0, 32 << 10, 4, 3)}
+_PREFILL: Final = {80: _Shape(32 << 10, 32 << 10, 8, 3), 90: _Shape(32 << 10, 32 << 10, 8, 3)}
+_WIDE_PREFILL: Final = {80: _Shape(16 << 10, 32 << 10, 4, 3), 90: _PREFILL[90]}
+_CLASSES: Final = {80: 80, 86: 80, 87: 80, 89: 80, 90: 90, 100: 90, 103: 90, 110: 80, 120: 80, 121: 80}
+
+
+def choose_launch(architecture: int, max_query_len: int, group: int, head_dim: int, element_size: int) -> Launch:
+    """The launch for a step whose longest query is `max_query_len`, with `group` query heads per KV head.
+
+    `architecture` is such as 90. One that is not in the table gets the tiles of the smallest, which fit everywhere.
+    """
+    row_bytes = triton.next_power_of_2(head_dim) * element_size
+    table = _DECODE if max_query_len == 1 else _PREFILL if row_bytes <= _WIDE else _WIDE_PREFILL
+    shape = table[_CLASSES.get(architecture, 80)]
+    least_rows = max(_LEAST, triton.next_power_of_2(group))
+    return Launch(
+        rows=max(least_rows, _fit(shape.query_bytes, row_bytes, _MOST_ROWS)),
+        columns=_fit(shape.kv_bytes, 2 * row_bytes, _MOST_COLUMNS),
+        # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
+        options={"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": True},
+    )
+
+
+def architecture_of(device: torch.device) -> int:
+    """Such as 90 for compute capability 9.0; in the interpreter, whose tensors are on the CPU, a fixed one."""
+    if device.type != "cuda":
+        return _INTERPRETED
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _fit(tile_bytes: int, row_bytes: int, most: int) -> int:
+    return min(max(tile_bytes // row_bytes, _LEAST), most)
