@@ -1,12 +1,14 @@
-"""`octavo-operator run` and `octavo-operator crd`."""
+"""`octavo-operator run`, `crd`, `render` and `replay`."""
 
 import argparse
 import asyncio
 import os
 import sys
 
+from octavo_operator import rendering
 from octavo_operator.core.crd import crd_yaml
 from octavo_operator.core.errors import SettingsError
+from octavo_operator.replay.arguments import add_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "crd":
         sys.stdout.write(crd_yaml())
         return 0
+    if options.command == "render":
+        return _render(options)
+    if options.command == "replay":
+        return _replay(options)
     return _run(options.kubeconfig)
 
 
@@ -24,7 +30,36 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="watch ModelServers and serve them, until SIGTERM")
     run.add_argument("--kubeconfig", help="default: $KUBECONFIG, or else the pod's service account")
     commands.add_parser("crd", help="print the CustomResourceDefinition")
+    rendering.add_arguments(commands.add_parser("render", help="print the children of ModelServers, without a cluster"))
+    add_arguments(commands.add_parser("replay", help="play a trace against an autoscaling policy, in simulated time"))
     return parser
+
+
+def _render(options: argparse.Namespace) -> int:
+    try:
+        text, wrong = rendering.render_files(options, os.environ.get("OCTAVO_RUNTIME_IMAGE", ""))
+    except SettingsError as error:
+        sys.stderr.write(f"octavo-operator: {error}\n")
+        return 64
+    if wrong:
+        sys.stderr.write("".join(f"{line}\n" for line in wrong))
+        return 1
+    sys.stdout.write(text)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    try:
+        from octavo_operator.replay.command import replay  # noqa: PLC0415  needs the runtime
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"octavo-operator: {error}: replay needs the runtime, pip install 'octavo-operator[replay]'\n")
+        return 64
+    try:
+        sys.stdout.write(replay(options))
+    except SettingsError as error:
+        sys.stderr.write(f"octavo-operator: {error}\n")
+        return 64
+    return 0
 
 
 def _run(kubeconfig: str | None) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from octavo_operator.cluster import Cluster
+from octavo_operator.core.lease import Timing
+from octavo_operator.election import Election, Term
+from octavo_operator.fence import Fence
 from octavo_operator.handlers import Listener, watch
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
@@ -24,10 +27,13 @@ logger = logging.getLogger(__name__)
 
 async def serve(settings: Settings) -> None:
     """The operator's life: list, then watch, reconcile and scrape until SIGTERM. Raises when a part fails for good."""
-    metrics, store = Metrics(), Store()
+    metrics, store, fence = Metrics(), Store(), Fence(Timing(settings.lease_duration))
     health = Health(asyncio.get_running_loop().time)
     queue = WorkQueue(metrics, health)
-    async with Cluster(settings.kubeconfig, metrics) as cluster, serving(make_app(metrics, health), settings.http_port):
+    async with (
+        Cluster(settings.kubeconfig, metrics, fence) as cluster,
+        serving(make_app(metrics, health), settings.http_port),
+    ):
         scraper = Scraper(store, metrics, health, settings.scrape_period)
         recorder = Recorder(cluster, settings.instance)
         reconciler = Reconciler(cluster, store, scraper=scraper, recorder=recorder, metrics=metrics, settings=settings)
@@ -36,6 +42,7 @@ async def serve(settings: Settings) -> None:
             store,
             queue=queue,
             health=health,
+            metrics=metrics,
             namespaces=settings.watch_namespaces,
             period=settings.resync_period,
         )
@@ -44,7 +51,45 @@ async def serve(settings: Settings) -> None:
             "synced", extra=kv(servers=len(store.servers()), namespaces=",".join(settings.watch_namespaces) or "all")
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
-        await _until(watching, queue.run(reconciler.reconcile, settings.workers), scraper.run(), resync.run())
+        election = Election(cluster, fence, settings, metrics=metrics, health=health)
+        leader = Leader(store, queue, reconciler, scraper, health=health, workers=settings.workers)
+        await _until(watching, election.run(leader.lead), resync.run())
+
+
+class Leader:
+    """The work of the one that leads: scrape and reconcile. Lists and the watch go on while another one leads."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: WorkQueue,
+        reconciler: Reconciler,
+        scraper: Scraper,
+        *,
+        health: Health,
+        workers: int,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._reconciler = reconciler
+        self._scraper = scraper
+        self._health = health
+        self._workers = workers
+        self._term: Term | None = None
+
+    async def lead(self, term: Term) -> None:
+        """Looks at every ModelServer, then works until it is cancelled."""
+        if term != self._term:
+            self._reconciler.forget_all()
+        self._term = term
+        for key in {*self._store.servers(), *self._reconciler.known()}:
+            self._queue.add(key)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._queue.run(self._reconciler.reconcile, self._workers))
+                group.create_task(self._scraper.run())
+        finally:
+            self._health.rest("queue", "scraper")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

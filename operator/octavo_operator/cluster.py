@@ -3,6 +3,9 @@
 Plain objects in and out, one request per call, no retries: the work queue asks again. Every failure becomes
 `Rejected` or `Unavailable`. Writes are server-side apply with one field manager; `force` takes the fields that we
 own, and only those.
+
+Every write but the Lease's own passes the fence, and carries the resource version of what it was decided from: what a
+leader that was paused for minutes still sends is refused by one of the two.
 """
 
 import json
@@ -16,20 +19,13 @@ from kubernetes.aio import client, config
 
 from octavo_operator.core import names
 from octavo_operator.core.errors import Rejected, SettingsError, Unavailable
+from octavo_operator.fence import Fence
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Raw, slim
 
 PAGE: Final = 500
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_READ_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 
-_PATHS: Final = {
-    names.KIND: f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
-    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
-    "Service": "/api/v1/namespaces/{namespace}/services",
-    "Pod": "/api/v1/namespaces/{namespace}/pods",
-    "Event": "/apis/events.k8s.io/v1/namespaces/{namespace}/events",
-}
-_API_VERSIONS: Final = {names.KIND: names.API_VERSION, "Deployment": "apps/v1", "Service": "v1", "Pod": "v1"}
 _FINAL_STATUSES: Final = frozenset({400, 403, 404, 405, 422})
 
 
@@ -50,9 +46,11 @@ class Credentials:
 class Cluster:
     """A connection to one API server."""
 
-    def __init__(self, kubeconfig: str | None, metrics: Metrics) -> None:
+    def __init__(self, kubeconfig: str | None, metrics: Metrics, fence: Fence) -> None:
         self._kubeconfig = kubeconfig
         self._metrics = metrics
+        self._fence = fence
+        self._short = aiohttp.ClientTimeout(total=fence.write_timeout)
 
     async def __aenter__(self) -> Self:
         """Reads the kubeconfig, or else the pod's service account. SettingsError if there is neither."""
@@ -112,14 +110,11 @@ class Cluster:
         )
         return slim(answer)
 
-    async def apply_status(self, namespace: str, name: str, uid: str, status: Raw) -> Raw | None:
-        """Server-side apply of a ModelServer's status. None when it is gone, or when that name is now another one's."""
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
-            "status": status,
-        }
+    async def apply_status(self, server: Raw, status: Raw) -> Raw | None:
+        """Server-side apply of a ModelServer's status. None when it is gone, or is not any more what `server` is."""
+        metadata = {key: server["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        namespace, name = metadata["namespace"], metadata["name"]
+        body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "status": status}
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
         try:
             return slim(await self._call("PATCH", names.KIND, namespace, f"{name}/status", query=query, body=body))
@@ -128,9 +123,38 @@ class Cluster:
                 return None
             raise
 
+    async def remove(self, existing: Raw) -> None:
+        """Deletes exactly this version of a child; one that is gone already is fine."""
+        metadata = existing["metadata"]
+        conditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": conditions}
+        try:
+            await self._call("DELETE", existing["kind"], metadata["namespace"], metadata["name"], body=body)
+        except Rejected as error:
+            if error.status != 404:
+                raise
+
+    async def serves(self, kind: str) -> bool:
+        """Whether the cluster has this kind; asked by name, since the whole discovery is megabytes."""
+        resource = names.RESOURCES[kind]
+        try:
+            answer = await self._request("GET", kind, _group(resource))
+        except Rejected as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(item.get("name") == resource.plural for item in answer.get("resources", ()))
+
     async def create_event(self, namespace: str, body: Raw) -> None:
         """Posts one event of events.k8s.io/v1."""
         await self._call("POST", "Event", namespace, "", body=body)
+
+    async def write_lease(self, lease: Raw) -> Raw:
+        """Replaces the version of the Lease that is named in it, or creates one. Unavailable (409) if it is stale."""
+        metadata = lease["metadata"]
+        new = "resourceVersion" not in metadata
+        verb, name = ("POST", "") if new else ("PUT", metadata["name"])
+        return await self._call(verb, "Lease", metadata["namespace"], name, body=lease)
 
     async def _list_one(self, kind: str, namespace: str) -> tuple[list[Raw], int]:
         selector = {} if kind == names.KIND else {"labelSelector": names.LABEL_MODEL_SERVER}
@@ -139,7 +163,7 @@ class Cluster:
         while True:
             query = {"limit": str(PAGE), **selector, **({"continue": more} if more else {})}
             page = await self._call("GET", kind, namespace, "", query=query)
-            types = {"kind": kind, "apiVersion": _API_VERSIONS[kind]}  # a list's items come without them
+            types = {"kind": kind, "apiVersion": names.RESOURCES[kind].api_version}  # a list's items come without them
             raws += [{**slim(item), **types} for item in page["items"]]
             more = page["metadata"].get("continue", "")
             if not more:
@@ -155,37 +179,47 @@ class Cluster:
         query: dict[str, str] | None = None,
         body: Raw | None = None,
     ) -> Raw:
+        return await self._request(verb, kind, _url(kind, namespace, name, query), body, f"{namespace}/{name}")
+
+    async def _request(self, verb: str, kind: str, path: str, body: Raw | None = None, name: str = "") -> Raw:
         status = 0
         try:
-            status, text = await self._send(verb, _url(kind, namespace, name, query), body)
+            status, text = await self._send(verb, kind, path, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{verb} {kind} {namespace}/{name}: {error or type(error).__name__}") from error
+            raise Unavailable(f"{verb} {kind} {name}: {error or type(error).__name__}") from error
         finally:
             self._metrics.api_requests.labels(verb=verb, kind=kind, status=str(status)).inc()
         answer = _parse(text)
         if status < 300:
             return answer
-        message = f"{verb} {kind} {namespace}/{name}: {answer.get('message') or text[:200]}"
+        message = f"{verb} {kind} {name}: {answer.get('message') or text[:200]}"
         if status in _FINAL_STATUSES:
             raise Rejected(message, status)
         raise Unavailable(message, status, answer.get("details", {}).get("retryAfterSeconds"))
 
-    async def _send(self, verb: str, path: str, body: Raw | None) -> tuple[int, str]:
+    async def _send(self, verb: str, kind: str, path: str, body: Raw | None) -> tuple[int, str]:
         headers = {"Accept": "application/json", "User-Agent": names.FIELD_MANAGER}
         if body is not None:
             headers["Content-Type"] = "application/apply-patch+yaml" if verb == "PATCH" else "application/json"
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
         url = self._configuration.host + path
-        answer = await self._api.call_api(verb, url, headers, body, None, _request_timeout=_TIMEOUT)
+        timeout = _READ_TIMEOUT if verb == "GET" and kind != "Lease" else self._short
+        if verb != "GET" and kind != "Lease":
+            self._fence.check(f"{verb} {path}")
+        answer = await self._api.call_api(verb, url, headers, body, None, _request_timeout=timeout)
         data = await answer.read()
         return answer.status, data.decode(errors="replace")
 
 
 def _url(kind: str, namespace: str, name: str, query: dict[str, str] | None) -> str:
-    path = _PATHS[kind]
-    path = path.format(namespace=quote(namespace)) if namespace else path.replace("/namespaces/{namespace}", "")
+    resource = names.RESOURCES[kind]
+    place = f"/namespaces/{quote(namespace)}" if namespace else ""
     tail = f"/{quote(name)}" if name else ""
-    return path + tail + (f"?{urlencode(query)}" if query else "")
+    return f"{_group(resource)}{place}/{resource.plural}{tail}" + (f"?{urlencode(query)}" if query else "")
+
+
+def _group(resource: names.Resource) -> str:
+    return f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
 
 
 def _parse(text: str) -> Raw:

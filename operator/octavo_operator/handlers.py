@@ -13,17 +13,13 @@ import kopf
 from octavo_operator.cluster import Credentials
 from octavo_operator.core import names
 from octavo_operator.settings import Settings
+from octavo_operator.store import WATCHED
 from octavo_operator.workqueue import jittered
 
 Listener = Callable[[str, bool, dict[str, Any]], None]
 """Called with the kind, whether the object is gone, and the object."""
 
-_RESOURCES: Final = {
-    names.KIND: (names.GROUP, names.VERSION, names.PLURAL),
-    "Deployment": ("apps", "v1", "deployments"),
-    "Service": ("", "v1", "services"),
-    "Pod": ("", "v1", "pods"),
-}
+_RESOURCES: Final = {kind: names.RESOURCES[kind] for kind in WATCHED}
 
 
 class EndlessBackoffs:
@@ -72,7 +68,7 @@ def _register_login(registry: kopf.OperatorRegistry, login: Callable[[], Awaitab
         )
 
 
-def _register(registry: kopf.OperatorRegistry, kind: str, resource: tuple[str, str, str], listener: Listener) -> None:
+def _register(registry: kopf.OperatorRegistry, kind: str, resource: names.Resource, listener: Listener) -> None:
     @kopf.on.event(*resource, registry=registry)
     async def hear(event: kopf.RawEvent, **_: object) -> None:
         raw = {"kind": kind, **event["object"]}

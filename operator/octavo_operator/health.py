@@ -21,6 +21,11 @@ class Health:
         """The loop of that name has just turned."""
         self._beats[loop] = self._clock()
 
+    def rest(self, *loops: str) -> None:
+        """These loops have been ended on purpose."""
+        for loop in loops:
+            self._beats.pop(loop, None)
+
     def problems(self) -> tuple[str, ...]:
         """Why the process should be restarted; () when it should not. An unreachable API server is no such reason."""
         now = self._clock()

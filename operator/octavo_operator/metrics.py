@@ -1,7 +1,7 @@
 """The operator's own metrics, in a registry of their own."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,6 +21,7 @@ class Metrics:
         self.duration = Histogram(
             "octavo_operator_reconcile_duration_seconds", "Time of one reconcile.", registry=self.registry
         )
+        self.leader = Gauge("octavo_operator_leader", "1 while this process holds the Lease.", registry=self.registry)
         self.queue_depth = Gauge(
             "octavo_operator_queue_depth",
             "ModelServers that wait for a reconcile, due or later.",
@@ -38,6 +39,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.recommended = Gauge(
+            "octavo_operator_recommended_replicas",
+            "Replicas that each signal of a ModelServer asks for, and the decision made of them (signal=decision).",
+            ["namespace", "name", "signal"],
+            registry=self.registry,
+        )
         self.scrapes = Counter(
             "octavo_operator_scrapes",
             "Scrapes of replicas by result: ok, invalid or failed.",
@@ -48,6 +55,12 @@ class Metrics:
             "octavo_operator_api_requests",
             "Requests to the API server, those of the watch not counted, by verb, kind and HTTP status.",
             ["verb", "kind", "status"],
+            registry=self.registry,
+        )
+        self.resyncs = Counter(
+            "octavo_operator_resyncs",
+            "Full lists of everything that is watched, by result: ok or error.",
+            ["result"],
             registry=self.registry,
         )
         self.watch_events = Counter(
@@ -67,9 +80,16 @@ class Metrics:
             self.duration.observe(time.perf_counter() - start)
             self.reconciles.labels(result=result[0] if result else "error").inc()
 
+    def recommend(self, namespace: str, name: str, replicas: Mapping[str, int]) -> None:
+        """Shows what each signal asks for; a signal that says nothing now has no series."""
+        self.recommended.remove_by_labels({"namespace": namespace, "name": name})
+        for signal, number in replicas.items():
+            self.recommended.labels(namespace=namespace, name=name, signal=signal).set(number)
+
     def forget(self, namespace: str, name: str) -> None:
         """Removes the series of a ModelServer that is gone."""
         self.desired.remove_by_labels({"namespace": namespace, "name": name})
+        self.recommended.remove_by_labels({"namespace": namespace, "name": name})
 
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""

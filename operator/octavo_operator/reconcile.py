@@ -1,15 +1,20 @@
 """One reconcile for all triggers: observe, propose, apply, compute status, patch status. Decisions are in `core`."""
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.conditions import Failure
-from octavo_operator.core.errors import Rejected, Unavailable
+from octavo_operator.core.errors import ClusterError, Rejected, Unavailable
 from octavo_operator.core.events import status_events, step_events
-from octavo_operator.core.names import Reason
+from octavo_operator.core.manifest import Defaults
+from octavo_operator.core.names import OPTIONAL_KINDS, Reason
+from octavo_operator.core.plan import Step
 from octavo_operator.core.proposal import (
     Proposal,
     Scaler,
@@ -20,7 +25,6 @@ from octavo_operator.core.proposal import (
     parse_status,
     propose,
 )
-from octavo_operator.core.render import Defaults
 from octavo_operator.core.status import compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.metrics import Metrics
@@ -62,7 +66,7 @@ class Reconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
-        self._defaults = Defaults(runtime_image=settings.runtime_image)
+        self._defaults = settings.defaults
         self._known: dict[Key, _Known] = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -93,31 +97,63 @@ class Reconciler:
                 pods=observed.pods,
                 windows=self._scraper.windows(observed.key),
                 scaler=known.scaler,
-                defaults=self._defaults,
+                defaults=self._defaults_now(),
                 now=now,
             )
 
         proposal = with_children(observed.children)
         missing = [step.manifest["kind"] for step in proposal.plan.steps if step.reason == Reason.CREATED]
-        found = {kind: await self._cluster.get(kind, *observed.key) for kind in missing}
-        present = {kind: raw for kind, raw in found.items() if raw is not None}
+        found = await asyncio.gather(*(self._cluster.get(kind, *observed.key) for kind in missing))
+        present = {kind: raw for kind, raw in zip(missing, found, strict=True) if raw is not None}
         return with_children({**observed.children, **present}) if present else proposal
 
+    def _defaults_now(self) -> Defaults:
+        """What the installation wants, as far as the cluster has it."""
+        return replace(self._defaults, pod_monitors=self._defaults.pod_monitors and "PodMonitor" in self._store.served)
+
     async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
-        """Applies each step. Returns what the status should say, and the error that asks for another try."""
+        """Carries out each step. Returns what the status should say, and the error that asks for another try."""
         done, failure, unavailable = [], proposal.failure, None
-        for step in proposal.plan.steps:
+        for step in (*proposal.plan.steps, *proposal.plan.removals):
             try:
-                self._store.put(await self._cluster.apply(step.manifest))
+                await self._carry_out(step)
                 done.append(step)
             except Rejected as error:
-                failure = Failure(Reason.APPLY_REJECTED, str(error))
+                if not self._is_lost(step, error):
+                    failure = Failure(Reason.APPLY_REJECTED, str(error))
             except Unavailable as error:
                 unavailable = error
+                if error.status == HTTPStatus.CONFLICT:
+                    await self._look_again(step)
                 if step.reason == Reason.CREATED:  # what is there goes on serving, so only a missing child is news
                     failure = Failure(Reason.APPLY_FAILED, str(error), stalled=False)
         await self._recorder.record(key, server, step_events(done))
         return failure, unavailable
+
+    async def _carry_out(self, step: Step) -> None:
+        if step.reason == Reason.REMOVED:
+            await self._cluster.remove(step.manifest)
+            self._store.remove(step.manifest)
+        else:
+            self._store.put(await self._cluster.apply(step.manifest))
+
+    def _is_lost(self, step: Step, error: Rejected) -> bool:
+        """Whether the cluster has just lost an optional kind: then there is nothing to apply, until a list says so."""
+        kind = step.manifest["kind"]
+        if kind not in OPTIONAL_KINDS or error.status != HTTPStatus.NOT_FOUND:
+            return False
+        self._store.served.discard(kind)
+        return True
+
+    async def _look_again(self, step: Step) -> None:
+        """Somebody wrote the child meanwhile. The watch will tell in a moment, but of optional kinds there is none."""
+        kind, metadata = step.manifest["kind"], step.manifest["metadata"]
+        with contextlib.suppress(ClusterError):
+            found = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+            if found is not None:
+                self._store.put(found)
+            else:
+                self._store.remove(step.manifest)
 
     async def _write_status(
         self, before: Observed, proposal: Proposal, failure: Failure | None, known: _Known, now: float
@@ -134,7 +170,9 @@ class Reconciler:
         self._count(key, proposal)
         if not worth_writing(previous, status, now - known.last_write):
             return
-        written = await self._cluster.apply_status(key.namespace, key.name, server.owner.uid, status.wire())
+        if after.server["metadata"]["uid"] != server.owner.uid:
+            return
+        written = await self._cluster.apply_status(after.server, status.wire())
         if written is not None:
             known.last_write = now
             self._store.put(written)
@@ -151,6 +189,15 @@ class Reconciler:
             known.server = parse_server(raw)
         return known
 
+    def known(self) -> tuple[Key, ...]:
+        """All ModelServers that something is remembered of."""
+        return tuple(self._known)
+
+    def forget_all(self) -> None:
+        """Starts as a new process would: somebody else has led in the meantime."""
+        for key in self.known():
+            self._forget(key)
+
     def _forget(self, key: Key) -> None:
         if self._known.pop(key, None) is not None:
             self._recorder.forget(key)
@@ -160,6 +207,8 @@ class Reconciler:
         self._metrics.desired.labels(namespace=key.namespace, name=key.name).set(proposal.desired)
         if proposal.decision is not None:
             self._metrics.decisions.labels(reason=proposal.decision.reason).inc()
+            asked = proposal.decision.candidates | {"decision": proposal.decision.replicas}
+            self._metrics.recommend(key.namespace, key.name, asked)
 
     def _again(self, proposal: Proposal, failure: Failure | None) -> float | None:
         if proposal.decision is not None:

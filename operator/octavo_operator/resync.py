@@ -10,10 +10,12 @@ import logging
 from typing import Final
 
 from octavo_operator.cluster import Cluster
+from octavo_operator.core import names
 from octavo_operator.core.errors import ClusterError
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
-from octavo_operator.store import WATCHED, Store, version_of
+from octavo_operator.metrics import Metrics
+from octavo_operator.store import LAST_VERSION, WATCHED, Raw, Store, version_of
 from octavo_operator.workqueue import FIRST_DELAY, LONGEST_DELAY, WorkQueue, jittered
 
 GRACE_SECONDS: Final = 20.0
@@ -32,6 +34,7 @@ class Resync:
         *,
         queue: WorkQueue,
         health: Health,
+        metrics: Metrics,
         namespaces: tuple[str, ...],
         period: float,
     ) -> None:
@@ -39,6 +42,7 @@ class Resync:
         self._store = store
         self._queue = queue
         self._health = health
+        self._metrics = metrics
         self._namespaces = namespaces
         self._period = period
 
@@ -63,8 +67,10 @@ class Resync:
             try:
                 newest = await self._list_all()
             except ClusterError as error:
+                self._metrics.resyncs.labels(result="error").inc()
                 logger.warning("list failed", extra=kv(error=error))
                 continue
+            self._metrics.resyncs.labels(result="ok").inc()
             await asyncio.sleep(min(GRACE_SECONDS, self._period))
             self._health.missed_events = self._missed(newest)
 
@@ -76,9 +82,21 @@ class Resync:
             raws, version = await self._cluster.list_all(kind, self._namespaces)
             self._store.replace(kind, raws, version)
             newest[kind] = max(map(version_of, raws), default=0)
+        for kind in names.OPTIONAL_KINDS:
+            await self._list_optional(kind)
         for key in {*before, *self._store.servers()}:
             self._queue.add(key)
         return newest
+
+    async def _list_optional(self, kind: str) -> None:
+        """Takes in a kind that the cluster may lack, may get later, and may lose."""
+        raws, version = list[Raw](), LAST_VERSION
+        if await self._cluster.serves(kind):
+            self._store.served.add(kind)
+            raws, version = await self._cluster.list_all(kind, self._namespaces)
+        else:
+            self._store.served.discard(kind)
+        self._store.replace(kind, raws, version)
 
     def _missed(self, newest: dict[str, int]) -> str | None:
         """Which kind's watch is deaf, or None."""

@@ -84,12 +84,14 @@ class Scraper:
         self._windows = kept
 
     def _take(self, target: Target, text: str | None) -> None:
-        sample = parse_sample(text, time.time()) if text is not None else None
+        now, replicas = time.time(), self._windows[target.key]
+        sample = parse_sample(text, now) if text is not None else None
         result = "failed" if text is None else "invalid" if sample is None else "ok"
         self._metrics.scrapes.labels(result=result).inc()
         if sample is not None:
-            replicas = self._windows[target.key]
             replicas[target.uid] = replicas[target.uid].add(sample)
+        elif text is not None:
+            replicas[target.uid] = replicas[target.uid].spoil(now)
 
 
 async def _fetch(session: aiohttp.ClientSession, url: str) -> str | None:

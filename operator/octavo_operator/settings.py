@@ -2,29 +2,39 @@
 
 OCTAVO_RUNTIME_IMAGE      image of the runtime where a ModelServer names none (required)
 OCTAVO_WATCH_NAMESPACES   namespaces to watch, separated by commas; empty: all
+OCTAVO_PROMETHEUS_NAMESPACE
+                          whose pods may scrape the replicas; empty: nobody's
+OCTAVO_POD_MONITORS       true or false: PodMonitors where the cluster has them     true
+OCTAVO_POD_MONITOR_LABELS
+                          more labels of them, such as release=monitoring,team=ml
 OCTAVO_HTTP_PORT          port of /metrics, /healthz and /readyz                      8080
 OCTAVO_SCRAPE_PERIOD      seconds between two scrapes of a replica                    2
 OCTAVO_DECIDE_PERIOD      seconds between two scaling decisions of a ModelServer      5
 OCTAVO_RESYNC_PERIOD      seconds between two full lists of everything watched        300
 OCTAVO_WORKERS            ModelServers that are reconciled at the same time           8
 OCTAVO_LOG_LEVEL          DEBUG, INFO, WARNING or ERROR                               INFO
-POD_NAME                  name of the operator's pod, for its events                  the host's name
+OCTAVO_LEASE_NAME         the Lease that the leader holds                             octavo-operator
+OCTAVO_LEASE_DURATION     whole seconds after which a silent leader is replaced       15
+POD_NAME                  name of the operator's pod, for its events and its Lease    the host's name
+POD_NAMESPACE             namespace of the operator's pod and of its Lease            default
 KUBECONFIG                used outside a cluster
 """
 
 import logging
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from octavo_operator.core.errors import SettingsError
+from octavo_operator.core.manifest import Defaults
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """See the module's docstring; periods are in seconds."""
 
-    runtime_image: str
+    defaults: Defaults
     watch_namespaces: tuple[str, ...] = ()
     http_port: int = 8080
     scrape_period: float = 2.0
@@ -33,6 +43,11 @@ class Settings:
     workers: int = 8
     log_level: str = "INFO"
     instance: str = "octavo-operator"
+    identity: str = "octavo-operator"
+    """Who holds the Lease: a pod's name, since a container follows its predecessor only once that is dead."""
+    lease_namespace: str = "default"
+    lease_name: str = "octavo-operator"
+    lease_duration: float = 15.0
     kubeconfig: str | None = None
 
 
@@ -42,8 +57,15 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
     if not image:
         raise SettingsError("OCTAVO_RUNTIME_IMAGE is not set: name the runtime's image")
     listed = environ.get("OCTAVO_WATCH_NAMESPACES", "")
+    instance = environ.get("POD_NAME") or socket.gethostname()
     return Settings(
-        runtime_image=image,
+        defaults=Defaults(
+            runtime_image=image,
+            operator_namespace=environ.get("POD_NAMESPACE", ""),
+            prometheus_namespace=environ.get("OCTAVO_PROMETHEUS_NAMESPACE", "").strip(),
+            pod_monitors=_truth(environ, "OCTAVO_POD_MONITORS", default=True),
+            pod_monitor_labels=_labels(environ, "OCTAVO_POD_MONITOR_LABELS"),
+        ),
         watch_namespaces=tuple(name.strip() for name in listed.split(",") if name.strip()),
         http_port=round(_number(environ, "OCTAVO_HTTP_PORT", 8080, 1, 65535)),
         scrape_period=_number(environ, "OCTAVO_SCRAPE_PERIOD", 2, 0.1, 5),
@@ -51,7 +73,11 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
         resync_period=_number(environ, "OCTAVO_RESYNC_PERIOD", 300, 1, 86400),
         workers=round(_number(environ, "OCTAVO_WORKERS", 8, 1, 64)),
         log_level=_log_level(environ),
-        instance=environ.get("POD_NAME") or socket.gethostname(),
+        instance=instance,
+        identity=environ.get("POD_NAME") or f"{instance}_{uuid.uuid4()}",
+        lease_namespace=environ.get("POD_NAMESPACE") or "default",
+        lease_name=environ.get("OCTAVO_LEASE_NAME") or "octavo-operator",
+        lease_duration=round(_number(environ, "OCTAVO_LEASE_DURATION", 15, 3, 300)),
         kubeconfig=kubeconfig or environ.get("KUBECONFIG") or None,
     )
 
@@ -65,6 +91,21 @@ def _number(environ: Mapping[str, str], name: str, default: float, low: float, h
     if not low <= value <= high:
         raise SettingsError(f"{name} is {text}: must be between {low:g} and {high:g}")
     return value
+
+
+def _truth(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if text not in ("", "true", "false"):
+        raise SettingsError(f"{name} is {text!r}: must be true or false")
+    return default if not text else text == "true"
+
+
+def _labels(environ: Mapping[str, str], name: str) -> dict[str, str]:
+    """`key=value,key=value`."""
+    pairs = [item.strip() for item in environ.get(name, "").split(",") if item.strip()]
+    if not all("=" in pair for pair in pairs):
+        raise SettingsError(f"{name} is {environ[name]!r}: must be labels such as release=monitoring,team=ml")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _log_level(environ: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ An idle operator reads from here and asks the API server nothing. Two rules keep
   contain.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,10 @@ from octavo_operator.core import names
 
 Raw = dict[str, Any]
 
-WATCHED: Final = (names.KIND, "Deployment", "Service", "Pod")
+WATCHED: Final = (names.KIND, *(kind for kind in names.CHILD_KINDS if kind not in names.OPTIONAL_KINDS), "Pod")
+LAST_VERSION: Final = sys.maxsize
+"""Newer than any object: an empty list of this version forgets all."""
+_KINDS: Final = (*WATCHED, *names.OPTIONAL_KINDS)
 
 
 class Key(NamedTuple):
@@ -39,9 +43,11 @@ class Store:
     """Objects by kind and name, and pods by the ModelServer that they belong to."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, dict[Key, Raw]] = {kind: {} for kind in WATCHED}
+        self._objects: dict[str, dict[Key, Raw]] = {kind: {} for kind in _KINDS}
         self._pods: dict[Key, dict[str, Raw]] = {}
-        self._seen: dict[str, int] = dict.fromkeys(WATCHED, 0)
+        self._seen: dict[str, int] = dict.fromkeys(_KINDS, 0)
+        self.served: set[str] = set()
+        """The optional kinds that the cluster has, as of the last list."""
 
     def put(self, raw: Raw, *, watched: bool = False) -> Key | None:
         """Takes in an object, unless a newer one is known. Returns the ModelServer that it concerns."""
@@ -77,7 +83,7 @@ class Store:
         server = self._objects[names.KIND].get(key)
         if server is not None and "deletionTimestamp" in server["metadata"]:
             server = None
-        children = {kind: self._objects[kind][key] for kind in ("Deployment", "Service") if key in self._objects[kind]}
+        children = {kind: self._objects[kind][key] for kind in names.CHILD_KINDS if key in self._objects[kind]}
         return Observed(key, server, children, tuple(self._pods.get(key, {}).values()))
 
     def servers(self) -> tuple[Key, ...]:

@@ -49,7 +49,10 @@ class WorkQueue:
             self._push(key)
 
     async def run(self, handler: Handler, workers: int) -> None:
-        """Runs due keys for ever, at most `workers` of them at once."""
+        """Runs due keys for ever, at most `workers` of them at once. After a cancellation it can be run again."""
+        self._running.clear()
+        self._heap = [(due, key) for key, due in self._due.items()]
+        heapq.heapify(self._heap)
         slots = asyncio.Semaphore(workers)
         async with asyncio.TaskGroup() as tasks:
             while True:

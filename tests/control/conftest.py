@@ -54,14 +54,21 @@ def raw_deployment() -> Callable[..., Raw]:
     """A raw Deployment whose controller has seen everything and whose pods are as the counts say."""
 
     def build(
-        wanted: int = 1, *, replicas: int | None = None, updated: int | None = None, ready: int | None = None
+        wanted: int = 1,
+        *,
+        replicas: int | None = None,
+        updated: int | None = None,
+        ready: int | None = None,
+        available: int | None = None,
     ) -> Raw:
         replicas = wanted if replicas is None else replicas
+        ready = replicas if ready is None else ready
         status = {
             "observedGeneration": 1,
             "replicas": replicas,
             "updatedReplicas": replicas if updated is None else updated,
-            "readyReplicas": replicas if ready is None else ready,
+            "readyReplicas": ready,
+            "availableReplicas": ready if available is None else available,
         }
         metadata = {"name": "chat", "namespace": "default", "generation": 1, "resourceVersion": "101"}
         return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": wanted}, "status": status}

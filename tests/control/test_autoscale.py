@@ -4,16 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from octavo_operator.core.autoscale import (
-    RATE_PERIOD_SECONDS,
-    Change,
-    Decision,
-    Recommendation,
-    ScalerMemory,
-    ScalingPolicy,
-    decide,
-)
+from octavo_operator.core.autoscale import BLIND_SECONDS, Decision, decide
+from octavo_operator.core.learn import Learned
+from octavo_operator.core.memory import GAP_SECONDS, RATE_PERIOD_SECONDS, Change, Recommendation, ScalerMemory
 from octavo_operator.core.names import Reason
+from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.spec import parse_spec
 from octavo_operator.core.window import Signals
 
@@ -89,6 +84,18 @@ def test_g6_no_answer_at_the_peak_does_not_scale_to_the_minimum():
     assert outage.replicas == 10
 
 
+def test_g7_a_scaler_that_hears_answers_but_learns_nothing_says_so():
+    """llm-d#2310: every health check green, every scrape answered, and nothing is ever scaled."""
+    blind, memory = replace(load(2, unknown=2), unusable=2), seasoned()
+    first = decide(blind, POLICY, 2, memory, NOW)
+    assert first.reason == Reason.METRICS_MISSING
+    later = decide(blind, POLICY, 2, first.memory, NOW + BLIND_SECONDS)
+    assert (later.replicas, later.reason) == (2, Reason.METRICS_UNUSABLE)
+    assert "2 of 2 ready replicas answer" in later.message
+    seen = decide(load(2), POLICY, 2, later.memory, NOW + BLIND_SECONDS + 5)
+    assert seen.memory.blind_since is None
+
+
 def test_g8_a_replica_that_is_pending_for_ever_does_not_block_a_scale_down():
     """Dynamo holds while the worker count is not what was asked for."""
     decision = run(load(4, kv=0.05), 5)
@@ -120,6 +127,16 @@ def test_g11_a_growing_queue_scales_up_at_low_kv_use():
     assert decision.candidates == {"kvUtilizationPercent": 2, "waitingPerReplica": 4}
 
 
+def test_g11_prefill_bound_replicas_scale_up_without_a_waiting_target():
+    """The same by what a replica was seen to compute while requests waited: 1000 prompt tokens a second."""
+    policy = replace(POLICY, waiting_target=None, kv_target=0.8)
+    memory = replace(seasoned(), learned=Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW))
+    busy = replace(load(2, kv=0.32, waiting=4), prompt_rate=2000.0, waiting_tokens=600.0)
+    decision = run(busy, 2, memory, policy)
+    assert (decision.replicas, decision.reason) == (3, Reason.PREFILL_ABOVE_SUPPLY)
+    assert decision.candidates == {"kvUtilizationPercent": 2, "prefillTokens": 3}
+
+
 def test_g16_zero_traffic_scales_down_to_the_minimum():
     """Dynamo's ratio is NaN at zero traffic, and it stays up."""
     current, memory, now = 4, seasoned(high=1), NOW
@@ -127,6 +144,15 @@ def test_g16_zero_traffic_scales_down_to_the_minimum():
         decision = decide(load(current), POLICY, current, memory, now)
         current, memory, now = decision.replicas, decision.memory, now + RATE_PERIOD_SECONDS
     assert current == POLICY.min_replicas
+
+
+def test_g17_the_budget_outweighs_every_other_bound():
+    """Dynamo exceeded its budget. Here it also wins over maxReplicas, and says so."""
+    decision = run(load(3, kv=1.0), 3, policy=replace(POLICY, affordable=4))
+    assert (decision.replicas, decision.limited_by) == (4, Reason.BUDGET_EXHAUSTED)
+    assert decision.message.endswith("the budget pays for 4")
+    lowered = run(load(6, kv=1.0), 6, policy=replace(POLICY, affordable=4))
+    assert (lowered.replicas, lowered.reason) == (4, Reason.BUDGET_EXHAUSTED)
 
 
 # --- missing samples --------------------------------------------------------------------------------------------------
@@ -253,4 +279,133 @@ def test_the_policy_comes_from_the_spec(raw_spec):
     autoscaling = {"minReplicas": 2, "maxReplicas": 9, "targets": {"kvUtilizationPercent": 70}}
     spec = parse_spec(raw_spec(autoscaling=autoscaling, runtime={"maxNumSeqs": 8}))
     assert spec.autoscaling is not None
-    assert ScalingPolicy.of(spec, spec.autoscaling) == ScalingPolicy(2, 9, 0.7, None, 15, 300, 8)
+    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 300, 8)
+
+
+# --- learned supply ---------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_that_queued_at_a_third_of_its_cache_carries_a_third():
+    """Its slots or its compute end before its memory: 300 of 1000 tokens are all it holds."""
+    memory = replace(seasoned(), learned=Learned(kv_tokens=300.0, prompt_rate=None, time=NOW))
+    assert run(load(2, kv=0.3), 2, memory).replicas == 4
+    assert run(load(2, kv=0.3), 2).replicas == 2
+
+
+def test_the_waiting_tokens_are_demand():
+    queued = replace(load(2, kv=0.5), waiting_tokens=1000.0)
+    assert run(queued, 2).candidates["kvUtilizationPercent"] == 4
+
+
+def test_prompts_beyond_what_the_rest_computes_keep_a_replica():
+    memory = replace(seasoned(), learned=Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW))
+    policy = replace(POLICY, kv_target=None)
+    busy = replace(load(3), prompt_rate=1650.0)
+    assert run(busy, 3, memory, policy).replicas == 3
+    assert run(replace(busy, prompt_rate=1500.0), 3, memory, policy).replicas == 2
+
+
+# --- latency ----------------------------------------------------------------------------------------------------------
+
+SLO = replace(POLICY, ttft_p95=1.0, itl_p95=0.1)
+
+
+def test_a_latency_beyond_its_limit_adds_replicas_in_proportion():
+    slow = replace(load(4, kv=0.5), ttft_p95=1.5)
+    decision = run(slow, 4, policy=SLO)
+    assert (decision.replicas, decision.reason, decision.candidates["ttftP95"]) == (6, Reason.SLO_VIOLATED, 6)
+
+
+def test_a_latency_that_more_replicas_do_not_shorten_does_not_add_them_for_ever():
+    """At most twice what the load itself asks for: an unreachable limit must not cost everything."""
+    slow = replace(load(4, kv=0.05), ttft_p95=30.0)
+    assert run(slow, 4, seasoned(high=4), policy=SLO).replicas == 4
+    assert run(slow, 4, policy=SLO).candidates["ttftP95"] == 2
+
+
+def test_latencies_from_before_the_last_increase_ask_for_nothing_more():
+    slow = replace(load(4, kv=0.5), itl_p95=0.3)
+    recent = seasoned(changes=(Change(NOW - 30, 2, 4),))
+    assert run(slow, 4, recent, SLO).replicas == 4
+    assert run(slow, 4, seasoned(changes=(Change(NOW - 61, 2, 4),)), SLO).replicas == 8
+
+
+def test_a_step_down_that_would_break_a_latency_is_not_taken():
+    near = replace(load(4, kv=0.3), ttft_p95=0.61)
+    decision = run(near, 4, seasoned(high=3), SLO)
+    assert (decision.replicas, decision.candidates["ttftP95"]) == (4, 4)
+    assert run(replace(near, ttft_p95=0.3), 4, seasoned(high=3), SLO).replicas == 3
+
+
+def test_a_latency_that_fewer_replicas_would_not_lengthen_blocks_nothing():
+    """One request at a time takes as long on one replica as on four."""
+    assert run(replace(load(4, kv=0.01), ttft_p95=0.9), 4, policy=SLO).replicas == 3
+
+
+# --- forecast ---------------------------------------------------------------------------------------------------------
+
+
+def ramp(per_second: float, noise: float = 0.0) -> Decision:
+    """Two minutes of arrivals that grow by so many tokens/s each second; KV use is half of two replicas' target."""
+    memory, policy = seasoned(), replace(POLICY, waiting_target=None)
+    for step in range(25):
+        rate = 1000.0 + per_second * 5 * step + noise * (-1) ** step
+        signals = replace(load(2, kv=0.5), prompt_rate=rate, startup_p90=60.0)
+        decision = decide(signals, policy, 2, memory, NOW + 5 * step)
+        memory = decision.memory
+    return decision
+
+
+def test_a_growing_load_is_met_before_it_is_there():
+    decision = ramp(per_second=10)
+    assert (decision.replicas, decision.reason) == (3, Reason.LOAD_GROWS)
+    assert decision.candidates["forecast"] == 3
+    assert decision.candidates["kvUtilizationPercent"] == 2
+
+
+def test_noise_is_not_growth():
+    assert "forecast" not in ramp(per_second=0.2, noise=300).candidates
+
+
+def test_the_forecast_is_bounded():
+    assert ramp(per_second=1e6).candidates["forecast"] == 3
+
+
+# --- nodes, clocks, restarts ------------------------------------------------------------------------------------------
+
+
+def test_replicas_without_a_node_stop_further_ones_and_say_so():
+    decision = run(replace(load(2, kv=1.0), unschedulable=1), 3)
+    assert (decision.replicas, decision.limited_by) == (3, Reason.NO_CAPACITY)
+    assert "1 replicas find no node" in decision.message
+
+
+def test_replicas_without_a_node_never_block_a_scale_down():
+    assert run(replace(load(2, kv=0.1), unschedulable=2), 4).replicas == 3
+
+
+def test_a_clock_that_jumps_ahead_is_no_window_that_was_seen():
+    busy = run(load(6, kv=0.5), 6)
+    jumped = decide(load(6), POLICY, 6, busy.memory, NOW + GAP_SECONDS + 3600)
+    assert (jumped.replicas, jumped.reason) == (6, Reason.OBSERVING)
+
+
+def test_a_clock_that_jumps_back_keeps_the_limits():
+    up = run(load(3, waiting=150), 3, policy=replace(POLICY, max_replicas=100))
+    back = decide(load(3, waiting=150), replace(POLICY, max_replicas=100), 7, up.memory, NOW - 3600)
+    assert back.replicas == 7
+    idle = decide(load(7), POLICY, 7, back.memory, NOW - 3595)
+    assert idle.replicas == 7
+
+
+def test_every_limiter_that_was_met_is_told():
+    decision = run(load(3, waiting=150), 3, policy=replace(POLICY, max_replicas=6, affordable=5))
+    assert decision.limiters == (Reason.SCALE_UP_LIMIT, Reason.TOO_MANY_REPLICAS, Reason.BUDGET_EXHAUSTED)
+
+
+def test_the_down_window_is_at_least_two_start_ups():
+    """What is taken away too early is missing for as long as a start takes."""
+    memory = ScalerMemory(since=0.0, recommendations=(Recommendation(NOW - 90, 1, 9), Recommendation(NOW - 80, 1, 1)))
+    assert run(load(9), 9, memory).replicas == 8
+    slow = run(replace(load(9), startup_p90=50.0), 9, memory)
+    assert (slow.replicas, slow.reason) == (9, Reason.SCALE_DOWN_STABILIZED)

@@ -6,7 +6,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo_operator.core.autoscale import Change, Recommendation, ScalerMemory, ScalingPolicy, decide
+from octavo_operator.core.autoscale import decide
+from octavo_operator.core.memory import Change, Recommendation, ScalerMemory
+from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.window import Signals
 
 CAPACITY = 1000.0

@@ -1,7 +1,10 @@
+import math
+
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
+from octavo_operator.core.buckets import Buckets
 from octavo_operator.core.exposition import parse_sample
 
 GOOD = {
@@ -43,8 +46,38 @@ def test_series_of_one_gauge_are_added():
     assert sample.running == 7
 
 
+def test_counters_and_histograms_are_read_where_they_are():
+    registry = CollectorRegistry()
+    Counter("octavo_prompt_tokens", "", ["model_name"], registry=registry).labels("m").inc(70)
+    Counter("octavo_generation_tokens", "", ["model_name"], registry=registry).labels("m").inc(30)
+    ttft = Histogram("octavo_time_to_first_token_seconds", "", ["model_name"], buckets=(0.5, 1), registry=registry)
+    for seconds in (0.1, 0.7, 9.0):
+        ttft.labels("m").observe(seconds)
+    sample = parse_sample(text(octavo_waiting_tokens="12") + "\n" + generate_latest(registry).decode(), 0.0)
+    assert sample is not None
+    assert (sample.waiting_tokens, sample.prompt_tokens, sample.generation_tokens) == (12, 70, 30)
+    assert sample.ttft == Buckets((0.5, 1.0, math.inf), (1.0, 2.0, 3.0))
+    assert sample.itl is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'octavo_inter_token_latency_seconds_bucket{le="1"} 4',
+        'octavo_inter_token_latency_seconds_bucket{le="1"} 4\noctavo_inter_token_latency_seconds_bucket{le="+Inf"} 3',
+        'octavo_inter_token_latency_seconds_bucket{le="+Inf"} NaN',
+        'octavo_inter_token_latency_seconds_bucket{le="NaN"} 1\noctavo_inter_token_latency_seconds_bucket 1',
+    ],
+    ids=["no infinity", "not cumulative", "not a number", "no bound"],
+)
+def test_a_broken_histogram_is_missing_and_the_sample_is_not(lines):
+    sample = parse_sample(f"{text()}\n{lines}", 0.0)
+    assert sample is not None
+    assert sample.itl is None
+
+
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("value", ["NaN", "-1", "+Inf", "-Inf", "banana", None])
+@pytest.mark.parametrize("value", ["NaN", "-1", "+Inf", "-Inf", "1e300", "banana", None])
 def test_what_is_no_usable_number_makes_the_sample_missing(name, value):
     """G3, G16: a number that cannot be trusted is unknown, never 0."""
     assert parse_sample(text(**{name: value}), 0.0) is None

@@ -65,21 +65,26 @@ class Lists:
     """A cluster that only lists; the first answers may be outages."""
 
     def __init__(self, pods, outages=0):
-        self.pods, self.outages = pods, outages
+        self.pods, self.outages, self.monitors = pods, outages, None
+
+    async def serves(self, kind):
+        return self.monitors is not None and kind == "PodMonitor"
 
     async def list_all(self, kind, _):
         if self.outages:
             self.outages -= 1
             raise Unavailable("outage")
-        return (self.pods if kind == "Pod" else [], 100)
+        return ({"Pod": self.pods, "PodMonitor": self.monitors}.get(kind, []), 100)
 
 
 @pytest.fixture
 async def resync_of():
     def build(cluster):
         store, health = Store(), Health(asyncio.get_running_loop().time)
-        queue = WorkQueue(Metrics(), health)
-        return store, health, Resync(cluster, store, queue=queue, health=health, namespaces=(), period=1.0)
+        metrics = Metrics()
+        queue = WorkQueue(metrics, health)
+        resync = Resync(cluster, store, queue=queue, health=health, metrics=metrics, namespaces=(), period=1.0)
+        return store, health, resync
 
     return build
 
@@ -97,6 +102,23 @@ async def test_a_watch_that_delivered_what_the_list_showed_is_alive(resync_of, r
     assert "watch of Pod" in resync._missed(newest)
     store.put(raw_pod(), watched=True)
     assert resync._missed(newest) is None
+
+
+async def test_a_kind_that_comes_later_is_found_and_one_that_goes_is_forgotten(resync_of):
+    lists = Lists([])
+    store, _, resync = resync_of(lists)
+    await resync._list_all()
+    assert store.served == set()
+    metadata = {"name": "chat", "namespace": "default", "resourceVersion": "50"}
+    lists.monitors = [{"kind": "PodMonitor", "metadata": metadata | {"labels": {"octavo.dev/modelserver": "chat"}}}]
+    await resync._list_all()
+    assert store.served == {"PodMonitor"}
+    assert "PodMonitor" in store.observe(Key("default", "chat")).children
+    lists.monitors = None
+    newest = await resync._list_all()
+    assert store.served == set()
+    assert "PodMonitor" not in newest
+    assert store.observe(Key("default", "chat")).children == {}
 
 
 async def test_an_empty_cluster_proves_nothing_against_the_watch(resync_of):

@@ -116,7 +116,7 @@ def test_a_failing_pod_outweighs_a_pending_one(raw_pod):
 
 def test_a_new_deployment_has_no_counts_and_is_not_current():
     view = view_deployment({"metadata": {"generation": 1}, "spec": {"replicas": 3}})
-    assert (view.wanted, view.current, view.ready) == (3, False, 0)
+    assert (view.wanted, view.current, view.available) == (3, False, 0)
 
 
 def test_a_deployments_complaints_are_read():

@@ -2,9 +2,10 @@ import copy
 
 import pytest
 
+from octavo_operator.core.manifest import Defaults, Owner
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import difference, make_plan
-from octavo_operator.core.render import Defaults, Owner, render
+from octavo_operator.core.render import render
 from octavo_operator.core.spec import parse_spec
 
 OWNER = Owner("default", "chat", "uid-1")
@@ -26,7 +27,10 @@ def observed(desired):
 def test_missing_children_are_created(desired):
     plan = make_plan(desired, {})
     assert [(step.manifest["kind"], step.reason) for step in plan.steps] == [
+        ("ServiceAccount", Reason.CREATED),
+        ("NetworkPolicy", Reason.CREATED),
         ("Service", Reason.CREATED),
+        ("PodDisruptionBudget", Reason.CREATED),
         ("Deployment", Reason.CREATED),
     ]
 
@@ -102,6 +106,40 @@ def test_an_orphaned_child_is_adopted(desired, observed):
     plan = make_plan(desired, observed)
     assert plan.conflicts == ()
     assert [step.manifest["kind"] for step in plan.steps] == ["Deployment"]
+
+
+def test_an_existing_child_is_applied_over_the_version_that_was_compared(desired, observed):
+    """A leader that was paused for minutes does not write over what the next one has written."""
+    observed["Service"]["metadata"] |= {"uid": "u", "resourceVersion": "7"}
+    observed["Service"]["spec"]["type"] = "NodePort"
+    (step,) = make_plan(desired, observed).steps
+    assert (step.manifest["metadata"]["uid"], step.manifest["metadata"]["resourceVersion"]) == ("u", "7")
+    assert "resourceVersion" not in make_plan(desired, {}).steps[0].manifest["metadata"]
+
+
+def without(desired, kind):
+    return tuple(child for child in desired if child["kind"] != kind)
+
+
+def test_a_child_that_is_not_wanted_any_more_is_removed(desired, observed):
+    (removal,) = make_plan(without(desired, "PodDisruptionBudget"), observed).removals
+    assert (removal.manifest, removal.reason) == (observed["PodDisruptionBudget"], Reason.REMOVED)
+    assert make_plan(desired, observed).removals == ()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"ownerReferences": [{"uid": "other", "controller": True}]},
+        {"ownerReferences": [{"uid": "uid-1"}]},
+        {"ownerReferences": []},
+        {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+    ],
+    ids=["somebody else's", "not controlled", "nobody's", "going"],
+)
+def test_only_what_is_certainly_ours_is_removed_and_only_once(desired, observed, metadata):
+    observed["PodDisruptionBudget"]["metadata"] |= metadata
+    assert make_plan(without(desired, "PodDisruptionBudget"), observed).removals == ()
 
 
 def test_differences_name_every_place():

@@ -2,12 +2,14 @@
 
 import pytest
 
-from octavo_operator.core.autoscale import Change, ScalerMemory
 from octavo_operator.core.conditions import Failure
 from octavo_operator.core.exposition import Sample
+from octavo_operator.core.learn import Learned
+from octavo_operator.core.manifest import Defaults
+from octavo_operator.core.memory import Change, ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.proposal import Scaler, facts_of, fresh_scaler, parse_server, parse_status, propose
-from octavo_operator.core.render import Defaults
+from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Window
@@ -47,7 +49,7 @@ def manifests(proposal):
 
 
 def busy(waiting):
-    return Window((Sample(NOW, running=1, waiting=waiting, kv_used=1, kv_capacity=1000),))
+    return Window().add(Sample(NOW, running=1, waiting=waiting, kv_used=1, kv_capacity=1000))
 
 
 def test_without_any_number_there_is_one_replica(proposed):
@@ -61,7 +63,7 @@ def test_a_fixed_number_is_taken(proposed):
 
 def test_a_second_look_finds_nothing_to_do(proposed):
     first = proposed(replicas=3)
-    assert [manifest["kind"] for manifest in manifests(first)] == ["Service", "Deployment"]
+    assert [manifest["kind"] for manifest in manifests(first)][-1] == "Deployment"
     assert proposed(manifests(first), replicas=3).plan.steps == ()
 
 
@@ -136,4 +138,68 @@ def test_a_taken_name_is_a_failure(proposed):
     assert proposal.failure == Failure(
         Reason.NAME_TAKEN, "Service chat exists and does not belong to this ModelServer: rename one of them"
     )
-    assert [manifest["kind"] for manifest in manifests(proposal)] == ["Deployment"]
+    written = {manifest["kind"] for manifest in manifests(proposal)}
+    assert written == {"ServiceAccount", "NetworkPolicy", "Deployment"}
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+def loaded(raw_pod):
+    pods = [raw_pod("a", ready=True), raw_pod("b", ready=True)]
+    return pods, {"uid-a": busy(waiting=4), "uid-b": busy(waiting=4)}
+
+
+def test_advice_is_not_carried_out(proposed, raw_deployment, raw_pod):
+    pods, windows = loaded(raw_pod)
+    advised = AUTOSCALING | {"mode": "Advisory"}
+    proposal = proposed([raw_deployment(2)], pods, windows, autoscaling=advised)
+    assert (proposal.desired, proposal.decision.replicas, proposal.scaler.desired) == (2, 4, None)
+    again = proposed([raw_deployment(2)], pods, windows, scaler=proposal.scaler, autoscaling=advised)
+    assert again.decision.replicas == 4
+
+
+def test_advice_goes_with_a_fixed_number(proposed, raw_deployment, raw_pod):
+    """G15: an external scaler writes spec.replicas, and nothing of ours works against it."""
+    pods, windows = loaded(raw_pod)
+    for number in (2, 3, 1):
+        proposal = proposed(
+            [raw_deployment(2)], pods, windows, autoscaling=AUTOSCALING | {"mode": "Advisory"}, replicas=number
+        )
+        assert proposal.desired == number
+        assert all(manifest["kind"] != "ModelServer" for manifest in manifests(proposal))
+
+
+def test_off_decides_nothing_and_keeps_what_is_there(proposed, raw_deployment, raw_pod):
+    pods, windows = loaded(raw_pod)
+    proposal = proposed([raw_deployment(3)], pods, windows, autoscaling=AUTOSCALING | {"mode": "Off"})
+    assert (proposal.desired, proposal.decision) == (3, None)
+    assert proposed(autoscaling=AUTOSCALING | {"mode": "Off"}).desired == AUTOSCALING["minReplicas"]
+
+
+def test_replicas_without_a_node_are_counted_and_the_start_up_is_measured(proposed, raw_deployment, raw_pod):
+    homeless = {"PodScheduled": {"status": "False", "message": "0/1 nodes are available"}}
+    pods = [raw_pod("a", ready=True), raw_pod("b", conditions=homeless)]
+    signals = proposed([raw_deployment(2)], pods, autoscaling=AUTOSCALING).signals
+    assert (signals.ready, signals.unschedulable, signals.startup_p90) == (1, 1, 30.0)
+
+
+def test_a_roll_stays_within_the_budget(proposed):
+    """G17: where the budget pays for no further replica, an old one goes before a new one comes."""
+    budget = {"maxCostPerHour": "9", "replicaCostPerHour": "3"}
+
+    def surge(desired):
+        proposal = proposed([], scaler=Scaler(desired, ScalerMemory(NOW)), autoscaling=AUTOSCALING | {"budget": budget})
+        (deployment,) = [item for item in manifests(proposal) if item["kind"] == "Deployment"]
+        return deployment["spec"]["replicas"] + deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+
+    assert (surge(2), surge(3)) == (3, 3)
+
+
+def test_a_new_process_knows_what_a_replica_carries(proposed, raw_deployment, raw_pod):
+    pods, windows = loaded(raw_pod)
+    memory = ScalerMemory(0.0, learned=Learned(500.0, 40.0, NOW - 100))
+    proposal = proposed([raw_deployment(2)], pods, windows, scaler=Scaler(None, memory), autoscaling=AUTOSCALING)
+    log = log_decision(None, proposal.decision, advisory=False, now=NOW)
+    scaler = fresh_scaler(ModelServerStatus(scaling=log), NOW + 100)
+    assert scaler.memory.learned == Learned(500.0, 40.0, NOW)

@@ -36,11 +36,13 @@ class Memory:
             raise self.refuse[kind]
         return self._stamped(manifest)
 
-    async def apply_status(self, namespace, name, uid, status):
-        self.calls.append(("status", uid))
+    async def apply_status(self, server, status):
+        self.calls.append(("status", server["metadata"]["uid"]))
         self.statuses.append(ModelServerStatus.model_validate(status))
-        metadata = {"namespace": namespace, "name": name, "uid": uid, "generation": 1}
-        return self._stamped({"kind": "ModelServer", "metadata": metadata, "status": status, "spec": self.spec})
+        return self._stamped({**server, "status": status})
+
+    async def remove(self, existing):
+        self.calls.append(("remove", existing["kind"]))
 
     async def create_event(self, _, body):
         self.events.append(body["reason"])
@@ -57,7 +59,6 @@ class World:
 
     def __init__(self, server):
         self.cluster, self.store, metrics = Memory(), Store(), Metrics()
-        self.cluster.spec = server["spec"]
         self.store.put(server)
         self.reconciler = Reconciler(
             self.cluster,
@@ -67,6 +68,13 @@ class World:
             metrics=metrics,
             settings=read_settings({"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}),
         )
+
+    def edit(self, raw_server, **spec):
+        """The user writes the spec."""
+        server = raw_server(generation=self.cluster.version, **spec)
+        server["metadata"]["resourceVersion"] = str(self.cluster.version + 1)
+        self.cluster.version += 2
+        self.store.put(server)
 
     async def reconcile(self):
         """Reconciles once; returns what was called and what it asked for."""
@@ -86,9 +94,9 @@ def world(raw_server):
 
 async def test_the_first_look_creates_and_the_second_does_nothing(world):
     calls, _ = await world.reconcile()
-    assert [call[0] for call in calls] == ["get", "get", "apply", "apply", "status"]
+    assert [call[0] for call in calls] == [*["get"] * 4, *["apply"] * 4, "status"]
     assert await world.reconcile() == ([], None)
-    assert world.cluster.events == ["Created", "Created"]
+    assert world.cluster.events == ["Created", "Created"]  # and no flood of them
 
 
 async def test_the_status_is_written_for_the_object_that_was_seen(world, raw_server):
@@ -136,6 +144,52 @@ async def test_what_the_watch_does_not_show_is_looked_up_before_it_is_created(wo
     calls, _ = await world.reconcile()
     assert ("apply", "Service") not in calls
     assert world.ready.reason == Reason.NAME_TAKEN
+
+
+async def test_a_child_that_is_not_wanted_any_more_is_removed(world, raw_server):
+    """Kubectl scale to 2 and back to 1: the budget comes and goes."""
+    world.edit(raw_server, replicas=2)
+    assert ("apply", "PodDisruptionBudget") in (await world.reconcile())[0]
+    world.edit(raw_server, replicas=1)
+    assert ("remove", "PodDisruptionBudget") in (await world.reconcile())[0]
+    assert (await world.reconcile())[0] == []
+
+
+async def test_monitors_come_when_the_cluster_has_their_kind_and_its_loss_is_no_failure(world):
+    await world.reconcile()
+    world.store.served.add("PodMonitor")
+    world.cluster.refuse["PodMonitor"] = Rejected("no such kind", 404)
+    assert ("apply", "PodMonitor") in (await world.reconcile())[0]
+    assert world.ready.reason != Reason.APPLY_REJECTED
+    assert "PodMonitor" not in world.store.served
+    world.store.served.add("PodMonitor")
+    world.cluster.refuse.clear()
+    await world.reconcile()
+    assert "PodMonitor" in world.store.observe(KEY).children
+
+
+async def test_a_child_that_somebody_wrote_meanwhile_is_looked_at_again(world):
+    """Of an optional kind there is no watch that would tell."""
+    world.store.served.add("PodMonitor")
+    await world.reconcile()
+    stale = copy.deepcopy(world.store.observe(KEY).children["PodMonitor"])
+    newer = copy.deepcopy(stale)
+    newer["metadata"]["resourceVersion"] = "7000"
+    world.cluster.objects["PodMonitor", "default", "chat"] = newer
+    stale["spec"]["selector"] = {}
+    stale["metadata"]["resourceVersion"] = "6000"
+    world.store.put(stale)
+    world.cluster.refuse["PodMonitor"] = Unavailable("conflict", 409)
+    with pytest.raises(Unavailable):
+        await world.reconcile()
+    world.cluster.refuse.clear()
+    assert (await world.reconcile())[0] == []
+
+
+async def test_another_leader_in_between_is_a_new_start(world):
+    await world.reconcile()
+    world.reconciler.forget_all()
+    assert world.reconciler.known() == ()
 
 
 async def test_a_server_that_is_gone_is_forgotten(world, raw_server):

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from octavo_operator.core.names import MAX_NAME_LENGTH
-from octavo_operator.core.render import Defaults, Owner, render, url
+from octavo_operator.core.crd import build_crd
+from octavo_operator.core.manifest import Defaults, Owner
+from octavo_operator.core.names import CHILD_KINDS, MAX_NAME_LENGTH
+from octavo_operator.core.render import render, url
 from octavo_operator.core.spec import parse_spec
 
 OWNER = Owner("default", "chat", "0b0c7d5e-1111-4222-8333-444455556666")
@@ -44,8 +46,17 @@ FULL: dict[str, Any] = {
 }
 
 
-def children(raw: dict[str, Any], replicas: int = 2) -> dict[str, Any]:
-    return {child["kind"]: child for child in render(parse_spec(raw), OWNER, replicas, DEFAULTS)}
+INSTALLED = Defaults(
+    runtime_image="example.invalid/runtime:1",
+    operator_namespace="octavo-system",
+    prometheus_namespace="monitoring",
+    pod_monitors=True,
+    pod_monitor_labels={"release": "prometheus"},
+)
+
+
+def children(raw: dict[str, Any], replicas: int = 2, defaults: Defaults = DEFAULTS) -> dict[str, Any]:
+    return {child["kind"]: child for child in render(parse_spec(raw), OWNER, replicas, defaults)}
 
 
 def pod(raw: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +65,90 @@ def pod(raw: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("name", "full"), [("minimal", False), ("full", True)])
 def test_golden_children(golden, raw_spec, name, full):
-    golden(f"children-{name}", list(children(FULL if full else raw_spec()).values()))
+    manifests = children(FULL, 2, INSTALLED) if full else children(raw_spec(), 1)
+    golden(f"children-{name}", list(manifests.values()))
+
+
+def test_children_are_applied_in_their_order():
+    assert tuple(children(FULL, 2, INSTALLED)) == CHILD_KINDS
+
+
+# --- the guards -------------------------------------------------------------------------------------------------------
+
+
+SCALED = {"maxReplicas": 3, "targets": {"waitingPerReplica": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "replicas", "expected"),
+    [
+        ({}, 1, None),
+        ({}, 0, None),
+        ({"replicas": 2}, 2, 1),
+        ({"replicas": 9, "disruption": {"maxUnavailable": 3}}, 9, 3),
+        ({"autoscaling": SCALED}, 1, 1),
+        ({"autoscaling": SCALED | {"maxReplicas": 1}}, 1, None),
+        ({"autoscaling": SCALED | {"mode": "Advisory"}}, 1, None),
+    ],
+    ids=["one", "none", "two", "three at once", "may grow", "cannot grow", "only advice"],
+)
+def test_a_budget_is_there_where_there_can_be_two_replicas(raw_spec, changes, replicas, expected):
+    """With one, minAvailable would block node drains for ever, and maxUnavailable would say nothing."""
+    budget = children(raw_spec(**changes), replicas).get("PodDisruptionBudget")
+    assert (budget["spec"]["maxUnavailable"] if budget else None) == expected
+    assert budget is None or "minAvailable" not in budget["spec"]
+    assert budget is None or budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def policy(raw: dict[str, Any], defaults: Defaults = DEFAULTS) -> dict[str, Any]:
+    spec: dict[str, Any] = children(raw, 1, defaults)["NetworkPolicy"]["spec"]
+    return spec
+
+
+def allowed(peers: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"networking": {"networkPolicy": {"allowedFrom": peers}}}
+
+
+def test_replicas_connect_to_nobody(raw_spec):
+    spec = policy(raw_spec())
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in spec
+
+
+def test_without_a_word_the_own_namespace_may_connect_to_the_runtimes_port(raw_spec):
+    (rule,) = policy(raw_spec())["ingress"]
+    assert rule == {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": 8000}]}
+
+
+def test_the_operator_and_prometheus_always_may(raw_spec):
+    gateway = {"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {}}
+    (rule,) = policy(raw_spec(**allowed([gateway, {"ipBlock": {"cidr": "10.0.0.0/8"}}])), INSTALLED)["ingress"]
+    users, operator, prometheus = rule["from"][:2], rule["from"][2], rule["from"][3]
+    assert users == [gateway, {"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "octavo-system"}
+    assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "octavo-operator"}
+    assert prometheus == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def test_the_policy_can_be_switched_off(raw_spec):
+    assert "NetworkPolicy" not in children(raw_spec(networking={"networkPolicy": {"enabled": False}}))
+
+
+def test_nobody_gets_a_token(raw_spec):
+    account = children(raw_spec())["ServiceAccount"]
+    assert account["automountServiceAccountToken"] is False
+    assert pod(raw_spec())["spec"]["serviceAccountName"] == account["metadata"]["name"] == "chat"
+
+
+def test_a_monitor_is_there_where_the_cluster_has_the_kind(raw_spec):
+    assert "PodMonitor" not in children(raw_spec())
+    monitor = children(raw_spec(), 1, INSTALLED)["PodMonitor"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["metadata"]["labels"]["octavo.dev/modelserver"] == "chat"
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "http"
+
+
+# --- the pod ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_name_of_the_server_is_the_default_served_name(raw_spec):
@@ -107,7 +201,15 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield path
 
 
-CHOICES = {"bfloat16": "float16", "Exists": "Equal", "NoSchedule": "NoExecute", "5m": "6m", "256Mi": "512Mi"}
+CHOICES = {
+    "bfloat16": "float16",
+    "Exists": "Equal",
+    "NoSchedule": "NoExecute",
+    "5m": "6m",
+    "256Mi": "512Mi",
+    "1024Mi": "2Gi",
+    "--block-size": "--other",
+}
 
 
 def changed(value: Any) -> Any:
@@ -130,12 +232,44 @@ def test_every_edit_of_the_spec_reaches_the_pod(path):
     assert pod(edited) != pod(FULL)
 
 
+OF_THE_POD = ("model", "runtime", "accelerator", "drain")
+ELSEWHERE = ("replicas", "autoscaling", "networking", "disruption", "paused")
+
+
+def schema_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every value that a schema describes; a list's index and a map's key are left away."""
+    children = node.get("properties", {}).items()
+    inner = node.get("items") or (node.get("additionalProperties") if not children else None)
+    for name, child in children:
+        yield from schema_paths(child, (*path, name))
+    if isinstance(inner, dict):
+        yield from schema_paths(inner, path)
+    elif not children:
+        yield path
+
+
+def test_the_edits_above_are_all_fields_that_concern_the_pod():
+    """A field that is added to the API must be added to FULL, and so must reach the pod."""
+    spec = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert set(spec["properties"]) == {*OF_THE_POD, *ELSEWHERE}
+    edited = {tuple(part for part in path if isinstance(part, str)) for path in leaves(FULL)}
+    # One toleration cannot have every field, and a label's key is the user's.
+    edited |= {("accelerator", "tolerations", name) for name in ("value", "tolerationSeconds")}
+    edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
+    edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
+    edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
+    described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
+    assert described - edited == set()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"replicas": 7},
         {"autoscaling": {"maxReplicas": 9, "targets": {"waitingPerReplica": 1}}},
         {"paused": True},
+        {"networking": {"networkPolicy": {"allowedFrom": [{"podSelector": {}}]}}},
+        {"disruption": {"maxUnavailable": 2}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -156,6 +290,12 @@ def test_rendering_is_deterministic(raw_spec):
 def test_a_rollout_never_takes_capacity_away(raw_spec):
     strategy = children(raw_spec())["Deployment"]["spec"]["strategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def test_an_old_replica_goes_only_when_every_node_knows_the_new_one(raw_spec):
+    spec = children(raw_spec())["Deployment"]["spec"]
+    assert spec["minReadySeconds"] == 2
+    assert spec["progressDeadlineSeconds"] > spec["minReadySeconds"]
 
 
 def test_the_longest_name_leaves_room_for_children():

@@ -99,6 +99,16 @@ def test_an_answer_fills_the_window_and_a_bad_one_does_not(scraper):
     assert [sample.kv_used for sample in window.samples] == [30]
 
 
+def test_an_answer_that_says_nothing_is_remembered_as_such(scraper):
+    """G7: a replica that answers but cannot be read is another case than one that does not answer."""
+    (target,) = scraper._targets()
+    scraper._forget_others([target])
+    scraper._take(target, None)
+    assert scraper.windows(KEY)["uid-ready"].unusable is None
+    scraper._take(target, "<html>hello</html>")
+    assert scraper.windows(KEY)["uid-ready"].unusable is not None
+
+
 def test_windows_of_pods_that_are_gone_are_forgotten(scraper):
     (target,) = scraper._targets()
     scraper._forget_others([target])

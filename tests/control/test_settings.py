@@ -6,6 +6,7 @@ import pytest
 from octavo_operator import settings as module
 from octavo_operator.__main__ import main
 from octavo_operator.core.errors import SettingsError
+from octavo_operator.core.manifest import Defaults
 from octavo_operator.logs import LineFormatter, kv
 from octavo_operator.settings import read_settings
 
@@ -27,6 +28,13 @@ def test_defaults():
     assert (settings.http_port, settings.scrape_period, settings.decide_period) == (8080, 2, 5)
     assert settings.watch_namespaces == ()
     assert settings.kubeconfig is None
+    assert settings.lease_duration == 15
+    assert settings.defaults == Defaults(GOOD["OCTAVO_RUNTIME_IMAGE"], pod_monitors=True)
+
+
+def test_only_a_pods_name_is_an_identity_that_a_second_process_may_share():
+    assert read_settings(GOOD | {"POD_NAME": "p"}).identity == "p"
+    assert read_settings(GOOD).identity != read_settings(GOOD).identity
 
 
 def test_everything_can_be_set():
@@ -39,12 +47,21 @@ def test_everything_can_be_set():
             "OCTAVO_WORKERS": "3",
             "OCTAVO_LOG_LEVEL": "debug",
             "POD_NAME": "pod-1",
+            "POD_NAMESPACE": "ns",
+            "OCTAVO_LEASE_NAME": "lease",
+            "OCTAVO_LEASE_DURATION": "30",
+            "OCTAVO_PROMETHEUS_NAMESPACE": "monitoring",
+            "OCTAVO_POD_MONITORS": "False",
+            "OCTAVO_POD_MONITOR_LABELS": "release=prom, team=ml",
             "KUBECONFIG": "/k",
         }
     )
     assert settings.watch_namespaces == ("a", "b")
     assert (settings.http_port, settings.scrape_period, settings.workers) == (9, 0.5, 3)
     assert (settings.log_level, settings.instance, settings.kubeconfig) == ("DEBUG", "pod-1", "/k")
+    assert (settings.lease_namespace, settings.lease_name, settings.lease_duration) == ("ns", "lease", 30)
+    labels = {"release": "prom", "team": "ml"}
+    assert settings.defaults == Defaults("example.invalid/runtime:1", "ns", "monitoring", False, labels)
 
 
 def test_the_argument_outweighs_the_environment():
@@ -60,6 +77,9 @@ def test_the_argument_outweighs_the_environment():
         ("OCTAVO_SCRAPE_PERIOD", "6"),
         ("OCTAVO_SCRAPE_PERIOD", "nan"),
         ("OCTAVO_WORKERS", "-1"),
+        ("OCTAVO_LEASE_DURATION", "2"),
+        ("OCTAVO_POD_MONITORS", "maybe"),
+        ("OCTAVO_POD_MONITOR_LABELS", "release"),
         ("OCTAVO_LOG_LEVEL", "LOUD"),
     ],
 )

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from octavo_operator.core.autoscale import Decision, ScalerMemory
+from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.conditions import Failure
+from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.plan import Plan
 from octavo_operator.core.proposal import Proposal, Scaler, facts_of, parse_server, parse_status
@@ -130,6 +131,18 @@ def test_a_surplus_replica_that_starts_or_waits_for_a_node_is_no_reason(status_o
 def test_why_it_is_not_ready_yet(status_of, raw_deployment, raw_pod, *, counts, pods, expected):
     named = [raw_pod(f"p{index}", **pod) for index, pod in enumerate(pods)]
     assert summary(status_of(raw_deployment(1, **counts), named)) == expected
+
+
+def test_a_pod_that_was_ready_only_just_now_is_no_replica_that_serves(status_of, raw_deployment, raw_pod):
+    """kube-proxy learns of it a moment later; until then a new connection is refused."""
+    just_now = status_of(raw_deployment(1, available=0), [raw_pod(ready=True)])
+    assert summary(just_now) == ("False", ["Reconciling"], Reason.STARTING)
+    assert just_now.ready_replicas == 0
+    assert just_now.condition(Condition.AVAILABLE).status == "False"
+    a_second_one = status_of(
+        raw_deployment(2, available=1), [raw_pod("a", ready=True), raw_pod("b", ready=True)], desired=2
+    )
+    assert a_second_one.condition(Condition.PROGRESSING).reason == Reason.SCALING_UP
 
 
 def test_the_old_revisions_troubles_are_forgotten_once_the_spec_is_fixed(status_of, raw_deployment, raw_pod):

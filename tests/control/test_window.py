@@ -1,3 +1,6 @@
+from math import inf
+
+from octavo_operator.core.buckets import Buckets
 from octavo_operator.core.exposition import Sample
 from octavo_operator.core.window import WINDOW_SECONDS, Window, aggregate
 
@@ -8,22 +11,22 @@ def sample(time: float, *, waiting: float = 0, used: float = 0, draining: bool =
 
 def test_the_mean_is_over_the_samples_of_the_window():
     window = Window().add(sample(0, waiting=2)).add(sample(2, waiting=4))
-    mean = window.mean(now=3)
+    mean = window.at(now=3)
     assert mean is not None
     assert mean.waiting == 3
 
 
-def test_old_samples_do_not_count_and_are_dropped():
+def test_old_samples_do_not_count():
     window = Window().add(sample(0, waiting=100)).add(sample(WINDOW_SECONDS + 1, waiting=1))
-    mean = window.mean(now=WINDOW_SECONDS + 1)
+    mean = window.at(now=WINDOW_SECONDS + 1)
     assert mean is not None
     assert mean.waiting == 1
-    assert len(window.samples) == 1
+    assert len(window.samples) == 2
 
 
 def test_a_window_without_a_fresh_sample_has_no_mean():
-    assert Window().mean(now=0) is None
-    assert Window().add(sample(0)).mean(now=WINDOW_SECONDS) is None
+    assert Window().at(now=0) is None
+    assert Window().add(sample(0)).at(now=WINDOW_SECONDS) is None
 
 
 def test_signals_add_up_the_known_and_count_the_unknown():
@@ -46,3 +49,65 @@ def test_a_draining_replica_is_neither_load_nor_capacity():
 
 def test_windows_of_pods_that_are_not_ready_do_not_count():
     assert aggregate({"gone": Window().add(sample(5, used=90))}, {}, now=6).kv_used == 0
+
+
+def counted(time: float, *, prompt: float, waiting: float = 0, used: float = 0) -> Sample:
+    return Sample(time, 1, waiting, used, 100, prompt_tokens=prompt)
+
+
+def filled(*samples: Sample) -> Window:
+    window = Window()
+    for item in samples:
+        window = window.add(item)
+    return window
+
+
+def test_a_rate_is_the_increase_of_a_counter_and_survives_a_restart():
+    window = filled(counted(0, prompt=100), counted(5, prompt=200), counted(10, prompt=50), counted(15, prompt=80))
+    reading = window.at(now=15)
+    assert reading is not None
+    assert reading.prompt_rate == (100 + 50 + 30) / 15
+
+
+def test_a_rate_is_unknown_before_enough_was_seen():
+    reading = filled(counted(0, prompt=100), counted(9, prompt=200)).at(now=9)
+    assert reading is not None
+    assert reading.prompt_rate is None
+
+
+def test_a_warm_replica_that_always_had_a_queue_shows_what_one_carries():
+    queued = filled(*(counted(time, prompt=10 * time, waiting=2, used=60) for time in (0, 5, 10)))
+    idle = filled(*(counted(time, prompt=4 * time, used=30) for time in (0, 5, 10)))
+    warm = aggregate({"a": queued, "b": idle}, {"a": -60.0, "b": -60.0}, now=10)
+    assert (warm.saturated, warm.saturated_kv, warm.saturated_rate) == (1, 60, 10)
+    assert (warm.busiest_kv, warm.busiest_rate) == (30, 4)
+    cold = aggregate({"a": queued}, {"a": 0.0}, now=10)
+    assert (cold.saturated, cold.busiest_kv) == (0, 0)
+
+
+def test_one_sample_without_a_queue_is_no_saturation():
+    window = filled(*(counted(time, prompt=time, waiting=time % 10) for time in (0, 5, 10, 15)))
+    assert aggregate({"a": window}, {"a": -60.0}, now=15).saturated == 0
+
+
+def test_latencies_are_those_of_the_last_minute_and_of_all_replicas():
+    def with_ttft(time: float, quick: float, slow: float) -> Sample:
+        return Sample(time, 1, 0, 0, 100, ttft=Buckets((1.0, 2.0, inf), (quick, quick + slow, quick + slow)))
+
+    quick = filled(with_ttft(0, 0, 0), with_ttft(30, 100, 0))
+    slow = filled(with_ttft(0, 500, 500), with_ttft(30, 500, 600))
+    signals = aggregate({"a": quick, "b": slow}, {"a": 0.0, "b": 0.0}, now=31)
+    assert signals.ttft_p95 == 1.9
+    assert signals.itl_p95 is None
+    assert aggregate({"a": filled(with_ttft(0, 0, 0), with_ttft(30, 5, 0))}, {"a": 0.0}, now=31).ttft_p95 is None
+
+
+def test_a_replica_that_claims_another_capacity_does_not_sway_the_others():
+    honest = {name: filled(Sample(5, 1, 0, 80, 100)) for name in "abc"}
+    liar = {"d": filled(Sample(5, 1, 0, 1e14, 1e14))}
+    assert aggregate(honest | liar, dict.fromkeys("abcd", 0.0), now=6).kv_utilization == 0.85
+
+
+def test_answers_without_a_sample_are_unusable_and_not_only_silent():
+    signals = aggregate({"a": Window().spoil(99.0), "b": Window()}, {"a": 0.0, "b": 0.0}, now=100)
+    assert (signals.unknown, signals.silent, signals.unusable) == (2, 2, 1)

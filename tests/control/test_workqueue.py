@@ -158,3 +158,25 @@ async def test_delays_grow_with_the_failures_up_to_the_longest_and_obey_the_serv
 def test_jitter_keeps_within_half():
     values = [jittered(10) for _ in range(200)]
     assert 5 <= min(values) < max(values) <= 10
+
+
+async def test_a_queue_that_was_cancelled_in_the_middle_can_be_run_again(queue, running):
+    """As when the lead is lost and won again."""
+    entered, seen, gate = [], [], asyncio.Event()
+
+    async def handler(key):
+        entered.append(key)
+        await gate.wait()
+        seen.append(key)
+
+    queue.add(A)
+    queue.add(B)
+    first = asyncio.create_task(queue.run(handler, 1))
+    await until(lambda: entered)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    gate.set()
+    for key in (A, B):
+        queue.add(key)
+    running(handler)
+    await until(lambda: {A, B} <= set(seen))

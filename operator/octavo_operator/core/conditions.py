@@ -123,16 +123,21 @@ def _rolls_out(facts: Facts) -> Verdict | None:
     deployment = facts.deployment
     if deployment is None or deployment.replicas <= deployment.updated:
         return None
-    done = f"{deployment.updated} of {facts.desired} replicas updated, {deployment.ready} serve"
+    done = f"{deployment.updated} of {facts.desired} replicas updated, {deployment.available} serve"
     return _waiting(facts, Reason.ROLLING_OUT, done)
 
 
 def _lacks_replicas(facts: Facts) -> Verdict | None:
     deployment = facts.deployment
-    if deployment is None or deployment.ready >= facts.needed:
+    if deployment is None or deployment.available >= facts.needed:
         return None
-    reason = Reason.STARTING if any(not pod.ready for pod in facts.pods) or not facts.pods else Reason.SCALING_UP
-    return _waiting(facts, reason, f"{deployment.ready} of {facts.needed} replicas serve")
+    reason = Reason.SCALING_UP if _more_are_created(facts) else Reason.STARTING
+    return _waiting(facts, reason, f"{deployment.available} of {facts.needed} replicas serve")
+
+
+def _more_are_created(facts: Facts) -> bool:
+    """Whether all pods are ready, and yet fewer than needed; one that was ready only just now still starts."""
+    return 0 < len(facts.pods) < facts.needed and all(pod.ready for pod in facts.pods)
 
 
 def _waiting(facts: Facts, reason: str, message: str) -> Verdict:
@@ -154,7 +159,7 @@ def _is_wanted_away(facts: Facts) -> Verdict | None:
 
 
 def _serving(facts: Facts) -> str:
-    ready = facts.deployment.ready if facts.deployment else 0
+    ready = facts.deployment.available if facts.deployment else 0
     return f"{ready} of {facts.desired} replicas serve"
 
 

@@ -41,7 +41,8 @@ def _last(status: ModelServerStatus) -> LastDecision | None:
 def _scaling_events(before: LastDecision | None, after: LastDecision | None) -> tuple[Event, ...]:
     if after is None or after == before:
         return ()
-    reason = Reason.SCALED_UP if after.to > after.from_ else Reason.SCALED_DOWN
+    changed = Reason.SCALED_UP if after.to > after.from_ else Reason.SCALED_DOWN
+    reason = Reason.ADVISED if after.mode == "Advisory" else changed
     limit = f" (limited by {after.limited_by})" if after.limited_by else ""
     note = f"{after.from_} -> {after.to} replicas, {after.reason}: {after.message}{limit}"
     return (Event("Normal", reason, "Scale", note),)

@@ -1,25 +1,48 @@
-"""Prometheus text -> the few gauges that the operator reads.
+"""Prometheus text -> the few metrics that the operator reads.
 
 Own lines instead of prometheus_client's parser: that one needs 0.1 s for 5,000 samples, splits a counter's family
 when OpenMetrics text reaches its classic parser, and this core must not import it. Sample lines are the same in both
 formats, so nothing depends on the Content-Type. What is not a finite number of at least 0 is missing, never 0.
+
+The gauges make a sample: without one of them there is none. Counters and histograms may be missing; then what is made
+of them (rates, p95) is unknown.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from octavo_operator.core import names
+from octavo_operator.core.buckets import Buckets
 
-_LINE: Final = re.compile(r'(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?[ \t]+(?P<value>\S+)')
-_PREFIX: Final = "octavo_"
-_WANTED: Final = (names.METRIC_RUNNING, names.METRIC_WAITING, names.METRIC_KV_USED, names.METRIC_KV_CAPACITY)
+_LINE: Final = re.compile(
+    r'(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>(?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?[ \t]+(?P<value>\S+)'
+)
+_BOUND: Final = re.compile(r'(?:^|,)\s*le="([^"]*)"')
+_BUCKET: Final = "_bucket"
+_GAUGES: Final = (names.METRIC_RUNNING, names.METRIC_WAITING, names.METRIC_KV_USED, names.METRIC_KV_CAPACITY)
+_READ: Final = (
+    *_GAUGES,
+    names.METRIC_DRAINING,
+    names.METRIC_WAITING_TOKENS,
+    names.METRIC_PROMPT_TOKENS,
+    names.METRIC_GENERATION_TOKENS,
+    names.METRIC_TTFT + _BUCKET,
+    names.METRIC_ITL + _BUCKET,
+)
+"""Only lines that begin with one of these are looked at: three of four are none of ours."""
+_LARGEST: Final = 1e15
+"""No replica has seen so many tokens or requests: a larger number is garbage, and a sum of such ones an infinity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Load of one replica at one moment. `time` is the operator's clock, in seconds."""
+    """Load of one replica at one moment. `time` is the operator's clock, in seconds.
+
+    `waiting_tokens` are to be computed for the waiting requests. `prompt_tokens` and `generation_tokens` are totals
+    since the replica's start; `ttft` (time to first token) and `itl` (between two tokens) are histograms of seconds.
+    """
 
     time: float
     running: float
@@ -27,27 +50,78 @@ class Sample:
     kv_used: float
     kv_capacity: float
     draining: bool = False
+    waiting_tokens: float = 0.0
+    prompt_tokens: float | None = None
+    generation_tokens: float | None = None
+    ttft: Buckets | None = None
+    itl: Buckets | None = None
+
+
+@dataclass(slots=True)
+class _Found:
+    """Sums over the series of each metric; None for one with a series that is no usable number."""
+
+    values: dict[str, float | None] = field(default_factory=dict)
+    buckets: dict[str, dict[float, float | None]] = field(default_factory=dict)
 
 
 def parse_sample(text: str, now: float) -> Sample | None:
     """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number."""
-    gauges = _gauges(text)
-    running, waiting, used, capacity = (gauges.get(name) for name in _WANTED)
+    found = _read(text)
+    running, waiting, used, capacity = (found.values.get(name) for name in _GAUGES)
     if running is None or waiting is None or used is None or not capacity or used > capacity:
         return None
-    return Sample(now, running, waiting, used, capacity, draining=gauges.get(names.METRIC_DRAINING) == 1.0)
+    return Sample(
+        now,
+        running,
+        waiting,
+        used,
+        capacity,
+        draining=found.values.get(names.METRIC_DRAINING) == 1.0,
+        waiting_tokens=found.values.get(names.METRIC_WAITING_TOKENS) or 0.0,
+        prompt_tokens=found.values.get(names.METRIC_PROMPT_TOKENS),
+        generation_tokens=found.values.get(names.METRIC_GENERATION_TOKENS),
+        ttft=_histogram(found.buckets.get(names.METRIC_TTFT)),
+        itl=_histogram(found.buckets.get(names.METRIC_ITL)),
+    )
 
 
-def _gauges(text: str) -> dict[str, float | None]:
-    """Sum over the series of each of our gauges; None for one with a series that is no usable number."""
-    sums: dict[str, float | None] = {}
+def _read(text: str) -> _Found:
+    found = _Found()
     for line in text.splitlines():
-        if not line.startswith(_PREFIX) or (match := _LINE.match(line)) is None:
+        if not line.startswith(_READ) or (match := _LINE.match(line)) is None:
             continue
         name, value = match.group("name"), _number(match.group("value"))
-        before = sums.get(name, 0.0)
-        sums[name] = None if value is None or before is None else before + value
-    return sums
+        if not name.endswith(_BUCKET):
+            found.values[name] = _plus(found.values.get(name, 0.0), value)
+        elif (bound := _bound(match.group("labels"))) is not None:
+            buckets = found.buckets.setdefault(name.removesuffix(_BUCKET), {})
+            buckets[bound] = _plus(buckets.get(bound, 0.0), value)
+    return found
+
+
+def _plus(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left + right
+
+
+def _bound(labels: str | None) -> float | None:
+    match = _BOUND.search(labels or "")
+    try:
+        bound = float(match.group(1)) if match else math.nan
+    except ValueError:
+        return None
+    return None if math.isnan(bound) else bound
+
+
+def _histogram(buckets: dict[float, float | None] | None) -> Buckets | None:
+    """The histogram, or None where it is incomplete or its counts are not cumulative."""
+    if not buckets or math.inf not in buckets:
+        return None
+    bounds = sorted(buckets)
+    counts = [count for bound in bounds if (count := buckets[bound]) is not None]
+    if len(counts) < len(bounds) or counts != sorted(counts):
+        return None
+    return Buckets(tuple(bounds), tuple(counts))
 
 
 def _number(text: str) -> float | None:
@@ -55,4 +129,4 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value <= _LARGEST else None

@@ -1,6 +1,6 @@
 """The operator's glossary as constants: API names, labels, ports, condition types and reasons."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 GROUP: Final = "octavo.dev"
 VERSION: Final = "v1alpha1"
@@ -12,6 +12,40 @@ SHORT_NAME: Final = "oms"
 CATEGORY: Final = "octavo"
 
 FIELD_MANAGER: Final = "octavo-operator"
+
+
+class Resource(NamedTuple):
+    """Where the API server keeps a kind; the core group is empty."""
+
+    group: str
+    version: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """As in a manifest."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+RESOURCES: Final = {
+    KIND: Resource(GROUP, VERSION, PLURAL),
+    "Deployment": Resource("apps", "v1", "deployments"),
+    "Service": Resource("", "v1", "services"),
+    "ServiceAccount": Resource("", "v1", "serviceaccounts"),
+    "NetworkPolicy": Resource("networking.k8s.io", "v1", "networkpolicies"),
+    "PodDisruptionBudget": Resource("policy", "v1", "poddisruptionbudgets"),
+    "PodMonitor": Resource("monitoring.coreos.com", "v1", "podmonitors"),
+    "Pod": Resource("", "v1", "pods"),
+    "Event": Resource("events.k8s.io", "v1", "events"),
+    "Lease": Resource("coordination.k8s.io", "v1", "leases"),
+}
+"""Every kind that the operator reads or writes."""
+
+CHILD_KINDS: Final = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment", "PodMonitor")
+"""In the order in which they are applied: before a pod starts, it has its identity and its walls."""
+
+OPTIONAL_KINDS: Final = frozenset({"PodMonitor"})
+"""Kinds that a cluster may lack. They are listed, and not watched: a watch of them could not be added later."""
 
 LABEL_MODEL_SERVER: Final = f"{GROUP}/modelserver"
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
@@ -43,6 +77,11 @@ METRIC_WAITING: Final = "octavo_requests_waiting"
 METRIC_KV_USED: Final = "octavo_kv_tokens_used"
 METRIC_KV_CAPACITY: Final = "octavo_kv_tokens_capacity"
 METRIC_DRAINING: Final = "octavo_draining"
+METRIC_WAITING_TOKENS: Final = "octavo_waiting_tokens"
+METRIC_PROMPT_TOKENS: Final = "octavo_prompt_tokens_total"
+METRIC_GENERATION_TOKENS: Final = "octavo_generation_tokens_total"
+METRIC_TTFT: Final = "octavo_time_to_first_token_seconds"
+METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 
 class Condition:
@@ -92,6 +131,8 @@ class Reason:
 
     # What the runtime writes into its termination message
     MODEL_NOT_FOUND: Final = "ModelNotFound"
+    MODEL_ACCESS_DENIED: Final = "ModelAccessDenied"
+    MODEL_FETCH_FAILED: Final = "ModelFetchFailed"
     MODEL_UNSUPPORTED: Final = "ModelUnsupported"
     OUT_OF_MEMORY: Final = "OutOfMemory"
     INVALID_ARGUMENT: Final = "InvalidArgument"
@@ -99,8 +140,13 @@ class Reason:
 
     # Scaling
     FIXED_REPLICAS: Final = "FixedReplicas"
+    OFF: Final = "Off"
+    ADVISORY: Final = "Advisory"
     KV_ABOVE_TARGET: Final = "KVUtilizationAboveTarget"
     WAITING_ABOVE_TARGET: Final = "WaitingAboveTarget"
+    PREFILL_ABOVE_SUPPLY: Final = "PrefillAboveSupply"
+    SLO_VIOLATED: Final = "SLOViolated"
+    LOAD_GROWS: Final = "LoadGrows"
     LOAD_BELOW_TARGET: Final = "LoadBelowTarget"
     AS_NEEDED: Final = "AsNeeded"
     SCALE_UP_STABILIZED: Final = "ScaleUpStabilized"
@@ -109,10 +155,14 @@ class Reason:
     WOULD_NOT_FIT: Final = "WouldNotFit"
     RECENTLY_SCALED: Final = "RecentlyScaled"
     METRICS_MISSING: Final = "MetricsMissing"
+    METRICS_UNUSABLE: Final = "MetricsUnusable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
     TOO_MANY_REPLICAS: Final = "TooManyReplicas"
     TOO_FEW_REPLICAS: Final = "TooFewReplicas"
     SCALE_UP_LIMIT: Final = "ScaleUpLimit"
+    NO_CAPACITY: Final = "NoCapacity"
+    BUDGET_EXHAUSTED: Final = "BudgetExhausted"
+    SCHEDULED: Final = "Scheduled"
     WITHIN_RANGE: Final = "DesiredWithinRange"
     SCRAPED: Final = "Scraped"
 
@@ -120,13 +170,17 @@ class Reason:
     CREATED: Final = "Created"
     UPDATED: Final = "Updated"
     DRIFT_REPAIRED: Final = "DriftRepaired"
+    REMOVED: Final = "Removed"
     SCALED_UP: Final = "ScaledUp"
     SCALED_DOWN: Final = "ScaledDown"
+    ADVISED: Final = "Advised"
 
 
 RUNTIME_REASONS: Final = frozenset(
     {
         Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_ACCESS_DENIED,
+        Reason.MODEL_FETCH_FAILED,
         Reason.MODEL_UNSUPPORTED,
         Reason.OUT_OF_MEMORY,
         Reason.INVALID_ARGUMENT,

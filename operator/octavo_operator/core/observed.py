@@ -66,7 +66,8 @@ class DeploymentView:
     """Whether its status speaks of its newest spec."""
     replicas: int
     updated: int
-    ready: int
+    available: int
+    """Replicas that serve: ready for long enough that every node's Service leads to them (render.py)."""
     deadline_exceeded: str | None
     pods_refused: str | None
 
@@ -83,7 +84,7 @@ def view_deployment(raw: Raw) -> DeploymentView:
         current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
-        ready=status.get("readyReplicas", 0),
+        available=status.get("availableReplicas", 0),
         deadline_exceeded=progressing.get("message", "") if exceeded else None,
         pods_refused=failure.get("message", "") if failure.get("status") == "True" else None,
     )

@@ -7,8 +7,10 @@
     child            same hash, an owned field differs         apply (DriftRepaired)
     child            same hash, every owned field equal        nothing
     child            controlled by somebody else               refuse: never take over a foreign object
+    -                ours                                      remove (Removed)
 
-Fields that are only in `observed` belong to the API server or to other managers and are none of our business.
+Fields that are only in `observed` belong to the API server or to other managers and are none of our business. What is
+applied over an existing child names the version that it was compared with: it does not land on another one.
 """
 
 import re
@@ -17,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from octavo_operator.core import names
+from octavo_operator.core.manifest import Manifest
 from octavo_operator.core.names import Reason
-from octavo_operator.core.render import Manifest
 from octavo_operator.core.units import same_quantity
 
 _AMOUNT: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
@@ -26,7 +28,7 @@ _AMOUNT: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One child to apply, and why."""
+    """One child to apply or to remove, and why."""
 
     manifest: Manifest
     reason: str
@@ -35,10 +37,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to apply, and which children cannot be because their names are taken."""
+    """What to apply, which children cannot be because their names are taken, and which have to go."""
 
     steps: tuple[Step, ...] = ()
     conflicts: tuple[str, ...] = ()
+    removals: tuple[Step, ...] = ()
+    """Children that are not wanted any more, as they were observed."""
 
 
 def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Plan:
@@ -51,15 +55,32 @@ def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -
             conflicts.append(f"{manifest['kind']} {manifest['metadata']['name']}")
         elif (step := _step(manifest, existing)) is not None:
             steps.append(step)
-    return Plan(tuple(steps), tuple(conflicts))
+    return Plan(tuple(steps), tuple(conflicts), _removals(desired, observed))
+
+
+def _removals(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> tuple[Step, ...]:
+    """Observed children that are certainly ours, are not wanted, and are not going yet."""
+    wanted = {manifest["kind"] for manifest in desired}
+    (owner,) = {manifest["metadata"]["ownerReferences"][0]["uid"] for manifest in desired}
+    return tuple(
+        Step(existing, Reason.REMOVED, f"{kind} {existing['metadata']['name']} removed")
+        for kind, existing in observed.items()
+        if kind not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
+    )
+
+
+def _controller(existing: Manifest) -> str | None:
+    """The uid of an object's controller, if it has one."""
+    references = existing["metadata"].get("ownerReferences", ())
+    return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
 
 
 def _is_ours(manifest: Manifest, existing: Manifest) -> bool:
     """Ours, or without a controller: a child that an orphaning deletion left behind is adopted again."""
-    controllers = [ref for ref in existing["metadata"].get("ownerReferences", ()) if ref.get("controller")]
+    controller = _controller(existing)
     (owner,) = manifest["metadata"]["ownerReferences"]
-    if controllers:
-        return bool(controllers[0]["uid"] == owner["uid"])
+    if controller is not None:
+        return bool(controller == owner["uid"])
     return bool(existing["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER) == owner["name"])
 
 
@@ -70,9 +91,16 @@ def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:
     differences = difference(manifest, existing)
     if not differences:
         return None
+    manifest = _over(existing, manifest)
     if any(path.endswith(names.ANNOTATION_APPLIED) for path in differences):
         return Step(manifest, Reason.UPDATED, f"{what} updated")
     return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}")
+
+
+def _over(existing: Manifest, manifest: Manifest) -> Manifest:
+    """The manifest for exactly that version of the child."""
+    seen = {key: existing["metadata"][key] for key in ("uid", "resourceVersion") if key in existing["metadata"]}
+    return manifest | {"metadata": manifest["metadata"] | seen}
 
 
 def difference(desired: Any, observed: Any, path: str = "") -> tuple[str, ...]:  # noqa: ANN401  any JSON value

@@ -4,36 +4,38 @@ number of replicas      where it comes from
 ──────────────────      ───────────────────
 paused, InvalidSpec     what the Deployment has
 replicas                spec.replicas
-autoscaling             decide(), starting from what was wanted last: this process's memory, else the Deployment (a
+mode Off, Advisory      spec.replicas, else what is there; Advisory also reports what decide() says
+mode Active             decide(), starting from what was wanted last: this process's memory, else the Deployment (a
                         restart between its write and the status' loses nothing), else status, else minReplicas
 none of these           1
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from octavo_operator.core import names
-from octavo_operator.core.autoscale import (
-    RATE_PERIOD_SECONDS,
-    Change,
-    Decision,
-    ScalerMemory,
-    ScalingPolicy,
-    decide,
-)
+from octavo_operator.core.autoscale import Decision, decide
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
+from octavo_operator.core.manifest import Defaults, Manifest, Owner
+from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, PodView, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
-from octavo_operator.core.render import Defaults, Manifest, Owner, render
+from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.record import from_record
+from octavo_operator.core.render import render
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Signals, Window, aggregate
 
 Raw = Mapping[str, Any]
+
+LONGEST_STARTUP_SECONDS: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,23 @@ def parse_status(raw: Raw) -> ModelServerStatus:
 def fresh_scaler(status: ModelServerStatus, now: float) -> Scaler:
     """What a new process, or one that sees a ModelServer for the first time, starts from."""
     last = status.scaling.last_decision if status.scaling else None
-    if last is None or now - from_timestamp(last.time) >= RATE_PERIOD_SECONDS:
+    if last is None:
         return Scaler(None, ScalerMemory(since=now))
-    change = Change(from_timestamp(last.time), last.from_, last.to)
-    return Scaler(None, ScalerMemory(since=now, changes=(change,)))
+    time = from_timestamp(last.time)
+    recent = last.mode == "Active" and 0 <= now - time < RATE_PERIOD_SECONDS
+    changes = (Change(time, last.from_, last.to),) if recent else ()
+    return Scaler(None, ScalerMemory(since=now, changes=changes, learned=_learned(last.record, time, now)))
+
+
+def _learned(record: str | None, time: float, now: float) -> Learned:
+    """What a replica carries, as it was known at the last decision."""
+    if record is None or not 0 <= now - time < FORGET_SECONDS:
+        return NOTHING_LEARNED
+    try:
+        recalled = from_record(record).recalled
+    except ValueError:
+        return NOTHING_LEARNED
+    return Learned(recalled.kv_tokens, recalled.prompt_rate, time)
 
 
 def propose(
@@ -114,10 +129,11 @@ def propose(
         kept = deployment.wanted if deployment else 0
         failure = _invalid(server)
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
-    decision = _decide(spec, scaler, deployment or previous, signals, now)
-    desired = decision.replicas if decision else _fixed(spec)
+    current = _current(spec, scaler, deployment.wanted if deployment else previous.desired_replicas)
+    decision = _decide(spec, current, scaler.memory, signals, now)
+    desired = decision.replicas if decision and _is_active(spec) else current
     plan = make_plan(render(spec, server.owner, desired, defaults), _as_manifests(children))
-    after = Scaler(desired, decision.memory) if decision else Scaler(None, ScalerMemory(scaler.memory.since))
+    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
     return Proposal(server, plan, desired, after, decision, signals, _conflict(plan))
 
 
@@ -130,7 +146,7 @@ def facts_of(
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
-    floor = spec.autoscaling.min_replicas if spec and spec.autoscaling else proposal.desired
+    floor = spec.autoscaling.min_replicas if spec and spec.autoscaling and _is_active(spec) else proposal.desired
     return Facts(
         generation=proposal.server.generation,
         desired=proposal.desired,
@@ -149,22 +165,46 @@ def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
 
 
 def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, now: float) -> Signals:
-    ready = {pod.uid: max(pod.ready_since, since) for pod in pods if pod.ready and not pod.terminating}
-    return aggregate(windows, ready, now)
+    staying = [pod for pod in pods if not pod.terminating]
+    ready = {pod.uid: max(pod.ready_since, since) for pod in staying if pod.ready}
+    homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
+    return aggregate(windows, ready, now, unschedulable=homeless, startup_p90=_startup_p90(staying))
 
 
-def _decide(
-    spec: ModelServerSpec, scaler: Scaler, before: DeploymentView | ModelServerStatus, signals: Signals, now: float
-) -> Decision | None:
+def _startup_p90(pods: list[PodView]) -> float | None:
+    """Seconds from creation to readiness that nine of ten replicas kept to; None while none is ready.
+
+    A replica that lost its readiness and found it again shows a later time; what cannot be a start is left out.
+    """
+    seconds = sorted(pod.ready_since - from_timestamp(pod.created) for pod in pods if pod.ready and pod.created)
+    starts = [value for value in seconds if 0 <= value <= LONGEST_STARTUP_SECONDS]
+    return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
+
+
+def _is_active(spec: ModelServerSpec) -> bool:
+    return spec.autoscaling is not None and spec.autoscaling.mode == "Active"
+
+
+def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
+    """The number wanted until now; where nothing is scaled, also from now on."""
     if spec.autoscaling is None:
+        return spec.replicas if spec.replicas is not None else 1
+    if spec.replicas is not None:
+        return spec.replicas
+    return scaler.desired or observed or spec.autoscaling.min_replicas
+
+
+def _decide(spec: ModelServerSpec, current: int, memory: ScalerMemory, signals: Signals, now: float) -> Decision | None:
+    if spec.autoscaling is None or spec.autoscaling.mode == "Off":
         return None
-    observed = before.wanted if isinstance(before, DeploymentView) else before.desired_replicas
-    current = scaler.desired or observed or spec.autoscaling.min_replicas
-    return decide(signals, ScalingPolicy.of(spec, spec.autoscaling), current, scaler.memory, now)
+    return decide(signals, ScalingPolicy.of(spec, spec.autoscaling, now), current, memory, now)
 
 
-def _fixed(spec: ModelServerSpec) -> int:
-    return spec.replicas if spec.replicas is not None else 1
+def _memory_after(spec: ModelServerSpec, memory: ScalerMemory, decision: Decision | None) -> ScalerMemory:
+    """What is remembered. Advice that nobody carried out is no change, and must not limit the next advice."""
+    if decision is None:
+        return ScalerMemory(memory.since)
+    return decision.memory if _is_active(spec) else replace(decision.memory, changes=memory.changes)
 
 
 def _invalid(server: Server) -> Failure | None:

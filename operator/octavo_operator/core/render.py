@@ -5,46 +5,43 @@ survives. Zero values that Kubernetes leaves out of its answers ("", 0, [], {}) 
 plan can compare field by field.
 """
 
-import hashlib
-import json
 import math
 import posixpath
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from octavo_operator.core import names
+from octavo_operator.core.budget import affordable
+from octavo_operator.core.guards import (
+    make_disruption_budget,
+    make_network_policy,
+    make_pod_monitor,
+    make_service_account,
+)
+from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, without_empty
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
 from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
 from octavo_operator.core.units import parse_quantity
 
-Manifest = dict[str, Any]
-
 STARTUP_BUDGET_SECONDS: Final = 1800
 """Time that a replica may take to load its model; 140 GB from slow storage need a good part of it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The ModelServer that the children belong to."""
-
-    namespace: str
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What the installation decides where the spec does not."""
-
-    runtime_image: str
+MIN_READY_SECONDS: Final = 2
+"""Between "the pod is ready" and "the replica serves": kube-proxy on every node learns of it about a second later."""
 
 
 def render(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> tuple[Manifest, ...]:
     """All children of a ModelServer, in the order in which they are applied."""
-    children = (make_service(owner), make_deployment(spec, owner, replicas, defaults))
-    return tuple(_with_hash(child) for child in children)
+    children = (
+        make_service_account(owner),
+        make_network_policy(spec, owner, defaults),
+        make_service(owner),
+        make_disruption_budget(spec, owner, replicas),
+        make_deployment(spec, owner, replicas, defaults),
+        make_pod_monitor(owner, defaults),
+    )
+    return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
 
 def make_service(owner: Owner) -> Manifest:
@@ -56,37 +53,39 @@ def make_service(owner: Owner) -> Manifest:
         "port": names.SERVICE_PORT,
         "targetPort": names.PORT_NAME,
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(owner),
-        "spec": {"type": "ClusterIP", "selector": names.selector(owner.name), "ports": [port]},
-    }
+    service = {"type": "ClusterIP", "selector": names.selector(owner.name), "ports": [port]}
+    return child(owner, "Service", spec=service)
 
 
 def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> Manifest:
     """The replicas. A new one is ready before an old one goes, so a rollout never takes capacity away."""
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": _metadata(owner),
-        "spec": {
-            "replicas": replicas,
-            "revisionHistoryLimit": 2,
-            "progressDeadlineSeconds": STARTUP_BUDGET_SECONDS + 60,
-            "selector": {"matchLabels": names.selector(owner.name)},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "template": {
-                "metadata": {"labels": names.labels(owner.name)},
-                "spec": make_pod_spec(spec, owner.name, defaults),
-            },
+    deployment = {
+        "replicas": replicas,
+        "minReadySeconds": MIN_READY_SECONDS,
+        "revisionHistoryLimit": 2,
+        "progressDeadlineSeconds": STARTUP_BUDGET_SECONDS + 60,
+        "selector": {"matchLabels": names.selector(owner.name)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec, replicas)},
+        "template": {
+            "metadata": {"labels": names.labels(owner.name)},
+            "spec": make_pod_spec(spec, owner.name, defaults),
         },
     }
+    return child(owner, "Deployment", spec=deployment)
+
+
+def _rolling_update(spec: ModelServerSpec, replicas: int) -> Manifest:
+    """One more replica while pods are replaced, or one fewer where the budget does not pay for one more."""
+    budget = spec.autoscaling.budget if spec.autoscaling else None
+    if budget and replicas >= affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour):
+        return {"maxUnavailable": 1, "maxSurge": 0}
+    return {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
     """One replica, fit for Pod Security "restricted"."""
     pod = {
+        "serviceAccountName": name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -110,23 +109,6 @@ def url(owner: Owner) -> str:
 def served_name(spec: ModelServerSpec, name: str) -> str:
     """The name that clients ask for."""
     return spec.model.served_name or name
-
-
-def _metadata(owner: Owner) -> Manifest:
-    reference = {
-        "apiVersion": names.API_VERSION,
-        "kind": names.KIND,
-        "name": owner.name,
-        "uid": owner.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    return {
-        "name": owner.name,
-        "namespace": owner.namespace,
-        "labels": names.labels(owner.name),
-        "ownerReferences": [reference],
-    }
 
 
 def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
@@ -187,7 +169,7 @@ def _model_volume(spec: ModelServerSpec) -> Manifest:
 
 
 def _env(variable: EnvVar) -> Manifest:
-    return _without_empty(variable.model_dump(by_alias=True, exclude_none=True))
+    return without_empty(variable.model_dump(by_alias=True, exclude_none=True))
 
 
 def _resources(resources: Resources | None, accelerator: Accelerator | None) -> Manifest:
@@ -222,18 +204,6 @@ def _placement(accelerator: Accelerator | None) -> Manifest:
     if accelerator is None:
         return {}
     tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in accelerator.tolerations]
-    return _without_empty(
-        {"nodeSelector": dict(accelerator.node_selector), "tolerations": [_without_empty(item) for item in tolerations]}
+    return without_empty(
+        {"nodeSelector": dict(accelerator.node_selector), "tolerations": [without_empty(item) for item in tolerations]}
     )
-
-
-def _without_empty(node: Manifest) -> Manifest:
-    return {key: value for key, value in node.items() if value not in ("", [], {})}
-
-
-def _with_hash(manifest: Manifest) -> Manifest:
-    """Adds a hash of the manifest to its own annotations: when a field is no longer rendered, nothing else differs."""
-    text = json.dumps(manifest, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    metadata = manifest["metadata"] | {"annotations": {names.ANNOTATION_APPLIED: digest}}
-    return manifest | {"metadata": metadata}

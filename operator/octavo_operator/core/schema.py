@@ -2,10 +2,23 @@
 schema.
 """
 
-from typing import Annotated, Any, Final
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from octavo_operator.core.units import parse_duration, parse_quantity
 
@@ -15,10 +28,24 @@ SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9
 type_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
 
+Check = tuple[Callable[[Any], bool], str]
+"""What must hold for a value, and what to write instead."""
+
+
 class SpecModel(BaseModel):
     """Part of a spec: strict, because a field that is silently ignored is worse than an error."""
 
     model_config = ConfigDict(**type_config, extra="forbid")
+
+    checks: ClassVar[tuple[Check, ...]] = ()
+    """The CEL rules once more, for objects that no API server has seen: older than the CRD, or in a file."""
+
+    @model_validator(mode="after")
+    def _meets_its_checks(self) -> Self:
+        for holds, message in self.checks:
+            if not holds(self):
+                raise ValueError(message)
+        return self
 
 
 class StatusModel(BaseModel):
@@ -37,6 +64,18 @@ def rules(*items: dict[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(items)}
 
 
+def meets(*checks: Check) -> AfterValidator:
+    """The CEL rules of a field once more, as `SpecModel.checks` has those of an object."""
+
+    def check(value: Any) -> Any:  # noqa: ANN401  the field's own type
+        for holds, message in checks:
+            if not holds(value):
+                raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
+
+
 def _seconds(value: object) -> int:
     if isinstance(value, int):
         return value
@@ -48,7 +87,8 @@ def _seconds(value: object) -> int:
 def _quantity(value: object) -> str:
     if not isinstance(value, str | int):
         raise ValueError(f"{value!r} is no quantity")  # noqa: TRY004  pydantic reports only a ValueError
-    parse_quantity(value)
+    if parse_quantity(value) <= 0:
+        raise ValueError(f"{value!r} is not positive")
     return str(value)
 
 
@@ -58,10 +98,36 @@ Seconds = Annotated[int, BeforeValidator(_seconds)]
 _DURATION_PATTERN = "^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$"
 
 
-def duration(low: str, high: str) -> WithJsonSchema:
-    """Schema of a duration between `low` and `high`, both included."""
+@dataclass(frozen=True, slots=True, eq=False)  # by identity: a union of annotations wants to hash them
+class Bounded:
+    """A parsed number between two others, both included, and the schema of how it is written."""
+
+    low: int
+    high: int
+    message: str
+    schema: JsonSchemaValue
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The bounds behind the parser."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: object) -> JsonSchemaValue:
+        """The written form."""
+        return dict(self.schema)
+
+    def _check(self, value: int) -> int:
+        if not self.low <= value <= self.high:
+            raise ValueError(self.message)
+        return value
+
+
+def duration(low: str, high: str) -> Bounded:
+    """A duration between `low` and `high`, both included."""
     shape = f"self.matches('{_DURATION_PATTERN}') && self != ''"
-    return WithJsonSchema(
+    return Bounded(
+        parse_duration(low),
+        parse_duration(high),
+        f"must be between {low} and {high}",
         {
             "type": "string",
             "maxLength": 18,
@@ -72,7 +138,44 @@ def duration(low: str, high: str) -> WithJsonSchema:
                     f"must be between {low} and {high}",
                 ),
             ),
-        }
+        },
+    )
+
+
+_LATENCY: Final = re.compile(r"([0-9]{1,7})(ms|s)")
+
+
+def _milliseconds(value: object) -> int:
+    if isinstance(value, int):
+        return value
+    match = _LATENCY.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is no latency such as 500ms or 2s")
+    return int(match.group(1)) * (1 if match.group(2) == "ms" else 1000)
+
+
+Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
+"""Parsed to whole milliseconds; written as a latency such as 500ms or 2s."""
+
+
+def latency(low: str, high: str) -> Bounded:
+    """A latency between `low` and `high`, both included."""
+    shape = f"self.matches('^{_LATENCY.pattern}$')"
+    return Bounded(
+        _milliseconds(low),
+        _milliseconds(high),
+        f"must be between {low} and {high}",
+        {
+            "type": "string",
+            "maxLength": 9,
+            **rules(
+                rule(shape, "write whole milliseconds or seconds, such as 500ms or 2s"),
+                rule(
+                    f"!({shape}) || (duration(self) >= duration('{low}') && duration(self) <= duration('{high}'))",
+                    f"must be between {low} and {high}",
+                ),
+            ),
+        },
     )
 
 
@@ -93,4 +196,5 @@ def _quantity_schema(example: str) -> WithJsonSchema:
 
 
 Cpu = Annotated[str, BeforeValidator(_quantity), _quantity_schema("500m or 2")]
+Price = Annotated[str, BeforeValidator(_quantity), _quantity_schema("'2.5'")]
 Memory = Annotated[str, BeforeValidator(_quantity), _quantity_schema("256Mi or 4Gi")]

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
 from octavo_operator.core.spec_model import Accelerator, Model
+from octavo_operator.core.spec_network import Disruption, Networking
 from octavo_operator.core.spec_runtime import Runtime
 from octavo_operator.core.spec_scaling import Autoscaling
 
@@ -32,9 +33,9 @@ class ModelServerSpec(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!(has(self.replicas) && has(self.autoscaling))",
+                "!(has(self.replicas) && has(self.autoscaling) && self.autoscaling.mode == 'Active')",
                 "replicas and autoscaling exclude each other: remove spec.replicas to let the load decide, "
-                "or remove spec.autoscaling to fix the number",
+                "or remove spec.autoscaling (or set its mode to Advisory) to fix the number",
                 fieldPath=".replicas",
             )
         )
@@ -49,12 +50,15 @@ class ModelServerSpec(SpecModel):
         default=None,
         ge=0,
         le=1000,
-        description="Fixed number of replicas, also set by kubectl scale. Excludes autoscaling. Default: 1.",
+        description="Fixed number of replicas, also set by kubectl scale. Excludes active autoscaling. Default: 1.",
     )
     autoscaling: Autoscaling | None = Field(
-        default=None, description="Let the load decide the number of replicas. Excludes replicas. Default: off."
+        default=None,
+        description="Let the load decide the number of replicas. In mode Active it excludes replicas. Default: off.",
     )
     drain: Drain = Field(default=Drain(), description="How a replica ends.")
+    networking: Networking = Field(default=Networking(), description="Who reaches the replicas.")
+    disruption: Disruption = Field(default=Disruption(), description="What a node drain may do to the replicas.")
     paused: bool = Field(
         default=False,
         description="true: the operator leaves the children as they are and scales nothing; it only reports. "
@@ -63,7 +67,7 @@ class ModelServerSpec(SpecModel):
 
     @model_validator(mode="after")
     def _one_scaler(self) -> Self:
-        if self.replicas is not None and self.autoscaling is not None:
+        if self.replicas is not None and self.autoscaling is not None and self.autoscaling.mode == "Active":
             raise ValueError("replicas and autoscaling exclude each other")
         if self.model.source.pvc is None:
             raise ValueError("model.source has no member that this operator knows: set pvc")

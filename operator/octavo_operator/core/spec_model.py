@@ -1,10 +1,10 @@
 """The parts of a spec that say what is served and on what: model and accelerator."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from octavo_operator.core.schema import SUBDOMAIN, SpecModel, rule, rules
+from octavo_operator.core.schema import SUBDOMAIN, SpecModel, meets, rule, rules
 
 
 class PvcSource(SpecModel):
@@ -15,7 +15,16 @@ class PvcSource(SpecModel):
         pattern=SUBDOMAIN,
         description="Name of the PersistentVolumeClaim. It must be mountable by all replicas at once.",
     )
-    path: str = Field(
+    path: Annotated[
+        str,
+        meets(
+            (
+                lambda path: not path.startswith("/"),
+                "must be relative to the root of the volume: leave the leading / away",
+            ),
+            (lambda path: ".." not in path.split("/"), "must not contain '..': the path stays in the volume"),
+        ),
+    ] = Field(
         default=".",
         min_length=1,
         max_length=1024,
@@ -77,6 +86,15 @@ class Toleration(SpecModel):
                 "tolerationSeconds needs effect NoExecute",
             ),
         )
+    )
+
+    checks: ClassVar = (
+        (lambda self: self.operator != "Exists" or not self.value, "operator Exists takes no value"),
+        (lambda self: bool(self.key) or self.operator == "Exists", "an empty key needs operator Exists"),
+        (
+            lambda self: self.toleration_seconds is None or self.effect == "NoExecute",
+            "tolerationSeconds needs effect NoExecute",
+        ),
     )
 
     key: str | None = Field(default=None, max_length=317, description="Taint key. Example: nvidia.com/gpu.")

@@ -1,10 +1,11 @@
 """The part of a spec that says how the runtime's container is started: image, arguments, environment, memory."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-from octavo_operator.core.schema import SUBDOMAIN, Cpu, Memory, SpecModel, rule, rules
+from octavo_operator.core.schema import SUBDOMAIN, Cpu, Memory, SpecModel, meets, rule, rules
+from octavo_operator.core.units import parse_quantity
 
 _KEY: Final = r"^[-._a-zA-Z0-9]+$"
 
@@ -36,10 +37,23 @@ def _request_within_limit(name: str) -> dict[str, str]:
     )
 
 
+def _fits(requests: ResourceQuantities | None, limits: ResourceQuantities | None, name: str) -> bool:
+    low, high = getattr(requests, name, None), getattr(limits, name, None)
+    return low is None or high is None or parse_quantity(low) <= parse_quantity(high)
+
+
 class Resources(SpecModel):
     """CPU and memory of one replica, as in a container of core/v1. GPUs are asked for in spec.accelerator."""
 
     model_config = ConfigDict(json_schema_extra=rules(_request_within_limit("cpu"), _request_within_limit("memory")))
+
+    checks: ClassVar = (
+        (lambda self: _fits(self.requests, self.limits, "cpu"), "requests.cpu must not be greater than limits.cpu"),
+        (
+            lambda self: _fits(self.requests, self.limits, "memory"),
+            "requests.memory must not be greater than limits.memory",
+        ),
+    )
 
     requests: ResourceQuantities | None = Field(
         default=None, description="What the scheduler sets aside for a replica."
@@ -86,6 +100,13 @@ class EnvSource(SpecModel):
         )
     )
 
+    checks: ClassVar = (
+        (
+            lambda self: [self.secret_key_ref, self.config_map_key_ref, self.field_ref].count(None) == 2,
+            "set exactly one of secretKeyRef, configMapKeyRef and fieldRef",
+        ),
+    )
+
     secret_key_ref: KeySelector | None = Field(default=None, description="A key of a Secret.")
     config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
     field_ref: FieldSelector | None = Field(default=None, description="A field of the pod.")
@@ -99,6 +120,11 @@ class EnvVar(SpecModel):
             rule("has(self.value) != has(self.valueFrom)", "set exactly one of value and valueFrom"),
             rule("self.name != 'HOME'", "HOME is set by the operator to /tmp, the only writable folder"),
         )
+    )
+
+    checks: ClassVar = (
+        (lambda self: (self.value is None) != (self.value_from is None), "set exactly one of value and valueFrom"),
+        (lambda self: self.name != "HOME", "HOME is set by the operator to /tmp, the only writable folder"),
     )
 
     name: str = Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable.")
@@ -132,6 +158,28 @@ def _args_rules() -> dict[str, Any]:
     )
 
 
+def _flag(argument: str) -> str:
+    return argument.split("=", 1)[0]
+
+
+def _check_args(args: tuple[str, ...]) -> tuple[str, ...]:
+    if args and not args[0].startswith("-"):
+        raise ValueError("must begin with a flag; the model comes from spec.model.source")
+    for flag in map(_flag, args):
+        if flag in _FLAGS_WITH_A_FIELD:
+            raise ValueError(f"set {_FLAGS_WITH_A_FIELD[flag]} instead of {flag}")
+        if flag in _FLAGS_OF_THE_OPERATOR:
+            raise ValueError(f"{flag} belongs to the operator: leave it away")
+    return args
+
+
+def _cache_fits(runtime: "Runtime") -> bool:
+    limits = runtime.resources.limits if runtime.resources else None
+    if runtime.kv_cache is None or limits is None or limits.memory is None:
+        return True
+    return parse_quantity(runtime.kv_cache.size) < parse_quantity(limits.memory)
+
+
 class Runtime(SpecModel):
     """The container that serves the model."""
 
@@ -153,6 +201,14 @@ class Runtime(SpecModel):
         )
     )
 
+    checks: ClassVar = (
+        (
+            lambda self: (self.max_batched_tokens or self.max_num_seqs or 0) >= (self.max_num_seqs or 0),
+            "maxBatchedTokens must be at least maxNumSeqs: every running sequence takes a token in each step",
+        ),
+        (_cache_fits, "kvCache.size must be less than resources.limits.memory, which also holds the weights"),
+    )
+
     image: str | None = Field(
         default=None,
         min_length=1,
@@ -160,14 +216,17 @@ class Runtime(SpecModel):
         pattern=r"^\S+$",
         description="Image of the runtime. Default: the one that the operator was installed with.",
     )
-    args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+    args: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], AfterValidator(_check_args)] = Field(
         default=(),
         max_length=64,
         description='More arguments for "octavo serve". What a field of the spec sets is refused here. '
         'Example: ["--block-size", "32"].',
         json_schema_extra={"x-kubernetes-list-type": "atomic", **_args_rules()},
     )
-    env: tuple[EnvVar, ...] = Field(
+    env: Annotated[
+        tuple[EnvVar, ...],
+        meets((lambda env: len({item.name for item in env}) == len(env), "a name stands twice: keep one of them")),
+    ] = Field(
         default=(),
         max_length=64,
         description="More environment variables of the container; names are unique.",

@@ -1,10 +1,27 @@
 """The part of a spec that lets the load decide the number of replicas."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import ConfigDict, Field, model_validator
 
-from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
+from octavo_operator.core.budget import affordable
+from octavo_operator.core.schedules import DAYS, Schedule
+from octavo_operator.core.schema import (
+    Milliseconds,
+    Price,
+    Seconds,
+    SpecModel,
+    duration,
+    latency,
+    rule,
+    rules,
+)
+
+_CLOCK: Final = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
+
+
+_REACHABLE: Final = "must be at most 90: use ends at 100 and 10 % above the target are tolerated"
 
 
 class Targets(SpecModel):
@@ -19,13 +36,13 @@ class Targets(SpecModel):
         )
     )
 
+    checks: ClassVar = ((lambda self: (self.kv_utilization_percent or 0) <= 90, _REACHABLE),)
+
     kv_utilization_percent: int | None = Field(
         default=None,
         ge=1,
         description="KV cache in use, in percent of a replica's capacity, averaged over the replicas. Example: 70.",
-        json_schema_extra=rules(
-            rule("self <= 90", "must be at most 90: use ends at 100 and 10 % above the target are tolerated")
-        ),
+        json_schema_extra=rules(rule("self <= 90", _REACHABLE)),
     )
     waiting_per_replica: int | None = Field(
         default=None,
@@ -45,9 +62,10 @@ class ScaleUpBehavior(SpecModel):
     """How fast replicas are added."""
 
     stabilization_window: Annotated[Seconds, duration("0s", "1h")] = Field(
-        default="15s",
+        default="0s",
         validate_default=True,
-        description="Replicas are added only up to what was needed throughout this time. Default: 15s.",
+        description="Replicas are added only up to what was needed throughout this time. Loads are means of 10 s "
+        "already. Default: 0s.",
     )
 
 
@@ -69,6 +87,83 @@ class Behavior(SpecModel):
     scale_down: ScaleDownBehavior = Field(default=ScaleDownBehavior(), description="How fast replicas are removed.")
 
 
+class Slo(SpecModel):
+    """Latencies that 95 of 100 requests or tokens of the last minute should keep to; beyond one, replicas are added."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule("has(self.ttftP95) || has(self.itlP95)", "set ttftP95, itlP95 or both"))
+    )
+
+    checks: ClassVar = (
+        (lambda self: self.ttft_p95 is not None or self.itl_p95 is not None, "set ttftP95, itlP95 or both"),
+    )
+
+    ttft_p95: Annotated[Milliseconds, latency("10ms", "600s")] | None = Field(
+        default=None, description="From a request's arrival to its first token. Example: 2s."
+    )
+    itl_p95: Annotated[Milliseconds, latency("1ms", "60s")] | None = Field(
+        default=None, description="Between two tokens of an answer. Example: 80ms."
+    )
+
+
+class Budget(SpecModel):
+    """What the replicas may cost. It wins over every other bound. Both are in the same currency."""
+
+    max_cost_per_hour: Price = Field(description="Most that all replicas together may cost in an hour. Example: '25'.")
+    replica_cost_per_hour: Price = Field(description="Price of one replica for an hour. Example: '2.5'.")
+
+
+class ScheduledMinimum(SpecModel):
+    """More replicas at known times. Without days it is in force every day; to before from ends on the next day."""
+
+    name: str = Field(
+        max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="Its name. Example: office-hours."
+    )
+    days: tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...] = Field(
+        default=(),
+        max_length=7,
+        description="Days on which it begins. Default: every day.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    from_: str = Field(
+        alias="from", pattern=_CLOCK, max_length=5, description="Local time of its start. Example: 07:45."
+    )
+    to: str = Field(
+        pattern=_CLOCK, max_length=5, description="Local time of its end. The same as from: after 24 hours."
+    )
+    time_zone: str = Field(
+        default="Etc/UTC",
+        min_length=1,
+        max_length=64,
+        description="Name of a time zone. Default: Etc/UTC. Example: Europe/Berlin.",
+    )
+    min_replicas: int = Field(ge=1, le=1000, description="Fewest replicas while it is in force.")
+
+    @model_validator(mode="after")
+    def _known_zone(self) -> Self:
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, OSError, ValueError) as error:
+            raise ValueError(f"timeZone {self.time_zone} is not known") from error
+        return self
+
+    def resolved(self) -> Schedule:
+        """The same in numbers."""
+        days = frozenset(DAYS.index(day) for day in self.days) or frozenset(range(7))
+        return Schedule(self.name, days, _minutes(self.from_), _minutes(self.to), self.time_zone, self.min_replicas)
+
+
+def _minutes(clock: str) -> int:
+    hours, minutes = clock.split(":")
+    return 60 * int(hours) + int(minutes)
+
+
+_AFFORDABLE = """!has(self.budget) || !isQuantity(string(self.budget.maxCostPerHour))
+    || !isQuantity(string(self.budget.replicaCostPerHour))
+    || quantity(string(self.budget.maxCostPerHour)).asApproximateFloat()
+    >= quantity(string(self.budget.replicaCostPerHour)).asApproximateFloat() * double(self.minReplicas)"""
+
+
 class Autoscaling(SpecModel):
     """Scaling on the load that the operator scrapes from the replicas."""
 
@@ -78,14 +173,52 @@ class Autoscaling(SpecModel):
                 "self.minReplicas <= self.maxReplicas",
                 "minReplicas must not be greater than maxReplicas",
                 fieldPath=".minReplicas",
-            )
+            ),
+            rule(
+                _AFFORDABLE,
+                "budget.maxCostPerHour does not pay for minReplicas at budget.replicaCostPerHour each",
+                fieldPath=".budget",
+            ),
+            rule(
+                "!has(self.schedules) || self.schedules.all(schedule, schedule.minReplicas <= self.maxReplicas)",
+                "minReplicas of a schedule must not be greater than maxReplicas",
+                fieldPath=".schedules",
+            ),
         )
     )
 
+    mode: Literal["Off", "Advisory", "Active"] = Field(
+        default="Active",
+        description="Active: the load decides. Advisory: what it would decide is shown in status.scaling and nothing "
+        "is scaled; the number is spec.replicas, or else stays as it is. Off: nothing is decided. Default: Active.",
+    )
     min_replicas: int = Field(default=1, ge=1, le=1000, description="Fewest replicas, whatever the load. Default: 1.")
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas, whatever the load.")
     targets: Targets = Field(description="Load that one replica should carry. At least one target must be set.")
     behavior: Behavior = Field(default=Behavior(), description="How fast the number of replicas follows the load.")
+    slo: Slo | None = Field(default=None, description="Latencies to keep to. Default: none.")
+    budget: Budget | None = Field(default=None, description="What the replicas may cost. Default: no limit.")
+
+    schedules: tuple[ScheduledMinimum, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Fewest replicas at known times, instead of a lower minReplicas. The highest one in force counts.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+    checks: ClassVar = (
+        (
+            lambda self: all(schedule.min_replicas <= self.max_replicas for schedule in self.schedules),
+            "minReplicas of a schedule must not be greater than maxReplicas",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        budget = self.budget
+        if budget and affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour) < self.min_replicas:
+            raise ValueError(f"budget.maxCostPerHour {budget.max_cost_per_hour} does not pay for minReplicas")
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -21,15 +21,14 @@ from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.clock import to_timestamp
 from octavo_operator.core.conditions import Facts, Verdict, judge
+from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
-from octavo_operator.core.render import Owner, served_name, url
+from octavo_operator.core.render import served_name, url
+from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.status_model import (
-    Candidate,
     ConditionStatus,
-    DecisionInputs,
-    LastDecision,
     Load,
     ModelServerStatus,
     ModelStatus,
@@ -41,6 +40,7 @@ NOISE_PERIOD_SECONDS: Final = 10.0
 """Load and its wording are written at most this often; everything else at once."""
 
 _MESSAGE_LIMIT: Final = 1024
+_NOT_SCALED: Final = (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF)
 _NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED})
 
 
@@ -77,14 +77,14 @@ def compute_status(
         observed_generation=facts.generation,
         conditions=tuple(_settle(finding, facts, now) for finding in findings),
         replicas=deployment.replicas if deployment else 0,
-        ready_replicas=deployment.ready if deployment else 0,
+        ready_replicas=deployment.available if deployment else 0,
         updated_replicas=deployment.updated if deployment else 0,
         desired_replicas=facts.desired,
         selector=",".join(f"{key}={value}" for key, value in names.selector(owner.name).items()),
         url=url(owner),
         model=ModelStatus(served_name=served_name(spec, owner.name)) if spec else facts.previous.model,
         load=_load(facts, signals),
-        scaling=_last_decision(facts, spec, decision, now),
+        scaling=_log(facts, spec, decision, now),
     )
 
 
@@ -113,7 +113,7 @@ def _summary(facts: Facts, verdict: Verdict) -> list[_Finding]:
 
 
 def _available(facts: Facts) -> _Finding:
-    ready = facts.deployment.ready if facts.deployment else 0
+    ready = facts.deployment.available if facts.deployment else 0
     reason = Reason.REPLICAS_AVAILABLE if ready else Reason.NO_REPLICAS_AVAILABLE
     return _Finding(Condition.AVAILABLE, ready > 0, reason, f"{ready} replicas serve")
 
@@ -127,7 +127,7 @@ def _progressing(facts: Facts, verdict: Verdict) -> _Finding:
     movement = _movement(facts, facts.deployment)
     if movement is not None:
         return _Finding(Condition.PROGRESSING, True, *movement)
-    message = f"{facts.deployment.ready} of {facts.desired} replicas serve"
+    message = f"{facts.deployment.available} of {facts.desired} replicas serve"
     return _Finding(Condition.PROGRESSING, False, Reason.SETTLED, message)
 
 
@@ -135,8 +135,8 @@ def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | Non
     """What the replicas are doing, or None when they are where they should be."""
     if deployment.replicas > deployment.updated:
         return Reason.ROLLING_OUT, f"{deployment.updated} of {facts.desired} replicas updated"
-    if deployment.ready < facts.desired:
-        return Reason.SCALING_UP, f"{deployment.ready} of {facts.desired} replicas serve"
+    if deployment.available < facts.desired:
+        return Reason.SCALING_UP, f"{deployment.available} of {facts.desired} replicas serve"
     if deployment.replicas > facts.desired:
         return Reason.SCALING_DOWN, f"{deployment.replicas} replicas, {facts.desired} wanted"
     if facts.draining:
@@ -151,12 +151,21 @@ def _scaling(
     if spec is None or facts.paused or spec.autoscaling is None:
         reason, message = _why_fixed(facts, spec)
         return _Finding(active, False, reason, message), _Finding(limited, False, reason, message)
+    if spec.autoscaling.mode == "Off":
+        message = f"autoscaling.mode is Off: {facts.desired} replicas"
+        return _Finding(active, False, Reason.OFF, message), _Finding(limited, False, Reason.OFF, message)
     if decision is None or signals.too_early:
         return _as_before(facts, active), _as_before(facts, limited)
-    works = decision.reason not in (Reason.METRICS_MISSING, Reason.NO_READY_REPLICAS)
+    works = decision.reason not in (Reason.METRICS_MISSING, Reason.METRICS_UNUSABLE, Reason.NO_READY_REPLICAS)
     by = decision.limited_by
+    if spec.autoscaling.mode == "Advisory":
+        advice = f"advises {decision.replicas} replicas, {decision.reason}: {decision.message}"
+        why = Reason.ADVISORY if works else decision.reason
+        active_finding = _Finding(active, False, why, advice)
+    else:
+        active_finding = _Finding(active, works, decision.reason, decision.message)
     return (
-        _Finding(active, works, decision.reason, decision.message),
+        active_finding,
         _Finding(limited, by is not None, by or Reason.WITHIN_RANGE, decision.message if by else "no limit was met"),
     )
 
@@ -171,7 +180,7 @@ def _why_fixed(facts: Facts, spec: ModelServerSpec | None) -> tuple[str, str]:
 
 def _as_before(facts: Facts, kind: str) -> _Finding:
     previous = facts.previous.condition(kind)
-    if previous is None or previous.reason in (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC):
+    if previous is None or previous.reason in _NOT_SCALED:
         return _Finding(kind, None, Reason.OBSERVING, "no sample yet")
     status = {"True": True, "False": False}.get(previous.status)
     return _Finding(kind, status, previous.reason, previous.message)
@@ -228,39 +237,9 @@ def _two_digits(value: float) -> int:
     return round(number / grain) * grain
 
 
-def _last_decision(facts: Facts, spec: ModelServerSpec | None, decision: Decision | None, now: float) -> Scaling | None:
+def _log(facts: Facts, spec: ModelServerSpec | None, decision: Decision | None, now: float) -> Scaling | None:
     if spec is not None and spec.autoscaling is None:
         return None
-    if decision is None or not decision.memory.changes or decision.memory.changes[-1].time != now:
+    if spec is None or spec.autoscaling is None or decision is None:
         return facts.previous.scaling
-    change = decision.memory.changes[-1]
-    return Scaling(
-        last_decision=LastDecision.model_validate(
-            {
-                "time": to_timestamp(change.time),
-                "from": change.before,
-                "to": change.after,
-                "reason": decision.reason,
-                "limitedBy": decision.limited_by,
-                "message": decision.message[:_MESSAGE_LIMIT],
-                "inputs": _inputs(decision.signals),
-                "candidates": tuple(
-                    Candidate(signal=signal, replicas=replicas) for signal, replicas in decision.candidates.items()
-                ),
-            }
-        )
-    )
-
-
-def _inputs(signals: Signals | None) -> DecisionInputs | None:
-    if signals is None:
-        return None
-    return DecisionInputs(
-        ready_replicas=signals.ready,
-        unknown_replicas=signals.unknown,
-        kv_utilization_percent=min(100, round(100 * signals.kv_utilization)),
-        waiting=round(signals.waiting),
-        running=round(signals.running),
-        kv_tokens_in_use=round(signals.kv_used),
-        kv_tokens_capacity=round(signals.kv_capacity),
-    )
+    return log_decision(facts.previous.scaling, decision, advisory=spec.autoscaling.mode == "Advisory", now=now)

@@ -50,6 +50,14 @@ class DecisionInputs(StatusModel):
     running: int = Field(ge=0, description="Requests that were being answered.")
     kv_tokens_in_use: int = Field(ge=0, description="Tokens in the KV caches.")
     kv_tokens_capacity: int = Field(ge=0, description="Tokens that fit into the sampled KV caches.")
+    waiting_tokens: int = Field(default=0, ge=0, description="Tokens to compute for the requests that waited.")
+    prompt_tokens_per_second: int = Field(default=0, ge=0, description="Prompt tokens computed per second.")
+    ttft_p95_milliseconds: int | None = Field(
+        default=None, ge=0, description="95th percentile of the last minute's times to the first token."
+    )
+    itl_p95_milliseconds: int | None = Field(
+        default=None, ge=0, description="95th percentile of the last minute's times between two tokens."
+    )
 
 
 class Candidate(StatusModel):
@@ -59,10 +67,13 @@ class Candidate(StatusModel):
     replicas: int = Field(ge=0, description="Replicas that it asked for.")
 
 
-class LastDecision(StatusModel):
-    """The last change of the number of replicas. The operator resumes from it after a restart."""
+class PastDecision(StatusModel):
+    """A change of the number of replicas, or advice to change it."""
 
     time: str = Field(description="When it was decided.", json_schema_extra={"format": "date-time"})
+    mode: Literal["Active", "Advisory"] = Field(
+        default="Active", description="Active: it was carried out. Advisory: it was only reported."
+    )
     from_: int = Field(ge=0, alias="from", description="Replicas before.")
     to: int = Field(ge=0, description="Replicas after.")
     reason: str = Field(max_length=64, description="Why, in one word. Example: KVUtilizationAboveTarget.")
@@ -70,6 +81,16 @@ class LastDecision(StatusModel):
         default=None, max_length=64, description="What kept it from going further, if anything."
     )
     message: str = Field(max_length=1024, description="Why, in words and numbers.")
+    record: str | None = Field(
+        default=None,
+        max_length=8192,
+        description="Everything that it was made from, as JSON and exact, so that it can be made again.",
+    )
+
+
+class LastDecision(PastDecision):
+    """The last change of the number of replicas. The operator resumes from it after a restart."""
+
     inputs: DecisionInputs | None = Field(default=None, description="What it was made from.")
     candidates: tuple[Candidate, ...] = Field(
         default=(),
@@ -82,7 +103,15 @@ class LastDecision(StatusModel):
 class Scaling(StatusModel):
     """How the number of replicas came about."""
 
-    last_decision: LastDecision | None = Field(default=None, description="The last change of the number of replicas.")
+    last_decision: LastDecision | None = Field(
+        default=None, description="The last change of the number of replicas, or in mode Advisory the last advice."
+    )
+    history: tuple[PastDecision, ...] = Field(
+        default=(),
+        max_length=10,
+        description="The decisions before it, oldest first.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
 
 
 class ModelServerStatus(StatusModel):
@@ -97,7 +126,9 @@ class ModelServerStatus(StatusModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")
-    ready_replicas: int = Field(default=0, ge=0, description="Replicas that serve.")
+    ready_replicas: int = Field(
+        default=0, ge=0, description="Replicas that serve: ready for 2 seconds, so that the Service leads to them."
+    )
     updated_replicas: int = Field(default=0, ge=0, description="Replicas of the newest revision.")
     desired_replicas: int = Field(default=0, ge=0, description="Replicas wanted now.")
     selector: str = Field(

@@ -1,42 +1,110 @@
-"""Samples of the last seconds, per replica, and what they say together.
+"""Samples of the last minute, per replica, and what they say together.
 
-A replica's signal is the mean of its samples inside the window. A replica without a sample inside the window is
-unknown, which is not the same as idle (`autoscale.py` says what follows).
+    samples of one replica ──add──> Reading (its means, rates, added latencies) ──aggregate──> Signals of all
+
+Means are over 10 s, rates over 20 s, latencies over 60 s: each as short as its noise allows. They are computed when a
+sample comes, so that a decision only adds up. A replica without a sample in the last 10 s is unknown, which is not the
+same as idle (`autoscale.py` says what follows).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from statistics import fmean
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Final
 
+from octavo_operator.core.buckets import Buckets, increase, together
 from octavo_operator.core.exposition import Sample
 
 WINDOW_SECONDS: Final = 10.0
 """Five scrapes at the default period: long enough to even out one burst, short enough to follow a ramp."""
+RATE_SECONDS: Final = 20.0
+"""A prompt is counted when its last token is computed, so a shorter window would see prompts come in lumps."""
+LATENCY_SECONDS: Final = 60.0
+WARM_UP_SECONDS: Final = 30.0
+"""A replica teaches nothing about what one carries before it has served for so long (ai-dynamo/dynamo#12430)."""
+QUANTILE: Final = 0.95
+FEWEST_OBSERVATIONS: Final = 20
+"""With fewer, the 95th percentile is the slowest single request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a replica's window says at the time of its last sample. Rates are tokens per second, None while unknown.
+
+    `queued`: requests waited in every sample of the rate window, so it does as much as it can.
+    """
+
+    time: float
+    running: float
+    waiting: float
+    kv_used: float
+    kv_capacity: float
+    draining: bool
+    waiting_tokens: float
+    prompt_rate: float | None
+    generation_rate: float | None
+    queued: bool
+    ttft: Buckets | None
+    itl: Buckets | None
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Samples of one replica, oldest first."""
+    """Samples of one replica, oldest first, and what they say. `unusable`: when it last answered without a sample."""
 
     samples: tuple[Sample, ...] = ()
+    reading: Reading | None = None
+    unusable: float | None = None
 
     def add(self, sample: Sample) -> "Window":
         """The window with one more sample and without those that have become too old."""
-        kept = [old for old in self.samples if sample.time - WINDOW_SECONDS < old.time <= sample.time]
-        return Window((*kept, sample))
+        kept = [old for old in self.samples if sample.time - LATENCY_SECONDS < old.time < sample.time]
+        samples = (*kept, sample)
+        return Window(samples, _read(samples))
 
-    def mean(self, now: float) -> Sample | None:
-        """The mean of the samples that are fresh at `now`, or None when there is none."""
-        fresh = [sample for sample in self.samples if now - WINDOW_SECONDS < sample.time <= now]
-        if not fresh:
-            return None
-        return replace(
-            fresh[-1],
-            running=fmean(sample.running for sample in fresh),
-            waiting=fmean(sample.waiting for sample in fresh),
-            kv_used=fmean(sample.kv_used for sample in fresh),
-        )
+    def spoil(self, now: float) -> "Window":
+        """The same after an answer that was no sample."""
+        return Window(self.samples, self.reading, now)
+
+    def at(self, now: float) -> Reading | None:
+        """What the window says, or None when its last sample is not fresh at `now`."""
+        reading = self.reading
+        return reading if reading is not None and now - WINDOW_SECONDS < reading.time <= now else None
+
+
+def _read(samples: tuple[Sample, ...]) -> Reading:
+    last = samples[-1]
+    recent = [sample for sample in samples if sample.time > last.time - WINDOW_SECONDS]
+    rated = [sample for sample in samples if sample.time > last.time - RATE_SECONDS]
+    return Reading(
+        time=last.time,
+        running=fmean(sample.running for sample in recent),
+        waiting=fmean(sample.waiting for sample in recent),
+        kv_used=fmean(sample.kv_used for sample in recent),
+        kv_capacity=last.kv_capacity,
+        draining=last.draining,
+        waiting_tokens=fmean(sample.waiting_tokens for sample in recent),
+        prompt_rate=_rate([(sample.time, sample.prompt_tokens) for sample in rated]),
+        generation_rate=_rate([(sample.time, sample.generation_tokens) for sample in rated]),
+        queued=_spans(rated) and all(sample.waiting >= 1 for sample in rated),
+        ttft=increase(sample.ttft for sample in samples if sample.ttft is not None),
+        itl=increase(sample.itl for sample in samples if sample.itl is not None),
+    )
+
+
+def _spans(samples: list[Sample]) -> bool:
+    """Whether the samples cover enough of the rate window to speak for all of it."""
+    return samples[-1].time - samples[0].time >= WINDOW_SECONDS
+
+
+def _rate(points: list[tuple[float, float | None]]) -> float | None:
+    """Increase per second of a counter that may have begun again at 0; None before 10 s were seen."""
+    known = [(time, value) for time, value in points if value is not None]
+    if len(known) < 2 or known[-1][0] - known[0][0] < WINDOW_SECONDS:
+        return None
+    added = sum(new - old if new >= old else new for (_, old), (_, new) in pairwise(known))
+    return added / (known[-1][0] - known[0][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +112,9 @@ class Signals:
     """Load of the ready replicas at one moment: sums over those with a fresh sample, and how many have none.
 
     `silent` are those of the unknown that had a whole window to give one; the others only just became ready.
+    `unusable` are those that answer, but with nothing that could be read. What `saturated` replicas (warm, with a
+    queue) carry is what a replica can carry; what the `busiest` warm one without a queue carries, it can carry as well.
+    Seconds are None while too little was seen. Unschedulable pods are not among the ready ones.
     """
 
     ready: int
@@ -53,6 +124,19 @@ class Signals:
     waiting: float = 0.0
     kv_used: float = 0.0
     kv_capacity: float = 0.0
+    waiting_tokens: float = 0.0
+    prompt_rate: float = 0.0
+    generation_rate: float = 0.0
+    unusable: int = 0
+    saturated: int = 0
+    saturated_kv: float = 0.0
+    saturated_rate: float = 0.0
+    busiest_kv: float = 0.0
+    busiest_rate: float = 0.0
+    ttft_p95: float | None = None
+    itl_p95: float | None = None
+    unschedulable: int = 0
+    startup_p90: float | None = None
 
     @property
     def known(self) -> int:
@@ -70,18 +154,74 @@ class Signals:
         return self.kv_used / self.kv_capacity if self.kv_capacity else 0.0
 
 
-def aggregate(windows: Mapping[str, Window], ready: Mapping[str, float], now: float) -> Signals:
+def aggregate(
+    windows: Mapping[str, Window],
+    ready: Mapping[str, float],
+    now: float,
+    *,
+    unschedulable: int = 0,
+    startup_p90: float | None = None,
+) -> Signals:
     """The signals of the `ready` replicas (pod uid -> since when). A draining replica is neither load nor capacity."""
-    means = {uid: windows.get(uid, Window()).mean(now) for uid in ready}
-    serving = {uid: mean for uid, mean in means.items() if mean is None or not mean.draining}
-    known = [mean for mean in serving.values() if mean is not None]
-    unknown = [uid for uid, mean in serving.items() if mean is None]
-    return Signals(
-        ready=len(serving),
+    readings = {uid: windows[uid].at(now) if uid in windows else None for uid in ready}
+    known = {uid: reading for uid, reading in readings.items() if reading is not None and not reading.draining}
+    unknown = [uid for uid, reading in readings.items() if reading is None]
+    silent = [uid for uid in unknown if now - ready[uid] > WINDOW_SECONDS]
+    warm = [reading for uid, reading in known.items() if now - ready[uid] > WARM_UP_SECONDS]
+    return _sum(
+        list(known.values()),
         unknown=len(unknown),
-        silent=sum(1 for uid in unknown if now - ready[uid] > WINDOW_SECONDS),
-        running=sum(mean.running for mean in known),
-        waiting=sum(mean.waiting for mean in known),
-        kv_used=sum(mean.kv_used for mean in known),
-        kv_capacity=sum(mean.kv_capacity for mean in known),
+        silent=len(silent),
+        unusable=sum(1 for uid in silent if uid in windows and _answers(windows[uid], now)),
+        full=[reading for reading in warm if reading.queued],
+        free=[reading for reading in warm if not reading.queued],
+        unschedulable=unschedulable,
+        startup_p90=startup_p90,
     )
+
+
+def _answers(window: Window, now: float) -> bool:
+    return window.unusable is not None and now - WINDOW_SECONDS < window.unusable <= now
+
+
+def _sum(
+    known: list[Reading],
+    *,
+    unknown: int,
+    silent: int,
+    unusable: int,
+    full: list[Reading],
+    free: list[Reading],
+    unschedulable: int,
+    startup_p90: float | None,
+) -> Signals:
+    """Replicas of one ModelServer are alike: one that claims another capacity than the median must not sway the sum."""
+    capacity = median(reading.kv_capacity for reading in known) if known else 0.0
+    return Signals(
+        ready=len(known) + unknown,
+        unknown=unknown,
+        silent=silent,
+        unusable=unusable,
+        running=sum(reading.running for reading in known),
+        waiting=sum(reading.waiting for reading in known),
+        kv_used=sum(min(reading.kv_used, capacity) for reading in known),
+        kv_capacity=capacity * len(known),
+        waiting_tokens=sum(reading.waiting_tokens for reading in known),
+        prompt_rate=sum(reading.prompt_rate or 0.0 for reading in known),
+        generation_rate=sum(reading.generation_rate or 0.0 for reading in known),
+        saturated=len(full),
+        saturated_kv=sum(min(reading.kv_used, capacity) for reading in full),
+        saturated_rate=sum(reading.prompt_rate or 0.0 for reading in full),
+        busiest_kv=max((min(reading.kv_used, capacity) for reading in free), default=0.0),
+        busiest_rate=max((reading.prompt_rate or 0.0 for reading in free), default=0.0),
+        ttft_p95=_p95(reading.ttft for reading in known),
+        itl_p95=_p95(reading.itl for reading in known),
+        unschedulable=unschedulable,
+        startup_p90=startup_p90,
+    )
+
+
+def _p95(parts: Iterable[Buckets | None]) -> float | None:
+    """The 95th percentile over all replicas; None with too few observations."""
+    total = together(part for part in parts if part is not None)
+    return total.quantile(QUANTILE) if total is not None and total.total >= FEWEST_OBSERVATIONS else None

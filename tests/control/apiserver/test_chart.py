@@ -26,7 +26,7 @@ def operator_pod(manifests):
 
 
 def test_golden_rights(chart, golden):
-    roles = {role["metadata"]["name"]: role["rules"] for role in of_kind(chart(), "ClusterRole")}
+    roles = {role["metadata"]["name"]: role["rules"] for role in of_kind(chart(), "ClusterRole", "Role")}
     golden("rbac", roles)
 
 
@@ -43,22 +43,44 @@ def test_the_crd_is_kept_and_is_the_committed_one(chart):
     assert of_kind(chart("--set=crds.install=false"), "CustomResourceDefinition") == []
 
 
-def test_one_operator_at_a_time(chart):
-    (deployment,) = of_kind(chart(), "Deployment")
-    assert deployment["spec"]["replicas"] == 1
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+def test_several_operators_share_one_lease_and_are_spread(chart):
+    manifests = chart("--set=replicas=2")
+    (deployment,) = of_kind(manifests, "Deployment")
+    assert deployment["spec"]["replicas"] == 2
+    assert operator_pod(manifests)["spec"]["topologySpreadConstraints"]
+    (budget,) = of_kind(manifests, "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert of_kind(chart(), "PodDisruptionBudget") == []
+
+
+def test_the_rights_are_for_the_lease_that_the_operator_uses(chart):
+    environment = {item["name"]: item.get("value") for item in operator_pod(chart())["spec"]["containers"][0]["env"]}
+    (role,) = of_kind(chart(), "Role")
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, [environment["OCTAVO_LEASE_NAME"]]]
+    assert role["metadata"]["namespace"] == "octavo-system"
 
 
 def test_every_variable_is_one_that_the_operator_reads(chart):
     names = {variable["name"] for variable in operator_pod(chart())["spec"]["containers"][0]["env"]}
-    assert [name for name in names if not re.search(rf"^{name} ", settings.__doc__, re.MULTILINE)] == []
+    assert [name for name in names if not re.search(rf"^{name}( |$)", settings.__doc__, re.MULTILINE)] == []
 
 
 def test_the_default_values_reach_the_operator(chart):
     container = operator_pod(chart("--set=logLevel=DEBUG", "--set=runtime.defaultImage=r:2"))["spec"]["containers"][0]
     environment = {variable["name"]: variable.get("value") for variable in container["env"]}
-    assert settings.read_settings({k: v for k, v in environment.items() if v is not None}).runtime_image == "r:2"
+    assert (
+        settings.read_settings({k: v for k, v in environment.items() if v is not None}).defaults.runtime_image == "r:2"
+    )
     assert environment["OCTAVO_LOG_LEVEL"] == "DEBUG"
+
+
+def test_labels_of_monitors_reach_the_operator(chart):
+    labels = ("--set=podMonitor.labels.release=prom", "--set=podMonitor.labels.team=ml")
+    container = operator_pod(chart(*labels))["spec"]["containers"][0]
+    environment = {item["name"]: item["value"] for item in container["env"] if "value" in item}
+    defaults = settings.read_settings(environment).defaults
+    assert defaults.pod_monitor_labels == {"release": "prom", "team": "ml"}
+    assert (defaults.pod_monitors, defaults.prometheus_namespace) == (True, "monitoring")
 
 
 @pytest.mark.parametrize("option", ["foo=1", "scrape.period=1", "logLevel=loud", "workers=0", "image="])
@@ -86,7 +108,7 @@ def test_every_value_has_a_place_in_the_schema():
 
 def test_namespaces_get_a_role_each_and_no_cluster_role(chart):
     manifests = chart("--set=watchNamespaces={a,b}")
-    assert [role["metadata"]["namespace"] for role in of_kind(manifests, "Role")] == ["a", "b"]
+    assert [role["metadata"]["namespace"] for role in of_kind(manifests, "Role")] == ["a", "b", "octavo-system"]
     assert of_kind(manifests, "ClusterRoleBinding") == []
 
 
@@ -112,6 +134,9 @@ def test_the_api_server_takes_every_object_of_the_chart(chart, kube):
         ("patch", "modelservers/status", "yes"),
         ("patch", "modelservers", "no"),
         ("delete", "deployments", "no"),
+        ("delete", "serviceaccounts", "no"),
+        ("delete", "poddisruptionbudgets", "yes"),
+        ("create", "serviceaccounts/token", "no"),
         ("get", "secrets", "no"),
         ("create", "pods/exec", "no"),
     ],

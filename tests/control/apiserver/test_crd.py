@@ -5,6 +5,8 @@ import copy
 import pytest
 
 from octavo_operator.core.crd import build_crd
+from octavo_operator.core.errors import SpecError
+from octavo_operator.core.spec import parse_spec
 
 pytestmark = pytest.mark.apiserver
 
@@ -244,6 +246,100 @@ RULES = {
         "should match",
     ),
 }
+
+
+def slo(**values):
+    return {"autoscaling": SCALED | {"slo": values}}
+
+
+def budgeted(**values):
+    return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
+
+
+def scheduled(**values):
+    return {"autoscaling": SCALED | {"schedules": [{"name": "day", "from": "08:00", "to": "20:00", **values}]}}
+
+
+def policy(**values):
+    return {"networking": {"networkPolicy": values}}
+
+
+RULES |= {
+    "a peer": (
+        policy(allowedFrom=[{"namespaceSelector": {}, "podSelector": {}}]),
+        policy(allowedFrom=[{}]),
+        "spec.networking.networkPolicy.allowedFrom[0]",
+        "either ipBlock, or namespaceSelector",
+    ),
+    "one kind of peer": (
+        policy(allowedFrom=[{"ipBlock": {"cidr": "10.0.0.0/8"}}]),
+        policy(allowedFrom=[{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]),
+        "spec.networking.networkPolicy.allowedFrom[0]",
+        "either ipBlock, or namespaceSelector",
+    ),
+    "a network": (
+        policy(allowedFrom=[{"ipBlock": {"cidr": "2001:db8::/32"}}]),
+        policy(allowedFrom=[{"ipBlock": {"cidr": "10.0.0.1/8"}}]),
+        "spec.networking.networkPolicy.allowedFrom[0].ipBlock.cidr",
+        "such as 10.0.0.0/8",
+    ),
+    "no address": (
+        policy(allowedFrom=[{"ipBlock": {"cidr": "10.0.0.1/32"}}]),
+        policy(allowedFrom=[{"ipBlock": {"cidr": "10.0.0.1"}}]),
+        "spec.networking.networkPolicy.allowedFrom[0].ipBlock.cidr",
+        "such as 10.0.0.0/8",
+    ),
+    "no idle list": (
+        policy(enabled=False),
+        policy(enabled=False, allowedFrom=[{"podSelector": {}}]),
+        "spec.networking.networkPolicy.allowedFrom",
+        "remove one of them",
+    ),
+    "a latency": (slo(ttftP95="2s"), slo(), "spec.autoscaling.slo", "set ttftP95, itlP95 or both"),
+    "form of a latency": (
+        slo(ttftP95="500ms"),
+        slo(ttftP95="1m"),
+        "spec.autoscaling.slo.ttftP95",
+        "milliseconds or seconds",
+    ),
+    "longest first token": (
+        slo(ttftP95="600s"),
+        slo(ttftP95="601s"),
+        "spec.autoscaling.slo.ttftP95",
+        "between 10ms and 600s",
+    ),
+    "longest gap": (slo(itlP95="60s"), slo(itlP95="61s"), "spec.autoscaling.slo.itlP95", "between 1ms and 60s"),
+    "budget of the fewest": (
+        budgeted(minReplicas=2),
+        budgeted(minReplicas=3),
+        "spec.autoscaling.budget",
+        "does not pay for minReplicas",
+    ),
+    "a price": (
+        budgeted(minReplicas=1),
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "ten", "replicaCostPerHour": "1"}}},
+        "spec.autoscaling.budget.maxCostPerHour",
+        "positive quantity such as '2.5'",
+    ),
+    "schedule within bounds": (
+        scheduled(minReplicas=3),
+        scheduled(minReplicas=4),
+        "spec.autoscaling.schedules",
+        "must not be greater than maxReplicas",
+    ),
+    "somebody is allowed": (
+        policy(allowedFrom=[{"podSelector": {}}]),
+        policy(allowedFrom=[]),
+        "spec.networking.networkPolicy.allowedFrom",
+        "at least 1",
+    ),
+    "one goes at a time": (
+        {"disruption": {"maxUnavailable": 1}},
+        {"disruption": {"maxUnavailable": 0}},
+        "spec.disruption.maxUnavailable",
+        "greater than or equal to 1",
+    ),
+}
 RULES |= {
     flag: ({"runtime": {"args": [f"{flag}x"]}}, {"runtime": {"args": ["--x", *given]}}, "spec.runtime.args", word)
     for flag, given, word in [
@@ -269,6 +365,16 @@ def test_each_rule_accepts_the_good_and_names_the_field_of_the_bad(anywhere, rul
     assert bad.returncode != 0
     assert field in bad.stderr
     assert words in bad.stderr
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_holds_without_an_api_server_too(rule):
+    """An object in a file, or one that is older than the rule."""
+    accepted, refused, *_ = RULES[rule]
+    base = {"model": {"source": {"pvc": {"claimName": "models"}}}}
+    parse_spec(merged(base, accepted))
+    with pytest.raises(SpecError):
+        parse_spec(merged(base, refused))
 
 
 @pytest.mark.parametrize("name", ["a" * 53, "1a", "a.b"])

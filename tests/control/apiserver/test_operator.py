@@ -7,7 +7,7 @@ import pytest
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
 
-CHILDREN = ("deployment", "service")
+CHILDREN = ("deployment", "service", "serviceaccount", "networkpolicy")
 
 
 def versions(kube):
@@ -41,8 +41,8 @@ def serving(kube, kubelet, wait):
 def test_children_and_status_appear(kube, kubelet, wait):
     kube.server(replicas=2, model={"source": {"pvc": {"claimName": "models"}}, "servedName": "m"})
     wait(lambda: len(kubelet.pods()) == 2)
-    server, deployment, service = kube.get("modelserver"), kube.get("deployment"), kube.get("service")
-    for child in (deployment, service):
+    server, service = kube.get("modelserver"), kube.get("service")
+    for child in (kube.get(kind) for kind in (*CHILDREN, "poddisruptionbudget")):
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (server["metadata"]["uid"], True)
     assert service["spec"]["ports"][0]["port"] == 80
@@ -189,12 +189,80 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
             ],
         },
         drain={"timeout": "10m"},
+        replicas=2,
+        disruption={"maxUnavailable": 2},
+        networking={
+            "networkPolicy": {
+                "allowedFrom": [
+                    {"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": ""}}},
+                    {"ipBlock": {"cidr": "2001:db8::/32"}},
+                ]
+            }
+        },
     )
     wait(lambda: kube.find("deployment") and settled(kube))
     before = kube.get("deployment")["metadata"]["generation"]
     operator.wait_for_resyncs(2)
     assert kube.get("deployment")["metadata"]["generation"] == before == 1
     assert not [event for event in kube.list("events.events.k8s.io") if event["reason"] == "DriftRepaired"]
+
+
+def test_a_budget_comes_with_the_second_replica_and_goes_with_it(serving, wait):
+    assert serving.find("poddisruptionbudget") is None
+    serving.run("scale", "oms/chat", "--replicas=2")
+    budget = wait(lambda: serving.find("poddisruptionbudget"))
+    assert budget["spec"]["maxUnavailable"] == 1
+    serving.run("scale", "oms/chat", "--replicas=1")
+    wait(lambda: serving.find("poddisruptionbudget") is None)
+    assert wait(lambda: [e for e in serving.list("events.events.k8s.io") if e["reason"] == "Removed"])
+
+
+def test_a_policy_that_is_switched_off_is_removed_and_one_of_somebody_else_is_not(serving, wait):
+    foreign = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "own"}}
+    serving.apply(foreign | {"spec": {"podSelector": {"matchLabels": {"octavo.dev/modelserver": "chat"}}}})
+    serving.server(networking={"networkPolicy": {"enabled": False}})
+    wait(lambda: serving.find("networkpolicy") is None)
+    assert serving.find("networkpolicy", "own")
+
+
+MONITORS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "scope": "Namespaced",
+        "names": {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+def test_monitors_follow_the_kind_that_comes_and_goes(serving, operator, wait):
+    """Prometheus' operator is installed after ours, and removed again."""
+    serving.apply(MONITORS)
+    try:
+        serving.run("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=30s")
+        monitor = wait(lambda: serving.find("podmonitor"), 60)
+        assert monitor["spec"]["selector"]["matchLabels"] == {"octavo.dev/modelserver": "chat"}
+        serving.run("delete", "podmonitor", "chat")
+        wait(lambda: serving.find("podmonitor"), 60)
+        before = serving.get("podmonitor")["metadata"]["resourceVersion"]
+        operator.wait_for_resyncs(1)
+        assert serving.get("podmonitor")["metadata"]["resourceVersion"] == before
+    finally:
+        serving.run("delete", "crd", "podmonitors.monitoring.coreos.com")
+    operator.wait_for_resyncs(2)
+    serving.run("scale", "oms/chat", "--replicas=2")
+    wait(lambda: serving.get("deployment")["spec"]["replicas"] == 2)
+    assert serving.condition()["reason"] not in {"ApplyRejected", "ApplyFailed"}
 
 
 def test_a_restart_writes_nothing(serving, operator):

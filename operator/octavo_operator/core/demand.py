@@ -1,0 +1,165 @@
+"""What each signal asks for, in replicas: the load, divided by what one replica should carry.
+
+    candidate              demand                                            one replica
+    ─────────              ──────                                            ───────────
+    kvUtilizationPercent   KV tokens in use + waiting tokens                 min(capacity, learned) * target
+    waitingPerReplica      waiting requests                                  target
+    prefillTokens          prompt tokens/s + waiting tokens / 30 s           learned tokens/s * 0.8
+    ttftP95, itlP95        ready replicas * p95 / limit                      at most twice what the others ask for
+    forecast               the first and the third, grown on as until now    over the start-up time of a replica
+
+Waiting tokens count for the KV cache: they will be held there. An unknown replica adds what it would carry if it were
+full. Sources: llm-d WVA V2 (tokens, learned supply), Dynamo planner (predicted
+latency below 0.8 of the limit before a step down), HPA (relative tolerance).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from octavo_operator.core.memory import Recalled
+from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.window import LATENCY_SECONDS, Signals
+
+TOLERANCE: Final = 0.1
+PREFILL_SHARE: Final = 0.8
+BACKLOG_SECONDS: Final = 30.0
+"""Time in which the waiting prompts should be computed, beside those that arrive."""
+SLO_SHARE: Final = 0.8
+"""A latency below this share of its limit leaves room for fewer replicas."""
+MOST_LATENCY_FACTOR: Final = 2.0
+
+SIGNAL_KV: Final = "kvUtilizationPercent"
+SIGNAL_WAITING: Final = "waitingPerReplica"
+SIGNAL_PREFILL: Final = "prefillTokens"
+SIGNAL_TTFT: Final = "ttftP95"
+SIGNAL_ITL: Final = "itlP95"
+SIGNAL_FORECAST: Final = "forecast"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the candidates are computed from. `current` is the number wanted until now."""
+
+    signals: Signals
+    policy: ScalingPolicy
+    current: int
+    recalled: Recalled
+
+    @property
+    def capacity(self) -> float:
+        """KV tokens of one replica."""
+        return self.signals.kv_capacity / self.signals.known
+
+    @property
+    def carried(self) -> float:
+        """KV tokens that one replica holds before requests begin to wait."""
+        learned = self.recalled.kv_tokens
+        return self.capacity if learned is None else min(self.capacity, learned)
+
+    @property
+    def kv_demand(self) -> float:
+        """KV tokens in use, and those that come in as soon as there is room."""
+        return self.signals.kv_used + self.signals.waiting_tokens
+
+    @property
+    def prefill_demand(self) -> float:
+        """Prompt tokens per second to compute."""
+        return self.signals.prompt_rate + self.signals.waiting_tokens / BACKLOG_SECONDS
+
+    @property
+    def prefill_supply(self) -> float | None:
+        """Prompt tokens per second that one replica should compute; None while its limit was never seen."""
+        rate = self.recalled.prompt_rate
+        return rate * PREFILL_SHARE if rate else None
+
+
+def candidates(view: View, *, unknown_full: bool) -> dict[str, int]:
+    """What each signal alone asks for; without a single sample, what is there."""
+    extra = view.signals.unknown if unknown_full else 0
+    if view.signals.known == 0:
+        return dict.fromkeys(_targets(view.policy), view.current)
+    demands = _load(view, extra)
+    demands |= _latency(view, _explained(demands))
+    if (ahead := _forecast(view, demands)) is not None:
+        demands[SIGNAL_FORECAST] = ahead
+    return {signal: tolerant(demand, view.current) for signal, demand in demands.items()}
+
+
+def tolerant(demand: float, current: int) -> int:
+    """Whole replicas for the demand; `current` where that is within 10 % of it."""
+    if current and abs(demand / current - 1) <= TOLERANCE:
+        return current
+    return max(1, math.ceil(demand - 1e-9))
+
+
+def _targets(policy: ScalingPolicy) -> Iterable[str]:
+    if policy.kv_target is not None:
+        yield SIGNAL_KV
+    if policy.waiting_target is not None:
+        yield SIGNAL_WAITING
+
+
+def _load(view: View, extra: int) -> dict[str, float]:
+    signals, policy, demands = view.signals, view.policy, dict[str, float]()
+    if policy.kv_target is not None:
+        demands[SIGNAL_KV] = (view.kv_demand / view.carried + extra) / policy.kv_target
+    if policy.waiting_target is not None:
+        demands[SIGNAL_WAITING] = signals.waiting / policy.waiting_target + extra
+    if view.prefill_supply is not None:
+        demands[SIGNAL_PREFILL] = view.prefill_demand / view.prefill_supply + extra / PREFILL_SHARE
+    return demands
+
+
+def _explained(demands: dict[str, float]) -> float:
+    """Replicas that the load can explain; what is slow with more of them is not slow for want of replicas."""
+    return MOST_LATENCY_FACTOR * max(1.0, *demands.values())
+
+
+def _latency(view: View, most: float) -> dict[str, float]:
+    signals, policy = view.signals, view.policy
+    seen = {
+        SIGNAL_TTFT: (signals.ttft_p95, policy.ttft_p95),
+        SIGNAL_ITL: (signals.itl_p95, policy.itl_p95),
+    }
+    return {
+        signal: min(most, _by_latency(view, value / limit))
+        for signal, (value, limit) in seen.items()
+        if value is not None and limit is not None
+    }
+
+
+def _by_latency(view: View, ratio: float) -> float:
+    """Replicas with which the latency, taken to grow as the load of each, keeps to its limit; fewer only with room."""
+    if ratio <= 1:
+        return view.signals.ready * min(1.0, ratio / SLO_SHARE)
+    if _settled(view):
+        return view.signals.ready * min(ratio, MOST_LATENCY_FACTOR)
+    return float(view.current)
+
+
+def _settled(view: View) -> bool:
+    """Whether the latencies were measured with the replicas that are there now, not before the last were added."""
+    added = view.recalled.added_ago
+    return view.signals.ready >= view.current and (added is None or added >= LATENCY_SECONDS)
+
+
+def _forecast(view: View, demands: dict[str, float]) -> float | None:
+    ahead = [demands[signal] for signal in (SIGNAL_KV, SIGNAL_PREFILL) if signal in demands]
+    return max(ahead) * view.recalled.growth if ahead and view.recalled.growth > 1 else None
+
+
+def obstacle(view: View, survivors: int) -> str | None:
+    """Why `survivors` replicas would not carry the load, or None when they would. Unknown replicas count as full."""
+    signals, policy = view.signals, view.policy
+    used = view.kv_demand + signals.unknown * view.carried
+    if used > survivors * view.carried * policy.supply_share:
+        return f"{used:.0f} KV tokens in use do not fit into {survivors} replicas at {policy.supply_share:.0%}"
+    requests = signals.running + signals.waiting
+    if policy.max_num_seqs is not None and requests > survivors * policy.max_num_seqs:
+        return f"{requests:.0f} requests do not fit into {survivors} replicas that run {policy.max_num_seqs} each"
+    supply = view.prefill_supply
+    if supply is not None and view.prefill_demand > survivors * supply:
+        return f"{view.prefill_demand:.0f} prompt tokens/s are more than {survivors} replicas compute"
+    return None

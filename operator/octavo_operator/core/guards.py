@@ -1,0 +1,102 @@
+"""The children that guard the replicas and make them visible: who they are, who reaches them, how many may go at once.
+
+ServiceAccount        always     an identity without a token: the runtime asks the API server nothing
+NetworkPolicy         unless switched off: who may connect, and that the replicas connect to nobody
+PodDisruptionBudget   where there can be more than one replica; with one it could only forbid a node drain
+PodMonitor            where the cluster has the kind
+"""
+
+from typing import Final
+
+from octavo_operator.core import names
+from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
+from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.spec_network import Peer
+
+_NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
+_SCRAPE_INTERVAL: Final = "15s"
+
+
+def make_service_account(owner: Owner) -> Manifest:
+    """Whom the replicas act as; they get no token of it."""
+    return child(owner, "ServiceAccount", automountServiceAccountToken=False)
+
+
+def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
+    """In: the runtime's port, from the allowed peers. Out: nothing, since the model comes from a volume.
+
+    The kubelet's probes pass every policy. A model that is read from a volume needs no network, not even DNS.
+    """
+    wanted = spec.networking.network_policy
+    if not wanted.enabled:
+        return None
+    peers = [*_users(wanted.allowed_from), *_scrapers(defaults)]
+    ports = [{"protocol": "TCP", "port": names.PORT}]
+    policy = {
+        "podSelector": {"matchLabels": names.selector(owner.name)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": peers, "ports": ports}],
+    }
+    return child(owner, "NetworkPolicy", spec=policy)
+
+
+def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -> Manifest | None:
+    """How many replicas a node drain takes away at once. A replica that does not work never holds a drain up."""
+    scaling = spec.autoscaling
+    most = max(replicas, scaling.max_replicas) if scaling and scaling.mode == "Active" else replicas
+    if most <= 1:
+        return None
+    budget = {
+        "maxUnavailable": spec.disruption.max_unavailable,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": names.selector(owner.name)},
+    }
+    return child(owner, "PodDisruptionBudget", spec=budget)
+
+
+def make_pod_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:
+    """Asks Prometheus' operator to scrape every replica, under the ModelServer's name."""
+    if not defaults.pod_monitors:
+        return None
+    endpoint = {"port": names.PORT_NAME, "path": names.PATH_METRICS, "interval": _SCRAPE_INTERVAL}
+    monitor = {
+        "selector": {"matchLabels": names.selector(owner.name)},
+        "podTargetLabels": [names.LABEL_MODEL_SERVER],
+        "podMetricsEndpoints": [endpoint],
+    }
+    manifest = child(owner, "PodMonitor", spec=monitor)
+    manifest["metadata"]["labels"] = {**defaults.pod_monitor_labels, **manifest["metadata"]["labels"]}
+    return manifest
+
+
+def _users(allowed: tuple[Peer, ...] | None) -> list[Manifest]:
+    """Whom the spec allows; without a word, the pods of the ModelServer's own namespace."""
+    if allowed is None:
+        return [{"podSelector": {}}]
+    return [_peer(peer) for peer in allowed]
+
+
+def _peer(peer: Peer) -> Manifest:
+    """A peer of networking.k8s.io/v1. An empty selector is kept: it selects everything."""
+    if peer.ip_block is not None:
+        return {"ipBlock": {"cidr": peer.ip_block.cidr}}
+    selectors = {"namespaceSelector": peer.namespace_selector, "podSelector": peer.pod_selector}
+    return {
+        key: without_empty({"matchLabels": dict(selector.match_labels)})
+        for key, selector in selectors.items()
+        if selector is not None
+    }
+
+
+def _scrapers(defaults: Defaults) -> list[Manifest]:
+    peers: list[Manifest] = []
+    if defaults.operator_namespace:
+        label = {"app.kubernetes.io/name": names.FIELD_MANAGER}
+        peers.append(_namespace(defaults.operator_namespace) | {"podSelector": {"matchLabels": label}})
+    if defaults.prometheus_namespace:
+        peers.append(_namespace(defaults.prometheus_namespace))
+    return peers
+
+
+def _namespace(name: str) -> Manifest:
+    return {"namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: name}}}

@@ -1,0 +1,153 @@
+"""What the autoscaler remembers from one decision to the next, and what one decision takes from it.
+
+A new memory, with the changes read from status, is a correct one: it only waits longer. The clock may jump: what lies
+in the future is moved to now, and after a gap the windows begin anew, because nobody saw what was needed meanwhile.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from octavo_operator.core.learn import NOTHING_LEARNED, Learned, TrendPoint, follow, growth, learn
+from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.window import LATENCY_SECONDS, Signals
+
+RATE_PERIOD_SECONDS: Final = 15.0
+GAP_SECONDS: Final = 120.0
+"""Twice the longest period of decisions that the settings allow."""
+STARTUPS_TO_WAIT: Final = 2
+"""The down window is at least so many start-ups: what is taken away too early is missing for that long."""
+_GRAIN_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What was needed at one moment, with unknown replicas taken as empty and as full."""
+
+    time: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the number of replicas."""
+
+    time: float
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerMemory:
+    """`since`: from when on everything was seen. `blind_since`: from when on no ready replica gave a sample."""
+
+    since: float
+    recommendations: tuple[Recommendation, ...] = ()
+    changes: tuple[Change, ...] = ()
+    learned: Learned = NOTHING_LEARNED
+    trend: tuple[TrendPoint, ...] = ()
+    blind_since: float | None = None
+    seen: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What one decision takes from the memory: plain numbers, so that a decision can be recorded and made again.
+
+    `lowest` and `highest` were needed within the up and the down window, None where those are empty; `rate_base` is the
+    least number of replicas before any increase of the last 15 s, `changed_ago` the seconds since a change in those.
+    """
+
+    observed: float
+    lowest: int | None
+    highest: int | None
+    down_window: float
+    rate_base: int | None = None
+    changed_ago: float | None = None
+    added_ago: float | None = None
+    blind: float = 0.0
+    kv_tokens: float | None = None
+    prompt_rate: float | None = None
+    growth: float = 1.0
+
+
+def take_in(memory: ScalerMemory, signals: Signals, now: float) -> ScalerMemory:
+    """The memory at `now`: the clock's jumps mended, the new signals learned from."""
+    memory = _mended(memory, now)
+    blind = signals.ready > 0 and signals.known == 0
+    return replace(
+        memory,
+        learned=learn(memory.learned, signals, now),
+        trend=follow(memory.trend, signals, now),
+        blind_since=(memory.blind_since if memory.blind_since is not None else now) if blind else None,
+        seen=now,
+    )
+
+
+def _mended(memory: ScalerMemory, now: float) -> ScalerMemory:
+    seen = memory.seen if memory.seen is not None else now
+    if -_GRAIN_SECONDS < now - seen <= GAP_SECONDS and memory.since <= now:
+        return memory
+    return replace(
+        memory,
+        since=now,
+        recommendations=(),
+        changes=tuple(replace(change, time=min(change.time, now)) for change in memory.changes),
+        learned=replace(memory.learned, time=min(memory.learned.time, now)),
+        trend=(),
+        blind_since=None,
+    )
+
+
+def recall(memory: ScalerMemory, signals: Signals, policy: ScalingPolicy, now: float) -> Recalled:
+    """What the decision at `now` needs to know of the past."""
+    down_window = _down_window(policy, signals)
+    recent = [change for change in memory.changes if now - change.time < RATE_PERIOD_SECONDS]
+    added = [change for change in memory.changes if change.after > change.before]
+    return Recalled(
+        observed=now - memory.since,
+        lowest=min((item.low for item in _within(memory, now, policy.up_window)), default=None),
+        highest=max((item.high for item in _within(memory, now, down_window)), default=None),
+        down_window=down_window,
+        rate_base=min((change.before for change in recent if change.after > change.before), default=None),
+        changed_ago=now - recent[-1].time if recent else None,
+        added_ago=now - added[-1].time if added else None,
+        blind=now - memory.blind_since if memory.blind_since is not None else 0.0,
+        kv_tokens=memory.learned.kv_tokens,
+        prompt_rate=memory.learned.prompt_rate,
+        growth=growth(memory.trend, signals.startup_p90),
+    )
+
+
+def _down_window(policy: ScalingPolicy, signals: Signals) -> float:
+    return max(policy.down_window, STARTUPS_TO_WAIT * (signals.startup_p90 or 0.0))
+
+
+def _within(memory: ScalerMemory, now: float, seconds: float) -> list[Recommendation]:
+    """What was needed at any moment of that time before now: each recommendation holds until the next one."""
+    return _since(memory.recommendations, now - seconds) if seconds > 0 else []
+
+
+def _since(recommendations: Iterable[Recommendation], start: float) -> list[Recommendation]:
+    """The recommendation in force at `start`, and all later ones."""
+    listed = list(recommendations)
+    earlier = [item for item in listed if item.time <= start]
+    return earlier[-1:] + [item for item in listed if item.time > start]
+
+
+def remember(
+    memory: ScalerMemory, latest: Recommendation, change: Change | None, recalled: Recalled, policy: ScalingPolicy
+) -> ScalerMemory:
+    """One recommendation per second at most, none older than the longer window; changes while they matter."""
+    now = latest.time
+    kept = _since(memory.recommendations, now - max(policy.up_window, recalled.down_window))
+    if kept and now - kept[-1].time < _GRAIN_SECONDS:
+        last = kept.pop()
+        latest = Recommendation(last.time, min(last.low, latest.low), max(last.high, latest.high))
+    changes = tuple(item for item in memory.changes if now - item.time < LATENCY_SECONDS)
+    return replace(
+        memory,
+        recommendations=(*kept, latest),
+        changes=(*changes, change) if change is not None else changes,
+    )

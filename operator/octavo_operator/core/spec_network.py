@@ -1,0 +1,117 @@
+"""The parts of a spec that say who reaches the replicas, and how many of them may be away at once."""
+
+import ipaddress
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from octavo_operator.core.schema import SpecModel, rule, rules
+
+
+class LabelSelector(SpecModel):
+    """Objects by their labels; an empty one selects all."""
+
+    match_labels: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Labels that an object must have. Example: kubernetes.io/metadata.name: gateway.",
+    )
+
+
+class IpBlock(SpecModel):
+    """A range of addresses outside of the cluster."""
+
+    cidr: str = Field(
+        max_length=43,
+        description="The range. Example: 10.0.0.0/8.",
+        json_schema_extra=rules(
+            rule(
+                "isCIDR(self) && cidr(self) == cidr(self).masked()",
+                "write a network such as 10.0.0.0/8, with no bit set behind its prefix",
+            )
+        ),
+    )
+
+    @field_validator("cidr")
+    @classmethod
+    def _is_a_network(cls, value: str) -> str:
+        if "/" not in value:
+            raise ValueError("write a network such as 10.0.0.0/8")
+        ipaddress.ip_network(value)
+        return value
+
+
+class Peer(SpecModel):
+    """Who may connect: pods, chosen by their namespace, their labels or both, or a range of addresses."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.ipBlock) != (has(self.namespaceSelector) || has(self.podSelector))",
+                "set either ipBlock, or namespaceSelector or podSelector or both of these",
+            )
+        )
+    )
+
+    namespace_selector: LabelSelector | None = Field(
+        default=None, description="Namespaces of the pods. Default: the ModelServer's own."
+    )
+    pod_selector: LabelSelector | None = Field(default=None, description="Labels of the pods. Default: all pods.")
+    ip_block: IpBlock | None = Field(default=None, description="A range of addresses instead of pods.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.ip_block is None) == (self.namespace_selector is None and self.pod_selector is None):
+            raise ValueError("set either ipBlock, or namespaceSelector or podSelector or both of these")
+        return self
+
+
+class NetworkPolicy(SpecModel):
+    """Who may connect to the replicas. They themselves connect to nobody. The operator, and Prometheus in the namespace
+    that the installation names, may always scrape them.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.enabled || !has(self.allowedFrom)",
+                "allowedFrom does nothing while enabled is false: remove one of them",
+                fieldPath=".allowedFrom",
+            )
+        )
+    )
+
+    enabled: bool = Field(
+        default=True,
+        description="false: no NetworkPolicy, so that what the namespace allows is allowed. Default: true.",
+    )
+    allowed_from: tuple[Peer, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="Who may connect to the runtime's port. Default: every pod of the ModelServer's namespace. "
+        'Example: [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway"}}}].',
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+
+    @model_validator(mode="after")
+    def _no_idle_list(self) -> Self:
+        if self.allowed_from is not None and not self.enabled:
+            raise ValueError("allowedFrom does nothing while enabled is false: remove one of them")
+        return self
+
+
+class Networking(SpecModel):
+    """Who reaches the replicas."""
+
+    network_policy: NetworkPolicy = Field(
+        default=NetworkPolicy(), description="Who may connect to the replicas. Default: the pods of their namespace."
+    )
+
+
+class Disruption(SpecModel):
+    """What a node drain may do to the replicas. A single replica may always be taken away; it drains first."""
+
+    max_unavailable: int = Field(
+        default=1, ge=1, le=1000, description="Replicas that a node drain may take away at the same time. Default: 1."
+    )

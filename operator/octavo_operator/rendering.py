@@ -1,0 +1,107 @@
+"""`octavo-operator render FILE…`: the children of ModelServers in files, without a cluster, for reviews and CI.
+
+What only the API server knows is not there: owner references and the hash of what was applied, which contains them. The
+number of replicas is the one that a new ModelServer starts with.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from octavo_operator.core import names
+from octavo_operator.core.errors import SettingsError, SpecError
+from octavo_operator.core.manifest import Defaults, Manifest, Owner
+from octavo_operator.core.render import render
+from octavo_operator.core.spec import ModelServerSpec, parse_spec
+
+_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="YAML or JSON with ModelServers among others; - is stdin"
+    )
+    parser.add_argument("--runtime-image", help="where a ModelServer names none; default: $OCTAVO_RUNTIME_IMAGE")
+    parser.add_argument("--namespace", default="default", help="where a ModelServer names none; default: default")
+    parser.add_argument("--operator-namespace", default="octavo-system", help="default: octavo-system")
+    parser.add_argument("--prometheus-namespace", default="monitoring", help="default: monitoring")
+    parser.add_argument("--pod-monitors", action="store_true", help="as in a cluster that has PodMonitors")
+
+
+def render_files(options: argparse.Namespace, runtime_image: str) -> tuple[str, list[str]]:
+    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file."""
+    defaults = Defaults(
+        runtime_image=options.runtime_image or runtime_image,
+        operator_namespace=options.operator_namespace,
+        prometheus_namespace=options.prometheus_namespace,
+        pod_monitors=options.pod_monitors,
+    )
+    children: list[Manifest] = []
+    wrong: list[str] = []
+    for where, raw in _model_servers(options.files):
+        try:
+            children += _children(raw, options.namespace, defaults)
+        except SpecError as error:
+            wrong.append(f"{where}: {error}")
+    return yaml.safe_dump_all(children, sort_keys=False, width=120, explicit_start=True), wrong
+
+
+def _model_servers(files: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every ModelServer with the words for where it is."""
+    for file in files:
+        for number, document in enumerate(_documents(file), start=1):
+            for raw in _items(document):
+                yield f"{file}: document {number}, {names.KIND} {raw.get('metadata', {}).get('name')}", raw
+
+
+def _documents(file: str) -> list[Any]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return list(yaml.safe_load_all(text))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{file}: {' '.join(str(error).split())}") from error
+
+
+def _items(document: object) -> list[dict[str, Any]]:
+    """The ModelServers in a document, which may be a List."""
+    if not isinstance(document, dict):
+        return []
+    if document.get("kind") == "List":
+        return [found for item in document.get("items") or () for found in _items(item)]
+    ours = document.get("kind") == names.KIND and str(document.get("apiVersion", "")).startswith(f"{names.GROUP}/")
+    return [document] if ours else []
+
+
+def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[Manifest]:
+    metadata = raw.get("metadata") or {}
+    owner = Owner(metadata.get("namespace") or namespace, _name(metadata.get("name")), uid="")
+    if raw["apiVersion"] != names.API_VERSION:
+        raise SpecError("apiVersion", f"must be {names.API_VERSION} (got {raw['apiVersion']!r})")
+    spec = parse_spec(raw.get("spec", {}))
+    if not (spec.runtime.image or defaults.runtime_image):
+        raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
+    return [_without_the_cluster(manifest) for manifest in render(spec, owner, _replicas(spec), defaults)]
+
+
+def _name(name: object) -> str:
+    if isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= names.MAX_NAME_LENGTH:
+        return name
+    shape = f"begin with a letter, use only a-z, 0-9 and '-', at most {names.MAX_NAME_LENGTH} characters"
+    raise SpecError("metadata.name", f"becomes the name of a Service: {shape} (got {name!r})")
+
+
+def _replicas(spec: ModelServerSpec) -> int:
+    if spec.replicas is not None:
+        return spec.replicas
+    return spec.autoscaling.min_replicas if spec.autoscaling else 1
+
+
+def _without_the_cluster(manifest: Manifest) -> Manifest:
+    gone = ("ownerReferences", "annotations")
+    return manifest | {"metadata": {key: value for key, value in manifest["metadata"].items() if key not in gone}}

@@ -1,0 +1,44 @@
+"""The arguments of `octavo-operator replay`; apart, because the runtime is imported only when it runs."""
+
+import argparse
+import math
+
+from octavo_operator.replay.trace import SHAPES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds them to a parser."""
+    parser.add_argument(
+        "--policy",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="YAML of a ModelServer with spec.autoscaling; several are compared, and the first says what a replica is",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", metavar="FILE", help="CSV with the columns time,prompt_tokens,output_tokens")
+    source.add_argument("--generate", choices=sorted(SHAPES), help="a made-up trace of this shape")
+    parser.add_argument("--duration", type=_positive, default=1800, help="its seconds (default: 1800)")
+    parser.add_argument("--peak", type=_positive, default=6, help="its requests per second at the highest (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same trace (default: 0)")
+    parser.add_argument("--startup", type=_positive, default=60, help="seconds until a replica serves (default: 60)")
+    parser.add_argument("--kv-tokens", type=_tokens, default=16_384, help="KV tokens of a replica (default: 16384)")
+    parser.add_argument("--step-profile", metavar="FILE", help="JSON of the time of a step, from sim_profile.py")
+    parser.add_argument(
+        "--slo", type=_positive, default=2, help="seconds to the first token, without slo.ttftP95 (default: 2)"
+    )
+    parser.add_argument("--rivals", action="store_true", help="also play HPA on queue, KEDA on KV percent, and Knative")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
+    return value
+
+
+def _tokens(text: str) -> int:
+    value = int(text)
+    if value < 1024:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1024")
+    return value

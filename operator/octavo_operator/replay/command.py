@@ -1,0 +1,80 @@
+"""`octavo-operator replay`: from a ModelServer's YAML and a trace to a table."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from octavo_operator.core.errors import SettingsError, SpecError
+from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.spec import ModelServerSpec, parse_spec
+from octavo_operator.replay.replica import Machine, read_step_time
+from octavo_operator.replay.report import table
+from octavo_operator.replay.run import Outcome, play
+from octavo_operator.replay.scalers import Octavo, Scaler, rivals
+from octavo_operator.replay.trace import Arrival, generate, read_csv
+
+
+def replay(options: argparse.Namespace) -> str:
+    """The report. SettingsError names what does not fit."""
+    specs = {path: _spec(Path(path)) for path in options.policy}
+    trace = _trace(options)
+    machine = _machine(next(iter(specs.values())), options)
+    outcomes: list[Outcome] = []
+    for name, spec in specs.items():
+        policy = _policy(spec)
+        label = "octavo" if len(specs) == 1 else Path(name).stem[:11]
+        outcomes.append(_play(Octavo(policy, name=label), policy, trace, machine, options))
+    first = _policy(next(iter(specs.values())))
+    contest = rivals(first, machine.max_num_seqs) if options.rivals else []
+    outcomes += [_play(rival, first, trace, machine, options) for rival in contest]
+    accelerator = next(iter(specs.values())).accelerator
+    return table(outcomes, duration=trace[-1].time, gpus=accelerator.count if accelerator else 0)
+
+
+def _play(
+    scaler: Scaler, policy: ScalingPolicy, trace: list[Arrival], machine: Machine, options: argparse.Namespace
+) -> Outcome:
+    slo = policy.ttft_p95 or options.slo
+    return play(scaler, trace, machine, startup=options.startup, start=policy.min_replicas, slo=slo)
+
+
+def _spec(path: Path) -> ModelServerSpec:
+    try:
+        raw = yaml.safe_load(path.read_text())
+        spec = parse_spec(raw["spec"])
+    except (OSError, yaml.YAMLError, TypeError, KeyError, SpecError) as error:
+        raise SettingsError(f"--policy {path}: {error}") from error
+    if spec.autoscaling is None:
+        raise SettingsError(f"--policy {path}: has no spec.autoscaling")
+    return spec
+
+
+def _policy(spec: ModelServerSpec) -> ScalingPolicy:
+    """Schedules are those of the epoch: a trace has no date."""
+    assert spec.autoscaling is not None, "checked when it was read"
+    return ScalingPolicy.of(spec, spec.autoscaling, now=0.0)
+
+
+def _trace(options: argparse.Namespace) -> list[Arrival]:
+    if options.trace is None:
+        return generate(options.generate, duration=options.duration, peak=options.peak, seed=options.seed)
+    try:
+        with Path(options.trace).open(newline="") as lines:
+            return read_csv(lines, options.trace)
+    except OSError as error:
+        raise SettingsError(f"--trace {options.trace}: {error}") from error
+
+
+def _machine(spec: ModelServerSpec, options: argparse.Namespace) -> Machine:
+    plain = Machine()
+    try:
+        step_time = read_step_time(Path(options.step_profile)) if options.step_profile else plain.step_time
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--step-profile: {error}") from error
+    return Machine(
+        kv_tokens=options.kv_tokens,
+        max_num_seqs=spec.runtime.max_num_seqs or plain.max_num_seqs,
+        max_num_batched_tokens=spec.runtime.max_batched_tokens or plain.max_num_batched_tokens,
+        step_time=step_time,
+    )

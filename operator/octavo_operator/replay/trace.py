@@ -1,0 +1,89 @@
+"""Traces: requests with their time and size, from a CSV file or from a generator.
+
+time,prompt_tokens,output_tokens
+0.0,512,128
+"""
+
+import csv
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from octavo_operator.core.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request: seconds since the start of the trace, tokens of its prompt and of its answer."""
+
+    time: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+def read_csv(lines: Iterable[str], name: str) -> list[Arrival]:
+    """The arrivals in a CSV file with a header, by time. SettingsError names the line that does not fit."""
+    arrivals = []
+    reader = csv.DictReader(lines)
+    for row in reader:
+        try:
+            arrival = Arrival(float(row["time"]), int(row["prompt_tokens"]), int(row["output_tokens"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingsError(f"{name}, line {reader.line_num}: {error}") from error
+        if not (0 <= arrival.time < math.inf and arrival.prompt_tokens >= 1 and arrival.output_tokens >= 1):
+            raise SettingsError(f"{name}, line {reader.line_num}: a negative time, or no tokens: {row}")
+        arrivals.append(arrival)
+    if not arrivals:
+        raise SettingsError(f"{name}: no requests in it")
+    return sorted(arrivals, key=lambda arrival: arrival.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Requests per second as a share of the peak, by share of the duration; mean tokens of prompts and answers."""
+
+    load: Callable[[float], float]
+    prompt_tokens: int = 400
+    output_tokens: int = 120
+
+
+def _diurnal(share: float) -> float:
+    return 0.1 + 0.9 * math.sin(math.pi * share) ** 2
+
+
+def _burst(share: float) -> float:
+    return 1.0 if 0.3 <= share < 0.45 else 0.15
+
+
+def _flapping(share: float) -> float:
+    return 1.0 if int(share * 10) % 2 else 0.2
+
+
+SHAPES: Final = {
+    "diurnal": Shape(_diurnal),
+    "burst": Shape(_burst),
+    "ramp": Shape(lambda share: 0.05 + 0.95 * share),
+    "flapping": Shape(_flapping),
+    "prefill-heavy": Shape(_diurnal, prompt_tokens=1800, output_tokens=15),
+    "long-context": Shape(_diurnal, prompt_tokens=3000, output_tokens=300),
+}
+
+
+def generate(shape: str, *, duration: float, peak: float, seed: int) -> list[Arrival]:
+    """Arrivals of a Poisson process that follows a shape, `peak` requests per second at its highest.
+
+    Sizes are exponential around the shape's means, cut at four times those. The same seed gives the same trace.
+    """
+    form, dice, time = SHAPES[shape], random.Random(seed), 0.0  # noqa: S311  nothing is kept secret by it
+    arrivals = []
+    while (time := time + dice.expovariate(peak)) < duration:
+        if dice.random() < form.load(time / duration):
+            sizes = (_size(dice, mean) for mean in (form.prompt_tokens, form.output_tokens))
+            arrivals.append(Arrival(time, *sizes))
+    return arrivals
+
+
+def _size(dice: random.Random, mean: int) -> int:
+    return max(1, min(4 * mean, round(dice.expovariate(1 / mean))))

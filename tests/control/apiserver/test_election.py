@@ -1,0 +1,188 @@
+"""Two operators on a real API server, each behind a proxy that notes what it sends: never two writers.
+
+Longer and with the real Lease's times, by hand:
+OCTAVO_ELECTION_ROUNDS=20 OCTAVO_ELECTION_SECONDS=15 pytest tests/control/apiserver/test_election.py -s
+"""
+
+import http.client
+import json
+import os
+import signal
+import ssl
+import threading
+import time
+from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.apiserver
+
+ROUNDS = int(os.environ.get("OCTAVO_ELECTION_ROUNDS", "1"))
+LEASE_SECONDS = int(os.environ.get("OCTAVO_ELECTION_SECONDS", "4"))
+_HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "host", "content-length"}
+
+
+class Journal:
+    """What passed the proxies, in one order: who holds the Lease after a write to it, and who wrote anything else."""
+
+    def __init__(self):
+        self.lock, self.entries = threading.Lock(), []
+
+    def note(self, kind, who, what):
+        with self.lock:
+            self.entries.append((time.monotonic(), kind, who, what))
+
+    def holder(self):
+        with self.lock:
+            holders = [who for _, kind, who, _ in self.entries if kind == "holder"]
+        return holders[-1] if holders else ""
+
+    def foreign_writes(self):
+        """Writes that began when the API server had already given the Lease to somebody else, or had it back."""
+        holder, found = "", []
+        with self.lock:
+            for _, kind, who, what in self.entries:
+                if kind == "holder":
+                    holder = who
+                elif who != holder:
+                    found.append((who, holder, what))
+        return found
+
+    def writers(self):
+        with self.lock:
+            return {who for _, kind, who, _ in self.entries if kind == "write"}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Hands one request on and its answer back, piece by piece: a watch lasts for minutes."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __getattr__(self, name):
+        if name.startswith("do_"):
+            return self.forward
+        raise AttributeError(name)
+
+    def forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        on_lease = "/leases" in self.path
+        if self.command != "GET" and not on_lease:
+            self.server.journal.note("write", self.server.operator, f"{self.command} {self.path}")
+        connection = self.server.connect()
+        try:
+            headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOP_BY_HOP}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            if self.command != "GET" and on_lease and answer.status < 300:
+                self.server.journal.note("holder", json.loads(body)["spec"]["holderIdentity"], "")
+            self.answer(answer)
+        except (OSError, http.client.HTTPException):
+            self.close_connection = True
+        finally:
+            connection.close()
+
+    def answer(self, answer):
+        self.send_response(answer.status)
+        for key, value in answer.getheaders():
+            if key.lower() not in _HOP_BY_HOP:
+                self.send_header(key, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while data := answer.read1(65536):
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_):
+        pass
+
+
+class Proxy(ThreadingHTTPServer):
+    """In front of the API server, for one operator; `kubeconfig` leads to it."""
+
+    daemon_threads = True
+
+    def __init__(self, operator, kubeconfig, folder, journal):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.operator, self.journal = operator, journal
+        config = yaml.safe_load(kubeconfig.read_text())
+        cluster = config["clusters"][0]["cluster"]
+        self.upstream = urlsplit(cluster["server"])
+        self.trust = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
+        config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{self.server_address[1]}"}
+        self.kubeconfig = folder / f"{operator}.kubeconfig"
+        self.kubeconfig.write_text(yaml.safe_dump(config))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def connect(self):
+        return http.client.HTTPSConnection(self.upstream.hostname, self.upstream.port, context=self.trust, timeout=600)
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+
+@pytest.fixture(scope="module")
+def pair(operator, operator_with, tmp_path_factory):
+    """Two operators by name, and the journal of what they send; the session's operator rests."""
+    operator.stop()
+    tmp_path = tmp_path_factory.mktemp("pair")
+    journal, proxies, operators = Journal(), [], {}
+    try:
+        for name in ("first", "second"):
+            proxy = Proxy(name, operator.kubeconfig, tmp_path, journal)
+            proxies.append(proxy)
+            log = tmp_path / f"{name}.log"
+            operators[name] = operator_with(
+                proxy.kubeconfig, log, POD_NAME=name, OCTAVO_LEASE_DURATION=str(LEASE_SECONDS)
+            )
+            operators[name].start()
+        yield operators, journal
+    finally:
+        for one in operators.values():
+            one.resume()
+            one.stop()
+        for proxy in proxies:
+            proxy.close()
+        operator.start()
+
+
+def test_a_leader_that_is_killed_or_paused_is_replaced_and_never_writes_again(pair, kube, wait):
+    operators, journal = pair
+    kube.server(replicas=1)
+    wait(lambda: kube.find("deployment"))
+    for number in range(2 * ROUNDS):
+        old = wait(journal.holder)
+        start, before = time.monotonic(), kube.get("deployment")["spec"]["replicas"]
+        operators[old].stop(signal.SIGKILL) if number % 2 == 0 else operators[old].pause()
+        kube.server(replicas=before % 5 + 1)
+        kube.run("delete", "service", "chat", "--ignore-not-found")
+        wait(lambda old=old: journal.holder() not in ("", old), 90)
+        taken = time.monotonic() - start
+        wait(lambda want=before % 5 + 1: kube.get("deployment")["spec"]["replicas"] == want and kube.find("service"))
+        how = "killed" if number % 2 == 0 else "paused"
+        print(
+            f"round {number}: {old} {how}, replaced after {taken:.1f} s, at work after {time.monotonic() - start:.1f} s"
+        )
+        if number % 2 == 0:
+            operators[old].start()
+        else:
+            operators[old].resume()
+            kube.server(replicas=(before + 1) % 5 + 1)
+            wait(lambda want=(before + 1) % 5 + 1: kube.get("deployment")["spec"]["replicas"] == want)
+            wait(lambda old=old: "not leading any more" in operators[old].log.read_text())
+    assert journal.foreign_writes() == []
+    assert journal.writers() == {"first", "second"}
+
+
+def test_a_leader_that_is_asked_to_end_hands_over_at_once(pair, kube, wait):
+    operators, journal = pair
+    old = wait(journal.holder)
+    assert operators[old].stop() == 0
+    wait(lambda: journal.holder() not in ("", old))
+    kube.server()
+    wait(lambda: kube.find("deployment"))
+    assert "lease released" in operators[old].log.read_text()
+    assert journal.foreign_writes() == []

@@ -1,0 +1,212 @@
+"""The replay: traces, a fleet of the runtime's own schedulers, the closed loop, rivals, the report, the command."""
+
+from dataclasses import replace
+
+import pytest
+
+from octavo_operator.__main__ import main
+from octavo_operator.core.errors import SettingsError
+from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.replay.fleet import Fleet
+from octavo_operator.replay.replica import Machine, SimReplica
+from octavo_operator.replay.report import chart, table
+from octavo_operator.replay.run import Outcome, play
+from octavo_operator.replay.scalers import HpaOnQueue, KedaOnKv, Knative, Octavo
+from octavo_operator.replay.trace import SHAPES, Arrival, generate, read_csv
+
+MACHINE = Machine(kv_tokens=4096, max_num_seqs=4)
+POLICY = ScalingPolicy(1, 4, 0.7, 2, up_window=0, down_window=60)
+POLICY_FILE = """
+spec:
+  model: {source: {pvc: {claimName: models}}}
+  runtime: {maxNumSeqs: 8}
+  autoscaling: {minReplicas: 1, maxReplicas: 3, targets: {waitingPerReplica: 2}}
+"""
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_seed_gives_the_same_trace_and_another_one_another(shape):
+    first, again, other = (generate(shape, duration=120, peak=5, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert all(0 <= arrival.time < 120 and arrival.prompt_tokens >= 1 <= arrival.output_tokens for arrival in first)
+    assert [arrival.time for arrival in first] == sorted(arrival.time for arrival in first)
+
+
+def test_a_burst_is_denser_than_the_rest():
+    trace = generate("burst", duration=1000, peak=2, seed=0)
+    inside = sum(1 for arrival in trace if 300 <= arrival.time < 450)
+    assert inside / 150 > 3 * (len(trace) - inside) / 850
+
+
+def test_a_file_is_read_by_time():
+    lines = ["prompt_tokens,time,output_tokens", "10,2.5,3", "20,1,4"]
+    assert read_csv(lines, "x.csv") == [Arrival(1, 20, 4), Arrival(2.5, 10, 3)]
+
+
+@pytest.mark.parametrize("row", ["1,2", "1,x,3", "-1,2,3", "nan,2,3", "1,0,3", "inf,1,1"])
+def test_a_line_that_does_not_fit_is_named(row):
+    with pytest.raises(SettingsError, match=r"x\.csv, line 3"):
+        read_csv(["time,prompt_tokens,output_tokens", "0,1,1", row], "x.csv")
+
+
+def test_an_empty_file_is_no_trace():
+    with pytest.raises(SettingsError, match="no requests"):
+        read_csv(["time,prompt_tokens,output_tokens"], "x.csv")
+
+
+# --- replica and fleet ------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_shows_its_queue_and_answers_everybody():
+    ttfts = []
+    replica = SimReplica(MACHINE, 0.0, ttfts)
+    for number in range(6):
+        replica.submit(number, Arrival(0.0, 100, 10))
+    replica.advance(0.5)
+    busy = replica.sample(0.5)
+    assert (busy.running, busy.waiting, busy.waiting_tokens) == (4, 2, 200)
+    assert busy.kv_used >= 4 * 100
+    replica.advance(60)
+    idle = replica.sample(60)
+    assert (idle.running, idle.waiting, idle.kv_used) == (0, 0, 0)
+    assert (idle.prompt_tokens, idle.generation_tokens) == (600, 60)
+    assert len(ttfts) == idle.ttft.total == 6
+    assert idle.itl.total == 54
+
+
+def test_a_request_longer_than_the_cache_is_cut_and_served():
+    replica = SimReplica(MACHINE, 0.0, [])
+    replica.submit(0, Arrival(0.0, 9000, 50))
+    replica.advance(1000)
+    assert replica.outstanding == 0
+
+
+def test_a_fleet_starts_drains_and_costs():
+    fleet = Fleet(MACHINE, startup=30)
+    fleet.begin(1)
+    fleet.scale(2)
+    assert (fleet.size, len(fleet.ready)) == (2, 1)
+    fleet.run(30, iter([(number, Arrival(29.0, 100, 50)) for number in range(2)]))
+    assert len(fleet.ready) == 2
+    assert fleet.replica_seconds == 60
+    fleet.run(32, iter([(2, Arrival(30.0, 100, 50))]))
+    fleet.scale(1)
+    assert (fleet.size, len(fleet.draining)) == (1, 1)
+    fleet.run(100, iter([]))
+    assert (len(fleet.ttfts), fleet.draining, fleet.busy) == (3, [], False)
+
+
+def test_without_a_ready_replica_requests_are_held():
+    fleet = Fleet(MACHINE, startup=10)
+    fleet.scale(1)
+    fleet.run(5, iter([(0, Arrival(1.0, 10, 2))]))
+    assert (fleet.busy, fleet.ttfts) == (True, [])
+    fleet.run(20, iter([]))
+    assert not fleet.busy
+    assert 9 <= fleet.ttfts[0] < 10
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def overload(seconds=240):
+    """Almost twice what one replica of MACHINE carries, then nothing but one late request."""
+    return [*(Arrival(0.25 * step, 60, 20) for step in range(4 * seconds)), Arrival(seconds + 400, 10, 2)]
+
+
+@pytest.mark.parametrize(
+    "scaler",
+    [Octavo, HpaOnQueue, KedaOnKv, lambda policy: Knative(policy, 4)],
+    ids=["octavo", "hpa", "keda", "knative"],
+)
+def test_every_scaler_answers_every_request_within_the_bounds(scaler):
+    outcome = play(scaler(POLICY), overload(), MACHINE, startup=20, start=1, slo=2.0)
+    assert outcome.requests == 961
+    assert 0 < outcome.replica_hours <= 4 * 650 / 3600
+    assert all(1 <= number <= 4 for _, number in outcome.replicas)
+
+
+def test_the_production_code_scales_up_under_load_and_down_after_it():
+    alone = play(Octavo(replace(POLICY, max_replicas=1)), overload(), MACHINE, startup=20, start=1, slo=2.0)
+    scaled = play(Octavo(POLICY), overload(), MACHINE, startup=20, start=1, slo=2.0)
+    assert scaled.most > 1 == scaled.replicas[-1][1]
+    assert scaled.violations < alone.violations / 2
+    assert scaled.turns == 1
+
+
+def test_a_run_is_reproducible():
+    first, second = (play(Octavo(POLICY), overload(60), MACHINE, startup=20, start=1, slo=2.0) for _ in range(2))
+    assert first == second
+
+
+# --- report and command -----------------------------------------------------------------------------------------------
+
+OUTCOME = Outcome("octavo", 200, 5, 0.25, 1.5, 1.25, 4, 1, ((0.0, 1), (50.0, 4)))
+
+
+def test_the_table_has_what_counts():
+    header, row, _, _, line, _ = table([OUTCOME], duration=100, gpus=2).split("\n")
+    assert header.split() == [
+        "scaler",
+        "requests",
+        "late",
+        "late",
+        "%",
+        "TTFT",
+        "p50",
+        "TTFT",
+        "p95",
+        "GPU-hours",
+        "most",
+        "turns",
+    ]
+    assert row.split() == ["octavo", "200", "5", "2.5%", "0.25s", "1.50s", "2.50", "4", "1"]
+    assert line.split()[1] == "▂" * 20 + "█" * 20
+    assert "replica-hours" in table([OUTCOME], duration=100, gpus=0)
+
+
+def test_a_chart_is_relative_to_the_highest_of_all():
+    assert set(chart(OUTCOME, 100, 8)) == {"▁", "▄"}
+
+
+@pytest.fixture
+def policy_file(tmp_path):
+    path = tmp_path / "chat.yaml"
+    path.write_text(POLICY_FILE)
+    return str(path)
+
+
+def test_the_command_plays_a_file_against_rivals(policy_file, tmp_path, capsys):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time,prompt_tokens,output_tokens\n" + "".join(f"{step},50,5\n" for step in range(20)))
+    assert main(["replay", "--policy", policy_file, "--trace", str(trace), "--rivals"]) == 0
+    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()[1:5]]
+    assert rows == [["octavo", "20"], ["hpa-queue", "20"], ["keda-kv", "20"], ["knative", "20"]]
+
+
+def test_two_policies_are_compared_by_their_files_names(policy_file, tmp_path, capsys):
+    other = tmp_path / "other.yaml"
+    other.write_text(POLICY_FILE)
+    arguments = ["--policy", policy_file, "--policy", str(other), "--generate", "ramp", "--duration", "30"]
+    assert main(["replay", *arguments]) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:3]] == ["chat", "other"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--policy", "/no/such.yaml", "--generate", "ramp"], "--policy /no/such.yaml"),
+        (["--policy", "{policy}", "--trace", "/no/such.csv"], "--trace /no/such.csv"),
+        (["--policy", "{policy}", "--generate", "ramp", "--step-profile", "/no/such.json"], "--step-profile"),
+        (["--policy", "{fixed}", "--generate", "ramp"], "has no spec.autoscaling"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, words, policy_file, tmp_path, capsys):
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text("spec: {model: {source: {pvc: {claimName: models}}}}")
+    filled = [argument.format(policy=policy_file, fixed=fixed) for argument in arguments]
+    assert main(["replay", *filled]) == 64
+    assert words in capsys.readouterr().err
