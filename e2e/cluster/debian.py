@@ -25,7 +25,7 @@ PACKAGES = {
     "conntrack": "conntrack",
     "mount": "mount",
 }
-IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "skopeo": "skopeo"}
+IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "g++": "g++", "skopeo": "skopeo"}
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 

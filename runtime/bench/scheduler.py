@@ -27,8 +27,8 @@ def make_running(running: int, context: int, steps: int) -> Scheduler:
     for seq_id in range(running):
         scheduler.add(Sequence(seq_id, list(range(context)), SamplingParams(max_tokens=steps + 1)))
     while scheduler.stats().generation_tokens < running:
-        plan = scheduler.schedule()
-        scheduler.update(plan, StepResult([0] * sum(chunk.samples for chunk in plan.chunks)))
+        plan = scheduler.schedule(0.0)
+        scheduler.update(plan, StepResult([0] * len(flatten(plan, BLOCK_SIZE).sampling)))
     return scheduler
 
 
@@ -37,15 +37,17 @@ def measure(scheduler: Scheduler, steps: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"schedule": [], "flatten": [], "update": []}
     for _ in range(steps):
         start = time.perf_counter()
-        plan = scheduler.schedule()
+        plan = scheduler.schedule(0.0)
         scheduled = time.perf_counter()
-        batch = flatten(plan, scheduler.sequences, BLOCK_SIZE)
+        batch = flatten(plan, BLOCK_SIZE)
         flattened = time.perf_counter()
-        scheduler.update(plan, StepResult([0] * len(batch.sampling)))
+        result = StepResult([0] * len(batch.sampling))
+        sampled = time.perf_counter()
+        scheduler.update(plan, result)
         updated = time.perf_counter()
         times["schedule"].append(scheduled - start)
         times["flatten"].append(flattened - scheduled)
-        times["update"].append(updated - flattened)
+        times["update"].append(updated - sampled)
     return times
 
 

@@ -1,4 +1,4 @@
-"""`octavo serve MODEL`: flags to a `ServeConfig`. Imports nothing heavy, so that `--help` and errors come at once."""
+"""`octavo serve` and `octavo bench`: flags to settings. Imports nothing heavy: `--help` and errors come at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from octavo_runtime.bench.flags import add_bench
 from octavo_runtime.config import ServeConfig
+from octavo_runtime.errors import InvalidArgument
+from octavo_runtime.sources.reference import parse_model
 from octavo_runtime.termination import EXIT_USAGE, write_termination_message
 
 if TYPE_CHECKING:
@@ -29,14 +32,29 @@ def entry() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` and carry the command out; returns the exit status."""
     options = vars(_make_parser().parse_args(arguments))
-    command: Callable[[ServeConfig], int] = options.pop("command")
-    config = ServeConfig(**options)
+    command: Callable[[Any], int] = options.pop("command")
+    return command(options if command is _bench else _make_config(options))
+
+
+def _make_config(options: dict[str, Any]) -> ServeConfig:
+    config = ServeConfig(**options | _name_model(options["model"], options.get("served_model_name")))
     if config.max_num_batched_tokens is not None and config.max_num_seqs > config.max_num_batched_tokens:
         _fail(
             f"--max-num-seqs {config.max_num_seqs} is more than --max-num-batched-tokens "
             f"{config.max_num_batched_tokens}: each running sequence needs a token of each step"
         )
-    return command(config)
+    return config
+
+
+def _name_model(text: str, name: str | None) -> dict[str, Any]:
+    """The settings that follow from the MODEL argument."""
+    try:
+        model = parse_model(text)
+    except InvalidArgument as error:
+        _fail(str(error))
+    if isinstance(model, Path):
+        return {"model": model}
+    return {"model": Path(model.name), "remote": text, "served_model_name": name or model.name}
 
 
 def _end_on_sigterm() -> None:
@@ -52,6 +70,12 @@ def _serve(config: ServeConfig) -> int:
     from octavo_runtime.server.main import serve  # noqa: PLC0415  heavy
 
     return serve(config)
+
+
+def _bench(options: dict[str, Any]) -> int:
+    from octavo_runtime.bench.command import run  # noqa: PLC0415  heavy
+
+    return run(options, _make_config)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,11 +97,25 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve a model", allow_abbrev=False)
     serve.set_defaults(command=_serve)
-    serve.add_argument("model", type=Path, metavar="MODEL", help="folder with safetensors, or .gguf file")
+    _add_model(serve)
     _add_server_flags(serve)
     _add_engine_flags(serve)
     _add_limits(serve)
+    bench = commands.add_parser("bench", help="measure a server or the engine", allow_abbrev=False)
+    bench.set_defaults(command=_bench)
+    add_bench(bench, _number, _add_engine_flags)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="folder with safetensors, .gguf file, hf://org/name[@revision][/file.gguf] or s3://bucket/prefix",
+    )  # fmt: skip
+    parser.add_argument(
+        "--download-dir", type=Path, metavar="DIR",
+        help="where remote models are kept (default: $OCTAVO_MODEL_CACHE or ~/.cache/octavo/models)",
+    )  # fmt: skip
 
 
 def _add_server_flags(parser: argparse.ArgumentParser) -> None:
@@ -102,18 +140,31 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
     _flag(group, "block_size", _number(int, 1), "tokens per block of the KV cache")
+    group.add_argument(
+        "--no-prefix-caching", dest="prefix_caching", action="store_false",
+        help="compute every prompt anew, also the start that it shares with an earlier one",
+    )  # fmt: skip
+    _flag(group, "speculative_ngram", _number(int, 0, 64), "tokens to guess ahead from the text so far; 0: none")
     _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "cpu", "triton"))
     _flag(group, "threads", _number(int, 1), "CPU threads; default: the cgroup's quota")
     _flag(group, "runner", str, "sim: no weights, made-up tokens; for tests and simulation", choices=("torch", "sim"))
     _flag(group, "sim_step_time", _number(float, 0), "seconds that a step of --runner sim takes")
+    _flag(group, "sim_profile", Path, "JSON file that says how long its steps take, by runtime/bench/sim_profile.py")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     _flag(group, "max_queued_requests", _number(int, 1), "requests beyond --max-num-seqs; more get a 503")
+    _flag(group, "max_queued_tokens", _number(int, 1), "prompt tokens that may wait; more get a 503; default: any")
     _flag(group, "max_body_size", _size, "bytes of a request's body, like 1Mi; more get a 413")
     _flag(group, "stall_limit", _number(float, 1), "seconds without a sign of life of the engine until /livez fails")
     _flag(group, "startup_stall_limit", _number(float, 1), "the same while the model loads")
+    _flag(
+        group,
+        "max_engine_restarts",
+        _number(int, 0),
+        "restarts of an engine that ended, within 10 minutes; one death more ends the server",
+    )
 
 
 def _flag(

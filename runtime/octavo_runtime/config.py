@@ -10,7 +10,9 @@ from pathlib import Path  # noqa: TC003  msgspec reads the annotation at run tim
 class ServeConfig:
     """What the user asked for. `None` means: decided from the model and the machine when it is known."""
 
-    model: Path
+    model: Path  # of a remote model: where it is once it has been fetched
+    remote: str | None = None  # hf://… or s3://…, to be fetched before the engine starts
+    download_dir: Path | None = None  # where it goes; default: $OCTAVO_MODEL_CACHE or ~/.cache/octavo/models
     host: str = "0.0.0.0"  # noqa: S104  a server in a pod listens on all of the pod's addresses
     port: int = 8000
     served_model_name: str | None = None  # default: the model's folder or file name
@@ -20,13 +22,18 @@ class ServeConfig:
     max_num_batched_tokens: int | None = None  # tokens per step; default: what suits the device (Runner.step_tokens)
     kv_cache_memory: int | None = None  # bytes; default: a share of free memory
     block_size: int = 16  # tokens
+    prefix_caching: bool = True  # keep computed blocks for requests that start alike
+    speculative_ngram: int = 0  # tokens guessed ahead from the sequence itself; 0: none
     attention_backend: str = "auto"  # auto | reference | cpu | triton
     threads: int | None = None  # default: the cgroup's CPU quota
     drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM
     drain_delay: float = 5.0  # seconds after SIGTERM in which new requests are still served while endpoints propagate
     max_queued_requests: int = 1024  # accepted requests beyond max_num_seqs; more get a 503
+    max_queued_tokens: int | None = None  # prompt tokens that wait to be computed; what would pass it gets a 503
+    max_engine_restarts: int = 5  # deaths of the engine within 10 minutes that are mended; one more ends the server
     max_body_size: int = 1 << 20  # bytes of a request body
     stall_limit: float = 60.0  # seconds without a sign of life from the engine after which /livez and /readyz fail
     startup_stall_limit: float = 600.0  # the same while the model loads
     runner: str = "torch"  # torch | sim
     sim_step_time: float = 0.0  # seconds; how long the sim runner takes for a step
+    sim_profile: Path | None = None  # how long its steps take, fitted to measurements

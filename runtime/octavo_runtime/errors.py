@@ -2,7 +2,9 @@
 
     OctavoError
     ├── StartError              the server cannot start; `reason` goes into the termination message
-    │   ├── ModelNotFound       the path is missing, or has no weights
+    │   ├── ModelNotFound       the path, repository, revision or bucket is missing, or has no weights
+    │   ├── ModelAccessDenied   the hub or the storage that holds the model refuses us
+    │   ├── ModelFetchFailed    the model cannot be fetched: network, storage, a full disk
     │   ├── ModelUnsupported    architecture, weight format or quantisation that is not served
     │   ├── OutOfMemory         weights or KV cache do not fit
     │   ├── InvalidArgument     a setting contradicts the model or the machine
@@ -12,6 +14,7 @@
         ├── ContextLengthExceeded  400  prompt and answer do not fit the model or the KV cache
         ├── UnknownModel           404  another model than the one that is served
         ├── BodyTooLarge           413
+        ├── DeadlineExceeded       504  the request's own timeout passed, or cannot be met
         ├── Unavailable            503  not now: try again, here or at another replica
         │   ├── ModelLoading
         │   ├── QueueFull
@@ -40,6 +43,14 @@ class StartError(OctavoError):
 
 class ModelNotFound(StartError):  # noqa: N818  named by its reason, which users read in conditions
     reason = "ModelNotFound"
+
+
+class ModelAccessDenied(StartError):  # noqa: N818
+    reason = "ModelAccessDenied"
+
+
+class ModelFetchFailed(StartError):  # noqa: N818
+    reason = "ModelFetchFailed"
 
 
 class ModelUnsupported(StartError):  # noqa: N818
@@ -93,6 +104,12 @@ class BodyTooLarge(RequestError):  # noqa: N818
         super().__init__(message, param="body", code="request_too_large", status=413)
 
 
+class DeadlineExceeded(RequestError):  # noqa: N818
+    def __init__(self) -> None:
+        message = "timeout: the answer cannot be complete in the time that the request allows"
+        super().__init__(message, param="timeout", code="deadline_exceeded", status=504)
+
+
 class Unavailable(RequestError):  # noqa: N818
     """Not now. `retry_after` is in seconds."""
 
@@ -107,8 +124,8 @@ class ModelLoading(Unavailable):
 
 
 class QueueFull(Unavailable):
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} requests are queued, which is the limit", code="engine_overloaded", retry_after=2)
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="engine_overloaded", retry_after=2)
 
 
 class Draining(Unavailable):

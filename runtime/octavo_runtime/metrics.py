@@ -7,6 +7,7 @@ Gateway API inference extension read those. Labels are the model's name, reasons
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from itertools import accumulate
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from octavo_runtime.engine.state_page import EngineState
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
+FINISHED_REASONS: Final = ("stop", "length", "abort", "deadline", "error")
+REJECTION_REASONS: Final = ("queued_requests", "queued_tokens")
 # Bucket bounds in seconds: a decode step on a GPU takes milliseconds, an answer on a CPU minutes.
 _TOKEN_SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960)
@@ -61,6 +63,8 @@ class RequestMetrics:
         self.inter_token_latency = Histogram(_TOKEN_SECONDS)
         self.e2e_latency = Histogram(_REQUEST_SECONDS)
         self.finished_requests: Counter[str] = Counter()
+        self.rejections: Counter[str] = Counter()
+        self.engine_restarts = 0
 
     def queued(self, seconds: float) -> None:
         self.queue_time.observe(seconds)
@@ -75,6 +79,12 @@ class RequestMetrics:
         self.finished_requests[reason] += 1
         self.e2e_latency.observe(seconds)
 
+    def rejected(self, reason: str) -> None:
+        self.rejections[reason] += 1
+
+    def engine_restarted(self) -> None:
+        self.engine_restarts += 1
+
 
 class RuntimeCollector(Collector):
     """Builds every metric family when it is asked."""
@@ -86,18 +96,22 @@ class RuntimeCollector(Collector):
         state: Callable[[], EngineState],
         started: Callable[[], Started | None],
         draining: Callable[[], bool],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model_name = model_name
         self._requests = requests
         self._state = state
         self._started = started
         self._draining = draining
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         state = self._state()
         yield from self._gauges(state)
         yield from self._totals(state)
         yield from self._finished()
+        yield self._rejections()
         yield from self._histograms()
         yield from self._startup(state)
         yield from self._cache_config()
@@ -111,6 +125,8 @@ class RuntimeCollector(Collector):
         yield self._gauge("octavo_kv_tokens_used", "Tokens of KV cache in use.", state.kv_tokens_used)
         yield self._gauge("octavo_kv_tokens_capacity", "Tokens of KV cache there are.", state.kv_tokens_capacity)
         yield self._gauge("octavo_draining", "1 after SIGTERM.", float(self._draining()))
+        silence = max(self._clock() - state.beat, 0.0)
+        yield self._gauge("octavo_engine_silence_seconds", "Since the engine's last sign of life.", silence)
         yield self._gauge("vllm:num_requests_running", "As octavo_requests_running.", running)
         yield self._gauge("vllm:num_requests_waiting", "As octavo_requests_waiting.", waiting)
         yield self._gauge("vllm:kv_cache_usage_perc", "As octavo_kv_cache_usage_ratio.", usage)
@@ -122,6 +138,18 @@ class RuntimeCollector(Collector):
         yield self._counter("octavo_prompt_tokens", "Prompt tokens computed.", prompt)
         yield self._counter("octavo_generation_tokens", "Tokens generated.", generation)
         yield self._counter("octavo_engine_steps", "Steps of the engine.", state.steps)
+        restarts = self._requests.engine_restarts
+        yield self._counter("octavo_engine_restarts", "Engines that were started in a dead one's place.", restarts)
+        looked_up, found = state.prefix_queries, state.prefix_hits
+        yield self._counter("octavo_prefix_cache_queries", "Prompt tokens looked up in the cache.", looked_up)
+        yield self._counter("octavo_prefix_cache_hits", "Prompt tokens found there.", found)
+        drafts, accepted = state.spec_draft_tokens, state.spec_accepted_tokens
+        yield self._counter("octavo_spec_draft_tokens", "Tokens guessed ahead.", drafts)
+        yield self._counter("octavo_spec_accepted_tokens", "Guesses that were right.", accepted)
+        yield self._counter("vllm:prefix_cache_queries", "As octavo_prefix_cache_queries_total.", looked_up)
+        yield self._counter("vllm:prefix_cache_hits", "As octavo_prefix_cache_hits_total.", found)
+        yield self._counter("vllm:spec_decode_num_draft_tokens", "As octavo_spec_draft_tokens_total.", drafts)
+        yield self._counter("vllm:spec_decode_num_accepted_tokens", "As octavo_spec_accepted_tokens_total.", accepted)
         yield self._counter("vllm:num_preemptions", "As octavo_preemptions_total.", preemptions)
         yield self._counter("vllm:prompt_tokens", "As octavo_prompt_tokens_total.", prompt)
         yield self._counter("vllm:generation_tokens", "As octavo_generation_tokens_total.", generation)
@@ -129,14 +157,24 @@ class RuntimeCollector(Collector):
     def _finished(self) -> Iterator[Metric]:
         labels = ["model_name", "finished_reason"]
         ours = CounterMetricFamily("octavo_requests", "Requests that ended, by how.", labels=labels)
-        theirs = CounterMetricFamily("vllm:request_success", "As octavo_requests_total, without errors.", labels=labels)
+        theirs = CounterMetricFamily(
+            "vllm:request_success", "As octavo_requests_total, without failures.", labels=labels
+        )
         for reason in FINISHED_REASONS:
             value = self._requests.finished_requests[reason]
             ours.add_metric([self._model_name, reason], value)
-            if reason != "error":
+            if reason not in {"deadline", "error"}:
                 theirs.add_metric([self._model_name, reason], value)
         yield ours
         yield theirs
+
+    def _rejections(self) -> Metric:
+        family = CounterMetricFamily(
+            "octavo_admission_rejections", "Requests refused for load, by limit.", labels=["model_name", "reason"]
+        )
+        for reason in REJECTION_REASONS:
+            family.add_metric([self._model_name, reason], self._requests.rejections[reason])
+        return family
 
     def _histograms(self) -> Iterator[Metric]:
         requests = self._requests

@@ -38,7 +38,8 @@ FULL_SPEC: dict[str, Any] = {
 
 def container() -> dict[str, Any]:
     owner = render.Owner(namespace="team", name="chat", uid="1")
-    _, deployment = render.render(parse_spec(FULL_SPEC), owner, 1, render.Defaults(runtime_image="image"))
+    children = render.render(parse_spec(FULL_SPEC), owner, 1, render.Defaults(runtime_image="image"))
+    (deployment,) = [child for child in children if child["kind"] == "Deployment"]
     (found,) = deployment["spec"]["template"]["spec"]["containers"]
     return dict(found)
 

@@ -10,9 +10,8 @@ import torch
 
 from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
-from octavo_runtime.model.decoder import Decoder
 from octavo_runtime.model.info import read_model_info
-from octavo_runtime.model.loader import load_weights, open_weights
+from octavo_runtime.model.load import load_decoder
 from octavo_runtime.runner.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
     def make(name: str, *, max_shard_size: str = "1GB", **changes: object) -> Path:
         torch.manual_seed(7)
-        config = getattr(transformers, f"{name}Config")(**{**SHAPE, "initializer_range": 0.3, **changes})
-        model = getattr(transformers, f"{name}ForCausalLM")(config)
+        model_class = getattr(transformers, f"{name}ForCausalLM")
+        model = model_class(model_class.config_class(**{**SHAPE, "initializer_range": 0.3, **changes}))
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith(("norm.weight", "bias")):  # fresh ones are all 1 or 0 and would hide a mix-up
                 torch.nn.init.normal_(parameter, mean=0.8, std=0.4)
@@ -59,9 +58,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
 def load_runner(path: Path, backend: str = "cpu", num_blocks: int = 96, block_size: int = 4) -> TorchRunner:
     info = read_model_info(path)
-    weights = load_weights(info, open_weights(info), device=CPU, dtype=torch.float32)
-    decoder = Decoder(info, weights, select_backend(backend, CPU), torch.float32)
-    return TorchRunner(decoder, info, num_blocks=num_blocks, block_size=block_size, device=CPU, dtype=torch.float32)
+    decoder = load_decoder(info, select_backend(backend, CPU), device=CPU, dtype=torch.float32)
+    return TorchRunner(decoder, num_blocks=num_blocks, block_size=block_size, device=CPU, dtype=torch.float32)
 
 
 @pytest.fixture

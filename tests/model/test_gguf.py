@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gguf
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from safetensors.torch import load_file
 from octavo_runtime.errors import ModelUnsupported
 from octavo_runtime.model.gguf_header import read_gguf_header
 from octavo_runtime.model.gguf_weights import unpermute
-from octavo_runtime.model.info import RopeScaling, read_model_info
+from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.loader import load_weights, open_weights
+from octavo_runtime.model.spec import LinearScaling
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -29,15 +32,27 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
 }
+FOUR_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+EXPERT = {
+    "gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps",
+}  # fmt: skip
 Type = gguf.GGMLQuantizationType
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, architecture: str) -> str:
     stem, _, kind = name.rpartition(".")
+    names = {**NAMES, **FOUR_NORMS} if architecture in ("gemma2", "gemma3") else NAMES
     if stem.startswith("model.layers."):
         _, _, layer, rest = stem.split(".", 3)
-        return f"blk.{layer}.{NAMES[rest]}.{kind}"
+        return f"blk.{layer}.{EXPERT[rest] if rest in EXPERT else names[rest]}.{kind}"
     return f"{NAMES[stem]}.{kind}"
 
 
@@ -47,36 +62,69 @@ def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
     return weight.reshape(shape).swapaxes(1, 2).reshape(weight.shape)
 
 
+def stack_experts(tensors):
+    """One tensor for all experts' matrices of a kind, as in the file: `….experts.3.w1.weight` to `….w1.weight`."""
+    stacks = {}
+    for name in sorted(tensors, key=lambda name: [int(part) if part.isdigit() else -1 for part in name.split(".")]):
+        before, experts, after = name.partition(".experts.")
+        place = f"{before.rpartition('.')[0]}.{after.partition('.')[2]}" if experts else name
+        stacks.setdefault(place, []).append(tensors[name])
+    return {
+        name: torch.stack(parts) if parts[0].ndim == 2 and len(parts) > 1 else parts[0]
+        for name, parts in stacks.items()
+    }
+
+
 def write(folder, file, architecture, kind=Type.F32, **metadata):
     """The safetensors model in `folder` as a GGUF file, matrices in `kind`."""
     info = read_model_info(folder)
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_context_length(info.max_positions)
-    writer.add_embedding_length(info.hidden_size)
-    writer.add_block_count(info.num_layers)
-    writer.add_feed_forward_length(info.intermediate_size)
-    writer.add_head_count(info.num_heads)
-    writer.add_head_count_kv(info.num_kv_heads)
-    writer.add_key_length(info.head_dim)
-    writer.add_layer_norm_rms_eps(info.rms_norm_eps)
-    writer.add_rope_freq_base(info.rope_theta)
+    writer.add_embedding_length(info.decoder.hidden_size)
+    writer.add_block_count(len(info.decoder.layers))
+    writer.add_feed_forward_length(info.decoder.intermediate_size)
+    writer.add_head_count(info.decoder.num_heads)
+    writer.add_head_count_kv(info.decoder.num_kv_heads)
+    writer.add_key_length(info.decoder.head_dim)
+    writer.add_layer_norm_rms_eps(info.decoder.rms_norm_eps)
+    writer.add_rope_freq_base(info.decoder.ropes[0].theta)
     writer.add_eos_token_id(2)
     writer.add_eot_token_id(3)
     for key, value in metadata.items():
         writer.add_key_value(key.replace("__", "."), value, gguf.GGUFValueType.get_type(value))
-    for name, tensor in load_file(folder / "model.safetensors").items():
+    for name, tensor in stack_experts(load_file(folder / "model.safetensors")).items():
         weight = tensor.numpy()
+        if "gemma" in architecture and name.endswith("norm.weight"):
+            weight = weight + 1
         if architecture == "llama" and ".q_proj." in name:
-            weight = permute(weight, info.num_heads)
+            weight = permute(weight, info.decoder.num_heads)
         if architecture == "llama" and ".k_proj." in name:
-            weight = permute(weight, info.num_kv_heads)
+            weight = permute(weight, info.decoder.num_kv_heads)
         stored = kind if weight.ndim > 1 else Type.F32
-        writer.add_tensor(gguf_name(name), gguf.quantize(weight, stored), raw_dtype=stored)
+        writer.add_tensor(gguf_name(name, architecture), gguf.quantize(weight, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+def metadata_of(folder, architecture):
+    """Keys beyond those that every file has, by llama.cpp's converter (convert_hf_to_gguf.py)."""
+    spec = read_model_info(folder).decoder
+    window = next((layer.window for layer in spec.layers if layer.window), None)
+    known = {
+        "attention__sliding_window": window,
+        "attn_logit_softcapping": spec.attention_soft_cap,
+        "final_logit_softcapping": spec.logit_soft_cap,
+        "expert_count": spec.mixture and spec.mixture.num_experts,
+        "expert_used_count": spec.mixture and spec.mixture.experts_per_token,
+        "expert_feed_forward_length": spec.mixture and spec.mixture.intermediate_size,
+    }
+    return {f"{architecture}__{key}": value for key, value in known.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -85,15 +133,21 @@ def write(folder, file, architecture, kind=Type.F32, **metadata):
         ("Llama", "llama", {}),
         ("Llama", "llama", {"tie_word_embeddings": True}),
         ("Mistral", "llama", {"sliding_window": None}),
+        ("Mistral", "llama", {"sliding_window": 6}),
         ("Qwen2", "qwen2", {}),
         ("Qwen3", "qwen3", {"head_dim": 32}),
+        ("Gemma", "gemma", {}),
+        ("Gemma2", "gemma2", {"query_pre_attn_scalar": 16, "sliding_window": 6}),
+        ("Gemma3", "gemma3", {"query_pre_attn_scalar": 16, "sliding_window": 6}),
+        ("Mixtral", "llama", EXPERTS),
+        ("Qwen3Moe", "qwen3moe", {**EXPERTS, "moe_intermediate_size": 48, "norm_topk_prob": True}),
     ],
-    ids=["llama", "tied", "mistral", "qwen2", "qwen3"],
+    ids=["llama", "tied", "mistral", "window", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "mixtral", "qwen3moe"],
 )
 def test_the_same_model_in_both_formats(make_model, runner_of, drive, tmp_path, *, name, architecture, changes):
     """Written as F32 and read back, a model gives the tokens that its safetensors folder gives."""
     folder = make_model(name, **changes)
-    file = write(folder, tmp_path / "model.gguf", architecture)
+    file = write(folder, tmp_path / "model.gguf", architecture, **metadata_of(folder, architecture))
     prompts = [[5, 6, 7, 8, 9, 10], [11]]
     assert drive(runner_of(file), prompts, 10) == drive(runner_of(folder), prompts, 10)
 
@@ -102,11 +156,13 @@ def test_what_the_metadata_says(make_model, tmp_path):
     folder = make_model("Llama")
     info = read_model_info(write(folder, tmp_path / "model.gguf", "llama", Type.Q8_0))
     plain = read_model_info(folder)
-    for field in ("vocab_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "max_positions", "rope_theta"):
+    for field in ("architecture", "vocab_size", "max_positions", "cache_shapes"):
         assert getattr(info, field) == getattr(plain, field)
+    assert info.decoder == dataclasses.replace(plain.decoder, rms_norm_eps=info.decoder.rms_norm_eps)
+    assert info.decoder.rms_norm_eps == pytest.approx(plain.decoder.rms_norm_eps)  # kept in fp32
     assert (info.weight_format, info.quantization, info.dtype) == ("gguf", "Q8_0", "bfloat16")
     assert info.eos_token_ids == {2, 3}
-    assert not info.tie_word_embeddings
+    assert not info.decoder.tie_word_embeddings
 
 
 def test_a_folder_with_one_file_is_that_file(make_model, tmp_path):
@@ -120,7 +176,8 @@ def test_weights_are_decoded(make_model, tmp_path, kind):
     """What is read is what the format kept of the original, within the format's own step."""
     folder = make_model("Llama")
     file = write(folder, tmp_path / "model.gguf", "llama", kind)
-    source = open_weights(read_model_info(file))
+    info = read_model_info(file)
+    source = open_weights(info, info.decoder)
     for name, original in load_file(folder / "model.safetensors").items():
         step = {"F16": 1e-3, "BF16": 4e-3, "Q8_0": 5e-3, "Q4_1": 0.04, "Q5_0": 0.04}[kind.name]
         error = (source.load(name) - original).abs().max() / (original.max() - original.min())
@@ -142,9 +199,11 @@ def test_llama3_rope_factors_come_as_a_tensor(make_model, tmp_path):
         patch.setattr(gguf.GGUFWriter, "write_header_to_file", with_factors)
         write(folder, file, "llama")
     info = read_model_info(file)
-    weights = load_weights(info, open_weights(info), device=torch.device("cpu"), dtype=torch.float32)
-    plain = 1 / info.rope_theta ** (torch.arange(0, 16, 2) / 16)
-    torch.testing.assert_close(weights.rope_frequencies, plain / torch.from_numpy(divisors))
+    weights = load_weights(
+        info, info.decoder, open_weights(info, info.decoder), device=torch.device("cpu"), dtype=torch.float32
+    )
+    plain = 1 / info.decoder.ropes[0].theta ** (torch.arange(0, 16, 2) / 16)
+    torch.testing.assert_close(weights.ropes[0].frequencies, plain / torch.from_numpy(divisors))
 
 
 def test_unpermute_undoes_the_converter():
@@ -176,7 +235,7 @@ def test_an_unknown_architecture_is_named(make_model, tmp_path):
 def test_linear_rope_scaling(make_model, tmp_path):
     metadata = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
     file = write(make_model("Llama"), tmp_path / "model.gguf", "llama", **metadata)
-    assert read_model_info(file).rope_scaling == RopeScaling("linear", 4.0)
+    assert read_model_info(file).decoder.ropes[0].scaling == LinearScaling(4.0)
 
 
 @pytest.mark.parametrize(("kind", "message"), [(26, "I32"), (77, "77")], ids=["I32", "unknown"])
@@ -186,15 +245,17 @@ def test_a_type_that_cannot_be_decoded_is_named(make_model, tmp_path, kind, mess
     at = content.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 2 * 8
     content[at : at + 4] = kind.to_bytes(4, "little")
     file.write_bytes(content)
+    info = read_model_info(file)
     with pytest.raises(ModelUnsupported, match=f"token_embd.weight cannot be decoded: .*{message}"):
-        open_weights(read_model_info(file)).load("model.embed_tokens.weight")
+        open_weights(info, info.decoder).load("model.embed_tokens.weight")
 
 
 def test_weights_that_are_cut_off_are_refused(make_model, tmp_path):
     """A download that broke off: the header is whole, and the last tensor is not."""
     file = write(make_model("Llama"), tmp_path / "model.gguf", "llama")
     file.write_bytes(file.read_bytes()[:-100])
-    source = open_weights(read_model_info(file))
+    info = read_model_info(file)
+    source = open_weights(info, info.decoder)
     *_, last = source.names
     with pytest.raises(ModelUnsupported, match="cannot be decoded"):
         source.load(last)

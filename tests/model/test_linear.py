@@ -11,7 +11,15 @@ from octavo_runtime.model.linear import Linear, packing_works
 
 
 @pytest.fixture
-def no_packing(monkeypatch):
+def no_library(monkeypatch):
+    """As on a machine where octavo_kernels was installed without a compiler."""
+    monkeypatch.setattr(linear, "why_not_native", lambda: "it was not built")
+
+
+@pytest.fixture
+def no_packing(monkeypatch, no_library):
+    del no_library
+
     def missing(_weight):
         raise AttributeError("no such operator")
 
@@ -21,6 +29,14 @@ def no_packing(monkeypatch):
     packing_works.cache_clear()
 
 
+@pytest.fixture(params=["library", "oneDNN"])
+def way(request):
+    """Both ways of packing a weight."""
+    if request.param == "oneDNN":
+        request.getfixturevalue("no_library")
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("rows", [1, 2, 31, 64])
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 48)], ids=["plain", "bias"])
 def test_the_product(rows, bias):

@@ -17,7 +17,9 @@ CPU = torch.device("cpu")
 
 def load(folder, progress=lambda _: None):
     info = read_model_info(folder)
-    return load_weights(info, open_weights(info), device=CPU, dtype=torch.float32, progress=progress)
+    return load_weights(
+        info, info.decoder, open_weights(info, info.decoder), device=CPU, dtype=torch.float32, progress=progress
+    )
 
 
 def greedy(folder, runner_of, drive):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -23,7 +26,7 @@ def prefill(tokens: list[int], table: list[int]) -> FlatBatch:
         seq_lens=[length],
         block_tables=[table],
         sample_rows=[length - 1],
-        sampling=[GREEDY._replace(position=length)],
+        sampling=[replace(GREEDY, position=length)],
     )
 
 
@@ -41,14 +44,14 @@ def test_a_token_depends_on_every_token_before_it():
 
 
 def test_the_seed_matters_only_above_temperature_zero():
-    row = GREEDY._replace(temperature=1.0)
-    assert continuation([1], [GREEDY._replace(seed=5)], 1 << 40) == continuation([1], [GREEDY], 1 << 40)
-    assert continuation([1], [row._replace(seed=5)], 1 << 40) != continuation([1], [row], 1 << 40)
+    row = replace(GREEDY, temperature=1.0)
+    assert continuation([1], [replace(GREEDY, seed=5)], 1 << 40) == continuation([1], [GREEDY], 1 << 40)
+    assert continuation([1], [replace(row, seed=5)], 1 << 40) != continuation([1], [row], 1 << 40)
 
 
 def test_forbidden_tokens_are_passed_over():
     (token,) = continuation([1, 2], [GREEDY], 10)
-    assert continuation([1, 2], [GREEDY._replace(forbidden=frozenset({token}))], 10) == [(token + 1) % 10]
+    assert continuation([1, 2], [replace(GREEDY, forbidden=frozenset({token}))], 10) == [(token + 1) % 10]
 
 
 def test_a_stale_block_is_caught():
@@ -61,7 +64,7 @@ def test_a_stale_block_is_caught():
         slot_mapping=[8],
         seq_lens=[5],
         sample_rows=[0],
-        sampling=[GREEDY._replace(position=5)],
+        sampling=[replace(GREEDY, position=5)],
     )
     with pytest.raises(AssertionError, match="stale block"):
         runner.execute(decode)
@@ -76,6 +79,34 @@ def test_a_batch_that_contradicts_itself_is_caught(wrong):
 
 def test_a_step_takes_its_time_on_the_given_clock():
     slept: list[float] = []
-    runner = SimRunner(4, 4, 100, step_time=StepTime(base=0.5, per_token=0.25), sleep=slept.append)
+    step_time = StepTime(base=0.5, per_prefill_token=0.25, per_decode=8.0, per_kv_token=100.0)
+    runner = SimRunner(4, 4, 100, step_time=step_time, sleep=slept.append)
     runner.execute(prefill([1, 2, 3, 4], [0]))
-    assert slept == [1.5]
+    runner.execute(prefill([9], [1]))
+    assert slept == [0.5 + 4 * 0.25 + 4 * 100.0, 0.5 + 8.0 + 100.0]
+
+
+def test_a_profile_is_read_as_it_was_written(tmp_path):
+    step_time = StepTime(base=0.02, per_prefill_token=1e-4, per_decode=1e-3, per_kv_token=1e-7)
+    (tmp_path / "profile.json").write_text(json.dumps(asdict(step_time)))
+    assert StepTime.read(tmp_path / "profile.json") == step_time
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"base": -1}, "base is -1"), ({"base": "1"}, "base is '1'"), ({"other": 1}, "must be an object with base")],
+)
+def test_a_wrong_profile_is_refused_by_the_name_of_what_is_wrong(tmp_path, change, problem):
+    (tmp_path / "profile.json").write_text(json.dumps(asdict(StepTime()) | change))
+    with pytest.raises(ValueError, match=problem):
+        StepTime.read(tmp_path / "profile.json")
+
+
+def test_scheduler_and_simulator_need_neither_torch_nor_a_server():
+    code = """if True:
+        import sys
+        import octavo_runtime.core.scheduler, octavo_runtime.engine.step, octavo_runtime.runner.sim_runner
+        print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "zmq", "fastapi", "numpy"}))
+    """
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"

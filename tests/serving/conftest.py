@@ -51,7 +51,7 @@ def sim_model(tmp_path_factory) -> Path:
     return folder
 
 
-def poll(condition, what, seconds=20.0):
+def poll(condition, what, seconds=60.0):
     """Poll until `condition()` is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
@@ -86,7 +86,7 @@ class Process:
 class Server:
     """`octavo serve` as users run it."""
 
-    def __init__(self, model: Path, folder: Path, *flags: str) -> None:
+    def __init__(self, model: Path, folder: Path, *flags: str, tmpdir: Path | None = None) -> None:
         self._log = folder / "server.log"
         self.termination_log = folder / "termination.log"
         self.termination_log.touch()
@@ -95,9 +95,9 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", "0", *flags],
                 stderr=log,
-                env=os.environ | {"OCTAVO_TERMINATION_LOG": str(self.termination_log), "TMPDIR": str(folder)},
+                env=os.environ | {"OCTAVO_TERMINATION_LOG": str(self.termination_log), "TMPDIR": str(tmpdir or folder)},
             )
-        self.folder = folder
+        self.folder = tmpdir or folder
         self.client = None
 
     def listening(self) -> Server:
@@ -119,9 +119,17 @@ class Server:
     def log(self) -> str:
         return self._log.read_text()
 
+    def children(self) -> list[int]:
+        return [
+            int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
+
     def engine(self) -> Process:
-        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return Process(int(child))
+        (child,) = self.children()
+        return Process(child)
+
+    def socket_folders(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name.startswith("octavo-")]
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample; labels that are not given may have any value."""
@@ -134,7 +142,7 @@ class Server:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def exit_status(self, seconds=20.0) -> int:
+    def exit_status(self, seconds=60.0) -> int:
         return self.process.wait(seconds)
 
     def close(self) -> None:
@@ -149,10 +157,10 @@ def launcher(model, folder):
     """Yields a function that starts servers, which end with the fixture."""
     servers = []
 
-    def start(*flags, model=model):
+    def start(*flags, model=model, tmpdir=None):
         own = folder / f"server-{len(servers)}"
         own.mkdir()
-        servers.append(Server(model, own, *flags))
+        servers.append(Server(model, own, *flags, tmpdir=tmpdir))
         return servers[-1]
 
     yield start

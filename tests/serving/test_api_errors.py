@@ -57,6 +57,36 @@ BAD_VALUES = [
     ("stop_token_ids", [-1]),
     ("stop_token_ids", list(range(65))),
     ("stop_token_ids", [5000]),
+    ("n", 0),
+    ("n", 129),
+    ("n", "2"),
+    ("best_of", 0),
+    ("min_p", -0.1),
+    ("min_p", 1.1),
+    ("presence_penalty", 2.5),
+    ("frequency_penalty", -3),
+    ("repetition_penalty", 0),
+    ("repetition_penalty", 101),
+    ("logit_bias", [1]),
+    ("logit_bias", {"x": 1}),
+    ("logit_bias", {"-1": 1}),
+    ("logit_bias", {"72": 1}),
+    ("logit_bias", {"5": 101}),
+    ("logit_bias", {"5": "1"}),
+    ("logit_bias", {"5": True}),
+    ("logit_bias", {str(token): 1 for token in range(1025)}),
+    ("bad_words", "x"),
+    ("bad_words", [""]),
+    ("bad_words", ["a"] * 129),
+    ("bad_words", ["€"]),
+    ("allowed_token_ids", []),
+    ("allowed_token_ids", [72]),
+    ("prompt_logprobs", -1),
+    ("prompt_logprobs", 21),
+    ("logprobs", "yes"),
+    ("truncate_prompt_tokens", 0),
+    ("truncate_prompt_tokens", -2),
+    ("skip_special_tokens", 1),
     ("stream", "maybe"),
     ("stream_options", 5),
     ("model", 5),
@@ -73,7 +103,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_parameter(client, param, valu
 
 
 def test_the_message_shows_the_value(client):
-    response = client.post(COMPLETIONS, json={"prompt": "hi", "max_tokens": -1})
+    response = client.post(CHAT, json={"messages": MESSAGES, "max_tokens": -1})
     assert_refused(response, 400, "max_tokens")
     assert response.json()["error"]["message"].endswith("greater than or equal to 1, not -1")
 
@@ -81,11 +111,6 @@ def test_the_message_shows_the_value(client):
 @pytest.mark.parametrize("prompt", [5, None, [], [1.5], [True], ["a", 1], {"a": 1}, [[]]])
 def test_a_prompt_of_another_kind(client, prompt):
     assert_refused(client.post(COMPLETIONS, json={"prompt": prompt}), 400, "prompt")
-
-
-def test_several_prompts_are_not_supported_yet(client):
-    for prompt in (["a", "b"], [[1], [2]]):
-        assert_refused(client.post(COMPLETIONS, json={"prompt": prompt}), 400, "prompt", "unsupported_parameter")
 
 
 def test_a_missing_prompt_or_messages(client):
@@ -120,25 +145,17 @@ def test_a_message_that_cannot_be_used(client, message, param, code):
 
 
 UNSUPPORTED = {
-    "n": 2,
     "best_of": 3,
-    "logprobs": True,
-    "top_logprobs": 5,
     "tools": [{"type": "function"}],
     "tool_choice": "required",
     "functions": [{}],
     "response_format": {"type": "json_object"},
-    "frequency_penalty": 0.5,
-    "presence_penalty": -1,
-    "repetition_penalty": 1.2,
-    "logit_bias": {"5": 1},
-    "min_p": 0.1,
     "echo": True,
     "suffix": "x",
     "guided_json": {},
-    "prompt_logprobs": 0,
     "chat_template": "{{ 1 }}",
-    "chat_template_kwargs": {"a": 1},
+    "return_token_ids": True,
+    "use_beam_search": True,
     "modalities": ["audio"],
 }
 
@@ -147,6 +164,47 @@ UNSUPPORTED = {
 def test_what_would_change_the_answer_and_is_not_implemented_is_refused_by_name(client, param, value):
     response = client.post(CHAT, json={"messages": MESSAGES, param: value})
     assert_refused(response, 400, param, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "param", "code"),
+    [
+        (COMPLETIONS, {"prompt": "hi", "logprobs": 21}, "logprobs", "invalid_request_error"),
+        (COMPLETIONS, {"prompt": "hi", "top_logprobs": 2}, "top_logprobs", "unsupported_parameter"),
+        (
+            COMPLETIONS,
+            {"prompt": "hi", "chat_template_kwargs": {"a": 1}},
+            "chat_template_kwargs",
+            "unsupported_parameter",
+        ),
+        (
+            COMPLETIONS,
+            {"prompt": "hi", "prompt_logprobs": 1, "stream": True},
+            "prompt_logprobs",
+            "unsupported_parameter",
+        ),
+        (COMPLETIONS, {"prompt": "hi", "n": 2, "best_of": 3}, "best_of", "unsupported_parameter"),
+        (CHAT, {"messages": MESSAGES, "logprobs": 3}, "logprobs", "invalid_request_error"),
+        (CHAT, {"messages": MESSAGES, "top_logprobs": 3}, "top_logprobs", "invalid_request_error"),
+        (CHAT, {"messages": MESSAGES, "top_logprobs": 21, "logprobs": True}, "top_logprobs", "invalid_request_error"),
+        (CHAT, {"messages": MESSAGES, "chat_template_kwargs": 5}, "chat_template_kwargs", "invalid_request_error"),
+    ],
+)
+def test_what_goes_with_one_endpoint_or_another_parameter_only(client, path, request_, param, code):
+    assert_refused(client.post(path, json=request_), 400, param, code)
+
+
+def test_wishes_that_leave_no_token_to_choose(client):
+    stops = {"allowed_token_ids": [5], "stop_token_ids": [5], "min_tokens": 1}
+    words = {"allowed_token_ids": [5], "bad_words": ["e"]}  # one character per token: 5 is e
+    for wishes in (stops, words):
+        response = client.post(COMPLETIONS, json={"prompt": "hi", "max_tokens": 5} | wishes)
+        assert_refused(response, 400, "allowed_token_ids")
+
+
+def test_continuing_a_message_and_beginning_another_exclude_each_other(client):
+    wishes = {"continue_final_message": True, "add_generation_prompt": True}
+    assert_refused(client.post(CHAT, json={"messages": MESSAGES} | wishes), 400, "continue_final_message")
 
 
 def test_the_values_that_change_nothing_are_accepted(client):

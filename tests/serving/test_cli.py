@@ -24,6 +24,19 @@ def parsed(monkeypatch):
     return run
 
 
+@pytest.fixture
+def parsed_model(monkeypatch):
+    """`parsed_model("MODEL", "--flag", …)`: the configuration that `octavo serve MODEL --flag …` would serve."""
+    seen = []
+    monkeypatch.setattr(cli, "_serve", lambda config: seen.append(config) or 0)
+
+    def run(*arguments):
+        assert cli.main(["serve", *arguments]) == 0
+        return seen[-1]
+
+    return run
+
+
 def refused(capsys, *flags):
     """What is said about bad flags."""
     with pytest.raises(SystemExit) as end:
@@ -70,6 +83,8 @@ def test_sizes(parsed, text, size):
         ("--drain-timeout", "nan"),
         ("--drain-timeout", "inf"),
         ("--stall-limit", "0"),
+        ("--max-queued-tokens", "0"),
+        ("--max-engine-restarts", "-1"),
         ("--dtype", "int8"),
         ("--runner", "jax"),
     ],
@@ -78,6 +93,21 @@ def test_a_bad_value_is_named_with_its_flag(capsys, flag, value):
     message = refused(capsys, flag, value)
     assert flag in message
     assert value in message
+
+
+def test_a_remote_model_is_named_after_its_address(parsed_model):
+    config = parsed_model("hf://org/name@v1", "--download-dir", "/cache")
+    assert (config.remote, config.served_model_name) == ("hf://org/name@v1", "org/name")
+    assert str(config.download_dir) == "/cache"
+    assert parsed_model("hf://org/name", "--served-model-name", "chat").served_model_name == "chat"
+    assert parsed_model("/models/m").remote is None
+
+
+def test_an_address_that_is_none_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["serve", "hf://team"])
+    assert end.value.code == 64
+    assert "hf://team" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_and_an_abbreviation_are_refused(capsys):

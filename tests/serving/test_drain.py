@@ -80,7 +80,7 @@ def test_an_idle_server_ends_when_the_delay_is_over(launch):
     server = launch("--drain-delay", "0.1").started()
     server.terminate()
     assert server.exit_status(5) == 0
-    assert not [path for path in server.folder.iterdir() if path.name.startswith("octavo-")], "sockets are removed"
+    assert not server.socket_folders(), "sockets are removed"
 
 
 def test_what_is_not_finished_at_the_timeout_ends_with_an_error_event(launch):
@@ -92,6 +92,19 @@ def test_what_is_not_finished_at_the_timeout_ends_with_an_error_event(launch):
     assert error["code"] == "aborted"
     assert error["type"] == "server_error"
     assert server.exit_status(5) == 0
+
+
+def test_an_engine_that_dies_in_a_drain_tells_its_streams_and_is_not_waited_for(launch, wait_for):
+    server = launch(*STEP, "--drain-delay", "0.1").started()
+    stream = Stream(server.url, 4000)
+    stream.first.wait(10)
+    engine = server.engine()
+    server.terminate()
+    wait_for(lambda: "draining" in server.log(), "draining")
+    engine.send(signal.SIGKILL)
+    assert json.loads(stream.events()[-1])["error"]["code"] == "engine_died"
+    assert server.exit_status() == 0
+    assert not server.socket_folders()
 
 
 def test_ctrl_c_drains_without_the_delay(launch):

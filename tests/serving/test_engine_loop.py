@@ -60,7 +60,7 @@ def test_it_is_ready_from_the_start_and_keeps_the_times_of_the_start(page):
 def test_a_busy_engine_does_not_wait_and_sends_one_message_per_step(page):
     channel = run(page, [Add(1, [1, 2, 3], SamplingParams(3)), Add(2, [4], SamplingParams(2))], [], [], [])
     assert channel.waits == [IDLE_TICK, 0.0, 0.0, IDLE_TICK, IDLE_TICK]
-    assert [len(message.outputs) for message in channel.sent] == [2, 2, 1]
+    assert [len(list(message.each_output())) for message in channel.sent] == [2, 2, 1]
     assert [state.steps for state in channel.states] == [0, 1, 2, 3, 3]
     assert [state.running for state in channel.states] == [0, 2, 1, 0, 0]
     assert channel.states[1].kv_tokens_used == 8

@@ -33,7 +33,7 @@ def run(engine):
     while engine.has_work:
         done = engine.step(now=0.0)
         failed += done.failed
-        for output in done.outputs:
+        for output in done.each_output():
             tokens.setdefault(output.seq_id, []).extend(output.tokens)
     return tokens, failed
 

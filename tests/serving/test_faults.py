@@ -4,42 +4,129 @@ import json
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 LONG = {"prompt": "hello", "max_tokens": 4000, "ignore_eos": True}
+SHORT = {"prompt": "a", "max_tokens": 3, "ignore_eos": True}
 STEP = ("--sim-step-time", "0.01")
+TOTALS = ("octavo_engine_steps_total", "octavo_prompt_tokens_total", "octavo_generation_tokens_total")
 
 
 def termination(server):
     return json.loads(server.termination_log.read_text())
 
 
-def test_an_engine_that_is_killed_ends_streams_with_an_error_event_and_the_server_with_a_reason(launch):
-    server = launch(*STEP).started()
+def killed_mid_stream(server):
+    """Kill the engine while a stream runs; return the stream's last line."""
     with server.client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response:
         lines = response.iter_lines()
         next(lines)
         server.engine().send(signal.SIGKILL)
-        last = [line for line in lines if line][-1]
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_died"
+        return [line for line in lines if line][-1]
+
+
+def assert_is_engine_died_event(line):
+    error = json.loads(line.removeprefix("data: "))["error"]
+    assert (error["code"], error["type"]) == ("engine_died", "server_error")
+
+
+def footprint(server):
+    """Everything of a server that could leak."""
+    return {
+        "children": len(server.children()),
+        "descriptors": len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())),
+        "mappings of shared memory": Path(f"/proc/{server.process.pid}/maps").read_text().count("octavo-state"),
+        "socket folders": len(server.socket_folders()),
+        "threads": len(list(Path(f"/proc/{server.process.pid}/task").iterdir())),
+    }
+
+
+def test_a_killed_engine_is_replaced_and_every_stream_is_told(launch, wait_for):
+    server = launch(*STEP).started()
+    assert server.client.post("/v1/completions", json=SHORT).status_code == 200
+    before = footprint(server)
+    for kill in (1, 2, 3):
+        totals = {name: server.metric(name) for name in TOTALS}
+        assert_is_engine_died_event(killed_mid_stream(server))
+        wait_for(lambda: server.client.get("/readyz").status_code == 200, "ready again")
+        assert server.client.post("/v1/completions", json=SHORT).status_code == 200
+        assert server.metric("octavo_engine_restarts_total") == kill
+        assert server.metric("octavo_requests_total", finished_reason="error") == kill
+        assert {name for name in TOTALS if server.metric(name) <= totals[name]} == set(), "totals grow over a restart"
+        assert server.metric("octavo_kv_tokens_used") == server.metric("octavo_requests_running") == 0
+    wait_for(lambda: footprint(server) == before, "nothing leaks")
+
+
+def test_while_an_engine_is_replaced_new_work_is_put_off_and_probes_say_why(launch, sim_model, tmp_path, wait_for):
+    model = tmp_path / "model"
+    shutil.copytree(sim_model, model)
+    server = launch(*STEP, "--max-engine-restarts", "1000", model=model).started()
+    model.rename(tmp_path / "away")  # so that it cannot load before we have looked
+    assert_is_engine_died_event(killed_mid_stream(server))
+    wait_for(lambda: server.client.get("/readyz").status_code == 503, "unready")
+    assert "status -9" in server.client.get("/readyz").json()["reason"]
+    startup = server.client.get("/startupz")
+    assert (startup.status_code, startup.json()["phase"]) == (503, "process")
+    refused = server.client.post("/v1/completions", json=SHORT)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+    assert int(refused.headers["retry-after"]) >= 1
+    wait_for(lambda: "ModelNotFound" in server.log() or "starts in a row" in server.log(), "a start that failed")
+    assert server.client.get("/livez").status_code == 200
+    assert server.metric("octavo_generation_tokens_total") > 0
+    (tmp_path / "away").rename(model)
+    wait_for(lambda: server.client.get("/readyz").status_code == 200, "ready again", 60)
+    assert server.client.get("/startupz").json()["phase"] == "ready"
+    assert server.client.post("/v1/completions", json=SHORT).status_code == 200
+
+
+def test_an_engine_that_dies_too_often_ends_the_server_with_a_reason(launch, wait_for):
+    server = launch(*STEP, "--max-engine-restarts", "1").started()
+    assert_is_engine_died_event(killed_mid_stream(server))
+    wait_for(lambda: server.client.get("/readyz").status_code == 200, "ready again")
+    assert_is_engine_died_event(killed_mid_stream(server))
     assert server.exit_status() == 2
     assert termination(server)["reason"] == "EngineFailed"
-    assert "-9" in termination(server)["message"]
-    assert not [path for path in server.folder.iterdir() if path.name.startswith("octavo-")]
+    assert "status -9; it ended 2 times within 600 s" in termination(server)["message"]
+    assert not server.socket_folders()
 
 
 def test_a_whole_answer_gets_a_500_when_the_engine_dies(launch, wait_for):
-    server = launch(*STEP).started()
+    server = launch(*STEP, "--max-engine-restarts", "0").started()
     answers = []
     client = threading.Thread(target=lambda: answers.append(server.client.post("/v1/completions", json=LONG)))
     client.start()
     wait_for(lambda: server.metric("octavo_requests_running") == 1, "running")
     server.engine().send(signal.SIGKILL)
-    client.join(10)
+    client.join(60)
     assert answers[0].status_code == 500
     assert answers[0].json()["error"]["code"] == "engine_died"
     assert server.exit_status() == 2
+    assert "-9" in termination(server)["message"]
+
+
+def test_sigterm_while_an_engine_is_replaced_ends_it(launch, sim_model, tmp_path, wait_for):
+    model = tmp_path / "model"
+    shutil.copytree(sim_model, model)
+    server = launch("--drain-delay", "0", "--max-engine-restarts", "1000", model=model).started()
+    model.rename(tmp_path / "away")
+    server.engine().send(signal.SIGKILL)
+    wait_for(lambda: server.client.get("/readyz").status_code == 503, "unready")
+    server.terminate()
+    assert server.exit_status() == 0
+    assert not server.socket_folders()
+
+
+def test_the_sockets_of_a_killed_server_are_removed_by_the_next_start(launch):
+    killed = launch().listening()
+    alive = launch(tmpdir=killed.folder).started()
+    assert len(alive.socket_folders()) == 2
+    killed.process.kill()
+    killed.process.wait()
+    launch(tmpdir=alive.folder).started()
+    assert len(alive.socket_folders()) == 2, "the new server's own, and that of the one who lives"
+    assert alive.client.post("/v1/completions", json=SHORT).status_code == 200
 
 
 def test_a_hanging_engine_fails_liveness_while_metrics_stay_true(launch, wait_for):
@@ -49,11 +136,12 @@ def test_a_hanging_engine_fails_liveness_while_metrics_stay_true(launch, wait_fo
         next(response.iter_lines())
         engine.send(signal.SIGSTOP)
         try:
-            wait_for(lambda: server.client.get("/livez").status_code == 503, "liveness fails", 6)
+            wait_for(lambda: server.client.get("/livez").status_code == 503, "liveness fails")
             assert "no sign of life" in server.client.get("/livez").json()["reason"]
             assert server.client.get("/readyz").status_code == 503
             assert server.metric("octavo_requests_running") == 1
             assert server.metric("octavo_kv_tokens_used") > 0
+            assert server.metric("octavo_engine_silence_seconds") > 1
         finally:
             engine.send(signal.SIGCONT)
         wait_for(lambda: server.client.get("/livez").status_code == 200, "alive again")

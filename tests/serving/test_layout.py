@@ -8,10 +8,6 @@ from octavo_runtime.core.layout import flatten
 from octavo_runtime.core.sequence import Sequence
 
 
-def make_plan(*chunks):
-    return BatchPlan(tuple(chunks), preempted=(), admitted=(), num_tokens=sum(chunk.length for chunk in chunks))
-
-
 def make_sequence(seq_id, tokens, table, **params):
     sequence = Sequence(seq_id, tokens, SamplingParams(max_tokens=100, **params))
     sequence.block_table = table
@@ -19,12 +15,10 @@ def make_sequence(seq_id, tokens, table, **params):
 
 
 def test_the_picture_in_the_docstring():
-    sequences = {
-        1: make_sequence(1, [10, 11, 12, 13], [5, 1], temperature=0.5, top_p=0.9, top_k=3, seed=4),
-        2: make_sequence(2, [20, 21, 22], [4, 0]),
-    }
-    plan = make_plan(ScheduledChunk(1, 3, 1, True), ScheduledChunk(2, 0, 3, False))
-    batch = flatten(plan, sequences, block_size=2)
+    first = make_sequence(1, [10, 11, 12, 13], [5, 1], temperature=0.5, top_p=0.9, top_k=3, seed=4)
+    second = make_sequence(2, [20, 21, 22], [4, 0])
+    first.num_computed = 3
+    batch = flatten(BatchPlan([first], [ScheduledChunk(second, 0, 3, False)]), block_size=2)
     assert batch.token_ids == [13, 20, 21, 22]
     assert batch.positions == [3, 0, 1, 2]
     assert batch.slot_mapping == [3, 8, 9, 0]
@@ -40,8 +34,8 @@ def test_stop_tokens_are_forbidden_until_min_tokens_are_there():
     sequence = make_sequence(1, [1, 2], [0], min_tokens=2, stop_token_ids=frozenset({9}))
     seen = []
     for token in (5, 6, 7):
-        plan = make_plan(ScheduledChunk(1, sequence.num_tokens - 1, 1, True))
-        seen.append(flatten(plan, {1: sequence}, block_size=8).sampling[0].forbidden)
+        plan = BatchPlan([], [ScheduledChunk(sequence, sequence.num_tokens - 1, 1, True)])
+        seen.append(flatten(plan, block_size=8).sampling[0].forbidden)
         sequence.append(token)
     assert seen == [{9}, {9}, frozenset()]
 
@@ -53,7 +47,7 @@ def test_every_slot_is_where_the_block_table_says(data, block_size, num_tokens):
     num_blocks = -(-num_tokens // block_size)
     table = data.draw(st.permutations(range(num_blocks)))
     sequence = make_sequence(1, list(range(100, 100 + num_tokens)), table)
-    batch = flatten(make_plan(ScheduledChunk(1, start, length, False)), {1: sequence}, block_size)
+    batch = flatten(BatchPlan([], [ScheduledChunk(sequence, start, length, False)]), block_size)
     positions = range(start, start + length)
     assert batch.positions == list(positions)
     assert batch.token_ids == [100 + position for position in positions]

@@ -112,6 +112,28 @@ def test_finished_requests_by_reason():
     assert ("vllm:request_success_total", ("finished_reason", "error"), ("model_name", "m")) not in found
 
 
+def test_refusals_by_limit():
+    requests = RequestMetrics()
+    for reason in ("queued_tokens", "queued_tokens", "queued_requests"):
+        requests.rejected(reason)
+    found = samples(make_collector(requests))
+    for reason, value in {"queued_requests": 1, "queued_tokens": 2}.items():
+        assert found["octavo_admission_rejections_total", ("model_name", "m"), ("reason", reason)] == value
+
+
+def test_engine_restarts_are_counted():
+    requests = RequestMetrics()
+    assert samples(make_collector(requests))["octavo_engine_restarts_total", ("model_name", "m")] == 0
+    requests.engine_restarted()
+    assert samples(make_collector(requests))["octavo_engine_restarts_total", ("model_name", "m")] == 1
+
+
+def test_silence_is_the_time_since_the_last_sign_of_life():
+    state = STATE._replace(beat=100.0)
+    collector = RuntimeCollector("m", RequestMetrics(), lambda: state, lambda: None, lambda: False, clock=lambda: 107.5)
+    assert samples(collector)["octavo_engine_silence_seconds", ("model_name", "m")] == 7.5
+
+
 def test_every_reason_is_there_from_the_start():
     found = samples(make_collector())
     for reason in ("stop", "length", "abort", "error"):

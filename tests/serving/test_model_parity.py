@@ -71,7 +71,7 @@ def until_end(tokens, end):
     return tokens[: last + 1]
 
 
-def make_engine(folder, num_blocks):
+def make_engine(folder, num_blocks, **options):
     from octavo_runtime.runner.build import build_runner
 
     info = read_model_info(folder)
@@ -83,7 +83,7 @@ def make_engine(folder, num_blocks):
     )
     runner = build_runner(config, info, lambda *_: None)
     assert runner.num_blocks == num_blocks
-    return Engine(runner, max_num_seqs=50, max_num_batched_tokens=256)
+    return Engine(runner, max_num_seqs=50, max_num_batched_tokens=256, **options)
 
 
 def generate(engine, prompts, end):
@@ -94,7 +94,7 @@ def generate(engine, prompts, end):
     while engine.has_work:
         done = engine.step(now=0.0)
         assert not done.failed
-        for output in done.outputs:
+        for output in done.each_output():
             tokens[output.seq_id] += output.tokens
     assert engine.stats().kv_tokens_used == 0
     return tokens
@@ -107,6 +107,15 @@ def test_fifty_prompts_at_once(folder, prompts, expected, end):
 
 
 def test_fifty_prompts_in_a_cache_so_small_that_they_preempt_each_other(folder, prompts, expected, end):
-    engine = make_engine(folder, num_blocks=150)
+    engine = make_engine(folder, num_blocks=150, project_peak=False)
     assert generate(engine, prompts, end) == expected
     assert engine.stats().preemptions >= 5
+
+
+def test_fifty_prompts_that_are_partly_in_the_cache_with_tokens_guessed_ahead(folder, prompts, expected, end):
+    engine = make_engine(folder, num_blocks=3000, speculative_ngram=4)
+    assert generate(engine, prompts, end) == expected
+    before = engine.stats()
+    assert before.spec_accepted_tokens > 0
+    assert generate(engine, prompts, end) == expected
+    assert engine.stats().prefix_hits > before.prefix_hits + 1000

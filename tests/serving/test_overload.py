@@ -1,6 +1,14 @@
 """More work than room."""
 
 import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+from random import Random
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -41,3 +49,89 @@ def test_the_cache_bounds_what_a_request_may_ask_for(start_server):
     assert response.json()["error"]["code"] == "context_length_exceeded"
     whole = server.client.post("/v1/completions", json={"prompt": "abc", "max_tokens": 637, "ignore_eos": True})
     assert whole.json()["usage"]["total_tokens"] == 640
+
+
+def post(url, body):
+    """An HTTP request as bytes."""
+    content = json.dumps(body).encode()
+    head = f"POST {url} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def test_prompts_beyond_the_token_limit_are_told_to_come_back(start_server, wait_for):
+    server = start_server("--max-queued-tokens", "100")
+    engine = server.engine()
+    engine.send(signal.SIGSTOP)  # so that nothing leaves the queue
+    try:
+        with contextlib.ExitStack() as streams:
+            answers = [
+                streams.enter_context(
+                    server.client.stream(
+                        "POST", "/v1/completions", json={"prompt": "a" * size, "max_tokens": 1, "stream": True}
+                    )
+                )
+                for size in (40, 41, 40, 19, 1)
+            ]
+            assert [answer.status_code for answer in answers] == [200, 200, 503, 200, 503]
+            refused = json.loads(answers[2].read())
+            assert int(answers[2].headers["retry-after"]) >= 1
+    finally:
+        engine.send(signal.SIGCONT)
+    assert refused["error"]["code"] == "engine_overloaded"
+    assert "81 prompt tokens are queued" in refused["error"]["message"]
+    assert server.metric("octavo_admission_rejections_total", reason="queued_tokens") == 2
+    assert server.metric("octavo_admission_rejections_total", reason="queued_requests") == 0
+    wait_for(lambda: is_idle(server), "the queue is empty")
+    alone = server.client.post("/v1/completions", json={"prompt": "a" * 300, "max_tokens": 1})
+    assert alone.status_code == 200, "a long prompt is served when it is the only one"
+
+
+async def test_cancels_at_any_moment_leave_every_block_free(start_server, wait_for):
+    server = start_server("--kv-cache-memory", "100Ki", "--max-num-seqs", "32", "--max-num-batched-tokens", "64")
+    url, random = urlsplit(server.url), Random(7)
+
+    async def cancel_some(count):
+        for _ in range(count):
+            size, tokens = random.randrange(1, 200), random.randrange(1, 400)
+            reader, writer = await asyncio.open_connection(url.hostname, url.port)
+            request = {"prompt": "a" * size, "max_tokens": tokens, "ignore_eos": True, "stream": True}
+            writer.write(post("/v1/completions", request))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(1 << 20), random.random() * 0.05)
+            writer.transport.abort()
+
+    await asyncio.gather(*(cancel_some(40) for _ in range(50)))
+    wait_for(lambda: is_idle(server), "all blocks given back", 60)
+    capacity = int(server.metric("octavo_kv_tokens_capacity"))
+    whole_cache = {"prompt": "a" * 10, "max_tokens": capacity - 10, "ignore_eos": True}
+    assert server.client.post("/v1/completions", json=whole_cache).json()["usage"]["total_tokens"] == capacity
+
+
+def test_readers_that_have_stalled_cost_little_memory(start_server, wait_for):
+    server = start_server("--max-num-seqs", "200")
+    url = urlsplit(server.url)
+    request = post("/v1/completions", {"prompt": "a", "max_tokens": 1000, "ignore_eos": True, "stream": True})
+    assert server.client.post("/v1/completions", json={"prompt": "a", "max_tokens": 100}).status_code == 200
+    before = resident_bytes(server.process.pid)
+    with contextlib.ExitStack() as connections:
+        for _ in range(200):
+            reader = connections.enter_context(socket.socket())
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect((url.hostname, url.port))
+            reader.sendall(request)
+        wait_for(lambda: finished(server) == 201, "all are computed", 120)
+        assert resident_bytes(server.process.pid) - before < 50 << 20
+
+
+def finished(server):
+    return sum(server.metric("octavo_requests_total", finished_reason=reason) for reason in ("length", "stop"))
+
+
+def resident_bytes(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) << 10
+
+
+def is_idle(server):
+    names = ("octavo_requests_running", "octavo_requests_waiting", "octavo_waiting_tokens", "octavo_kv_tokens_used")
+    return not any(server.metric(name) for name in names)

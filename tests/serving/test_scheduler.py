@@ -4,34 +4,47 @@ import pytest
 
 from octavo_runtime.core.batch import SamplingParams, StepResult
 from octavo_runtime.core.blocks import BlockPool
+from octavo_runtime.core.layout import flatten
 from octavo_runtime.core.scheduler import Scheduler
 from octavo_runtime.core.sequence import FinishReason, Sequence
 
 
-def make_scheduler(num_blocks=64, block_size=4, seqs=8, budget=16, watermark=0.0):
-    pool = BlockPool(num_blocks, block_size)
-    return Scheduler(pool, max_num_seqs=seqs, max_num_batched_tokens=budget, watermark=watermark)
+def make_scheduler(*, num_blocks=64, block_size=4, seqs=8, budget=16, watermark=0.0, project_peak=False, **options):
+    """Lets in what fits now, unless told otherwise, so that few sequences show what happens when blocks run out."""
+    return Scheduler(
+        BlockPool(num_blocks, block_size),
+        max_num_seqs=seqs,
+        max_num_batched_tokens=budget,
+        watermark=watermark,
+        project_peak=project_peak,
+        **options,
+    )
 
 
 def make_sequence(seq_id, prompt=3, max_tokens=8, **params):
-    return Sequence(seq_id, list(range(prompt)), SamplingParams(max_tokens=max_tokens, **params))
+    tokens = range(1000 * seq_id, 1000 * seq_id + prompt)
+    return Sequence(seq_id, list(tokens), SamplingParams(max_tokens=max_tokens, **params))
 
 
-def step(scheduler, token=1000):
+def step(scheduler, token=1000, now=0.0):
     """One step in which every sequence samples `token`."""
-    plan = scheduler.schedule()
-    outputs = scheduler.update(plan, StepResult([token for chunk in plan.chunks if chunk.samples]))
+    plan = scheduler.schedule(now)
+    outputs = scheduler.update(plan, StepResult([token] * len(flatten(plan, 4).sampling)))
     scheduler.check_integrity()
-    return plan, outputs
+    return plan, list(outputs.each())
 
 
 def lengths(plan):
-    return {chunk.seq_id: chunk.length for chunk in plan.chunks}
+    return {s.seq_id: 1 for s in plan.decodes} | {chunk.sequence.seq_id: chunk.length for chunk in plan.chunks}
+
+
+def ids(sequences):
+    return [sequence.seq_id for sequence in sequences]
 
 
 def test_no_work_gives_an_empty_plan():
     scheduler = make_scheduler()
-    assert scheduler.schedule().chunks == ()
+    assert scheduler.schedule(0.0).num_sequences == 0
     assert not scheduler.has_work
 
 
@@ -104,20 +117,20 @@ def test_a_sequence_that_needs_the_whole_pool_is_admitted_when_nothing_runs():
 
 
 def test_the_victim_is_the_one_that_has_computed_least_and_it_returns_to_the_head_of_the_queue():
-    scheduler = make_scheduler(num_blocks=6, block_size=4, seqs=2, budget=32)
+    scheduler = make_scheduler(num_blocks=6, block_size=4, seqs=2, budget=32, prefix_caching=False)
     scheduler.add(make_sequence(1, prompt=4, max_tokens=20))
     scheduler.add(make_sequence(2, prompt=15, max_tokens=9))
     scheduler.add(make_sequence(3, prompt=4, max_tokens=4))
     step(scheduler)  # 1 and 2 are in: 5 blocks
     step(scheduler)  # 1 grows to its second block, 6 of 6
     plan, _ = step(scheduler)  # 2 needs a fifth block
-    assert plan.preempted == (1,), "older, but 1 loses 5 tokens where 2 would lose 16"
+    assert plan.preempted == [1], "older, but 1 loses 5 tokens where 2 would lose 16"
     assert lengths(plan) == {2: 1}, "nobody is admitted in a step that preempts"
     assert scheduler.stats().preemptions == 1
     scheduler.abort(2)
     plan, _ = step(scheduler)
-    assert [chunk.seq_id for chunk in plan.chunks] == [1, 3], "1 goes before 3, which it overtook"
-    assert plan.admitted == (3,), "1 was admitted before"
+    assert list(lengths(plan)) == [1, 3], "1 goes before 3, which it overtook"
+    assert ids(plan.admitted) == [3], "1 was admitted before"
     assert lengths(plan)[1] == 6, "prompt and output are computed again"
 
 
@@ -127,7 +140,7 @@ def test_among_equals_the_newest_is_the_victim():
     scheduler.add(make_sequence(2, prompt=4, max_tokens=4))
     step(scheduler)
     plan, _ = step(scheduler)
-    assert plan.preempted == (2,)
+    assert plan.preempted == [2]
     assert lengths(plan) == {1: 1}
 
 
@@ -137,7 +150,7 @@ def test_a_sequence_preempts_itself_when_it_has_computed_least():
     scheduler.add(make_sequence(2, prompt=4, max_tokens=4))
     step(scheduler)
     plan, _ = step(scheduler)
-    assert plan.preempted == (2,)
+    assert plan.preempted == [2]
     assert lengths(plan) == {1: 1}
 
 
@@ -147,7 +160,7 @@ def test_a_chunk_that_was_planned_for_a_later_victim_is_taken_back():
     scheduler.add(make_sequence(2, prompt=12, max_tokens=4))
     step(scheduler)
     plan, _ = step(scheduler)
-    assert plan.preempted == (1,)
+    assert plan.preempted == [1]
     assert lengths(plan) == {2: 1}
     assert plan.num_tokens == 1
 
@@ -160,7 +173,7 @@ def test_the_budget_of_a_later_victim_goes_to_those_behind_it():
     scheduler.add(make_sequence(3, prompt=40, max_tokens=4))
     assert lengths(step(scheduler)[0]) == {1: 1, 2: 1, 3: 7}
     plan, _ = step(scheduler)  # 2 needs a block, and 1 has computed least
-    assert plan.preempted == (1,)
+    assert plan.preempted == [1]
     assert lengths(plan) == {2: 1, 3: 8}
 
 

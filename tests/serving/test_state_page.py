@@ -22,7 +22,7 @@ def test_a_new_page_holds_the_initial_state(page_fd):
 
 def test_what_one_mapping_writes_another_reads(page_fd):
     writer, reader = StatePage(page_fd), StatePage(page_fd)
-    state = EngineState(Phase.READY, 1.0, 2.0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12.0, 13.0, 14.0)
+    state = EngineState(Phase.READY, 1.0, 2.0, *range(3, 16), 12.0, 13.0, 14.0)
     for steps in range(5):
         writer.write(state._replace(steps=steps))
         assert reader.read() == state._replace(steps=steps)
@@ -68,6 +68,13 @@ def test_readers_never_see_half_a_state(page_fd):
         stop.set()
         thread.join()
     assert last > 100
+
+
+def test_totals_go_on_where_an_earlier_engine_left_off_and_gauges_do_not():
+    past = EngineState(Phase.READY, steps=10, running=3, preemptions=1, prompt_tokens=50, generation_tokens=20)
+    now = EngineState(Phase.WEIGHTS, beat=5.0, steps=1, waiting=2, prompt_tokens=7).plus_totals(past)
+    assert (now.steps, now.preemptions, now.prompt_tokens, now.generation_tokens) == (11, 1, 57, 20)
+    assert (now.phase, now.beat, now.running, now.waiting) == (Phase.WEIGHTS, 5.0, 0, 2)
 
 
 def test_usage_is_a_share_and_zero_before_there_is_a_cache():

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from octavo_runtime.core.scheduler import Output
+from octavo_runtime.core.outputs import Output
 from octavo_runtime.core.sequence import FinishReason
 from octavo_runtime.engine.slot import Delta, OutputSlot
 from octavo_runtime.errors import EngineDied
@@ -115,9 +115,11 @@ async def test_silence_becomes_a_comment(monkeypatch):
 
     monkeypatch.setattr(generation, "SILENCE", 0.01)
     slot = OutputSlot(1)
+    prompt = generation.Prompt([1], "")
+    choice = generation.Choice(None, slot, None, prompt, max_tokens=None, min_tokens=0, shows_stop_token=False)
 
     async def chunks():
-        async for delta in generation.Generation(None, slot, None, 1).deltas():
+        async for delta in choice.deltas():
             yield delta if any(delta) else None
 
     events = stream.events(chunks())

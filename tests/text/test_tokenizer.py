@@ -156,7 +156,7 @@ def test_bos_where_the_file_or_the_family_wants_it(changes, first):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"model": "llama"}, "tokenizer 'llama'"), ({"pre": "unheard-of"}, "pre is 'unheard-of'")]
+    ("changes", "message"), [({"model": "bert"}, "tokenizer 'bert'"), ({"pre": "unheard-of"}, "pre is 'unheard-of'")]
 )
 def test_a_tokenizer_that_cannot_be_rebuilt_is_refused(changes, message):
     with pytest.raises(ModelUnsupported, match=message):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from octavo_runtime.core.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class SamplingParams:
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that must not be completed
     logprobs: int | None = None  # log probabilities of the chosen token and of so many most probable; None: not at all
     prompt_logprobs: int | None = None  # the same for each token of the prompt after the first
+    allowed_token_ids: tuple[int, ...] | None = None  # None: all
 
     @property
     def shapes_logits(self) -> bool:
@@ -37,27 +41,60 @@ class SamplingParams:
             or bool(self.logit_bias)
             or bool(self.bad_words)
             or self.logprobs is not None
+            or self.allowed_token_ids is not None
         )
 
 
 class ScheduledChunk(NamedTuple):
     """The tokens `[start, start + length)` of one sequence, to be computed in this step.
 
-    A named tuple, as `SamplingRow` is: one is made per sequence and step, at a third of a frozen dataclass's price.
+    With `drafts` the last ones are guesses: known tokens up to `start + length - len(drafts)`, then `drafts`.
     """
 
-    seq_id: int
+    sequence: Sequence
     start: int
-    length: int  # 1 for a decode, more for a (chunked) prefill
+    length: int
     samples: bool  # the chunk reaches the sequence's last known token, so the step yields a new one
+    drafts: list[int] | tuple[()] = ()
+
+    @property
+    def num_samples(self) -> int:
+        return 1 + len(self.drafts) if self.samples else 0
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    chunks: tuple[ScheduledChunk, ...]
-    preempted: tuple[int, ...]  # sequence ids that lost their blocks to make room
-    admitted: tuple[int, ...]  # sequence ids that left the waiting queue for the first time
-    num_tokens: int  # at most the token budget
+    """What the next step computes: `decodes`, then `chunks`.
+
+    A decode is the plain case, one token of a sequence that asks for nothing special. It needs no record of its own,
+    which is most of what makes a step of many decodes cheap.
+    """
+
+    decodes: list[Sequence]
+    chunks: list[ScheduledChunk]  # pieces of prompts, recomputations, drafts, and decodes that ask for more
+    preempted: list[int] = field(default_factory=list)  # sequence ids that lost their blocks to make room
+    admitted: list[Sequence] = field(default_factory=list)  # those that left the waiting queue for the first time
+    expired: list[int] = field(
+        default_factory=list
+    )  # sequence ids whose deadline passed or cannot be met; they are gone
+
+    @property
+    def num_tokens(self) -> int:
+        """At most the token budget."""
+        return len(self.decodes) + sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.decodes) + len(self.chunks)
+
+    def split(self) -> tuple[BatchPlan, BatchPlan]:
+        """Two halves of a plan of more than one sequence."""
+        middle = self.num_sequences // 2
+        chunks = max(middle - len(self.decodes), 0)
+        return (
+            BatchPlan(self.decodes[:middle], self.chunks[:chunks]),
+            BatchPlan(self.decodes[middle:], self.chunks[chunks:]),
+        )
 
 
 class Shaping(NamedTuple):
@@ -68,9 +105,12 @@ class Shaping(NamedTuple):
     num_prompt_tokens: int
 
 
-class SamplingRow(NamedTuple):
+@dataclass(slots=True)
+class SamplingRow:
     """What the sampler needs for one sequence. (seed, position) is the random counter: the same pair gives the same
     choice whatever the batch, the preemptions or the replica.
+
+    Read only for the runner, and valid until the step ends: a sequence keeps its row and moves its position on.
     """
 
     temperature: float

@@ -6,72 +6,69 @@ sequence are the same case (the idea is vLLM V1's; see vllm/v1/core/sched/schedu
 
     waiting ──admit: all its known tokens fit──> running ──stop, length──> gone
        ^                                           │
-       └────── preempt: its blocks are freed ──────┘          abort: gone from either
+       └────── preempt: its blocks are freed ──────┘      abort, deadline: gone from either
 
 Order of a step: running sequences first, oldest first, so that a decode never waits for a prompt; then, if nobody had
-to be preempted, new ones in order of arrival. When blocks run out, the running sequence that has computed least gives
-up its own and returns to the head of the queue: least is lost (vllm-project/vllm#54644). The sequence that has computed
-most is never a victim unless it is alone, and alone it fits, so there is always progress.
+to be preempted, new ones (`core/waiting.py` says who is next, `core/admission.py` whether it fits). When blocks run
+out, the running sequence that has computed least gives up its own and returns to the head of the queue: least is lost
+(vllm-project/vllm#54644). The sequence that has computed most is never a victim unless it is alone, and alone it fits,
+so there is always progress.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from octavo_runtime.core.batch import BatchPlan, ScheduledChunk, StepResult, TokenLogprobs
-from octavo_runtime.core.sequence import FinishReason, Sequence  # noqa: TC001  msgspec reads `Output` at run time
+from octavo_runtime.core.admission import Admission
+from octavo_runtime.core.batch import BatchPlan, ScheduledChunk
+from octavo_runtime.core.deadlines import Deadlines
+from octavo_runtime.core.drafts import NgramIndex
+from octavo_runtime.core.ledger import Ledger
+from octavo_runtime.core.outputs import SchedulerStats
+from octavo_runtime.core.results import Results
+from octavo_runtime.core.waiting import WaitingQueue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from octavo_runtime.core.batch import StepResult
     from octavo_runtime.core.blocks import BlockPool
-
-
-class Output(NamedTuple):
-    """News of a sequence, which is gone from the scheduler when `finish_reason` is set."""
-
-    seq_id: int
-    tokens: list[int]
-    finish_reason: FinishReason | None
-    logprobs: list[TokenLogprobs] | None = None  # one per token, where asked for
-    prompt_logprobs: list[TokenLogprobs] | None = None  # of the next tokens of the prompt, where asked for
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerStats:
-    """A snapshot, with totals since the start."""
-
-    running: int
-    waiting: int
-    waiting_tokens: int  # tokens that the waiting sequences have yet to compute
-    kv_tokens_used: int  # in blocks that live sequences hold
-    kv_tokens_capacity: int
-    preemptions: int
-    prompt_tokens: int  # of prompts computed; a recomputation does not count again
-    generation_tokens: int
+    from octavo_runtime.core.outputs import StepOutputs
+    from octavo_runtime.core.sequence import Sequence
 
 
 class Scheduler:
     """Owns the waiting and running sequences and their blocks. Ints only; the caller runs the model."""
 
     def __init__(
-        self, pool: BlockPool, *, max_num_seqs: int, max_num_batched_tokens: int, watermark: float = 0.01
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        watermark: float = 0.01,
+        project_peak: bool = True,
+        prefix_caching: bool = True,
+        speculative_ngram: int = 0,
+        aging: float = 10.0,
     ) -> None:
-        """`watermark` is the share of blocks that admission leaves free for those already running."""
+        """`watermark` is the share of blocks that admission leaves free for those already running; `project_peak`:
+        admission also looks ahead; `speculative_ngram`: tokens that are guessed ahead of a decode, at most; `aging`:
+        seconds of waiting that are worth one level of priority.
+        """
         assert 0 < max_num_seqs <= max_num_batched_tokens, "each running sequence needs a token of the budget"
-        self._pool = pool
         self._max_num_seqs = max_num_seqs
         self._token_budget = max_num_batched_tokens
-        self._watermark_blocks = int(pool.num_blocks * watermark)
-        self._waiting: deque[Sequence] = deque()
+        self._num_drafts = speculative_ngram
+        self._ledger = Ledger(pool, prefix_caching=prefix_caching)
+        self._admission = Admission(self._ledger, int(pool.num_blocks * watermark), project_peak=project_peak)
+        self._waiting = WaitingQueue(aging)
         self._running: list[Sequence] = []
         self._sequences: dict[int, Sequence] = {}
+        self._deadlines = Deadlines(self._ledger, max_num_batched_tokens)
+        self._results = Results(self._ledger, self._finish)
         self._waiting_tokens = 0
         self._preemptions = 0
-        self._prompt_tokens = 0
-        self._generation_tokens = 0
 
     @property
     def sequences(self) -> Mapping[int, Sequence]:
@@ -84,67 +81,81 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence. The border has refused those that could never fit."""
         assert sequence.seq_id not in self._sequences, f"sequence {sequence.seq_id} exists"
-        assert sequence.max_num_tokens <= self._pool.num_tokens, "longer than the whole KV cache"
+        assert sequence.max_num_tokens <= self._ledger.pool.num_tokens, "longer than the whole KV cache"
         assert sequence.num_prompt_tokens > 0, "an empty prompt computes nothing"
         self._sequences[sequence.seq_id] = sequence
-        self._waiting.append(sequence)
+        self._ledger.extend_keys(sequence)
+        if self._num_drafts and not sequence.shaped:
+            sequence.ngrams = NgramIndex()
+        self._deadlines.add(sequence)
+        self._waiting.add(sequence)
         self._waiting_tokens += sequence.num_tokens
 
     def abort(self, seq_id: int) -> bool:
         """Drop a sequence and its blocks; False when it is gone already."""
-        sequence = self._sequences.pop(seq_id, None)
+        sequence = self._sequences.get(seq_id)
         if sequence is None:
             return False
         if sequence.block_table:
             self._running.remove(sequence)
-            self._release(sequence)
         else:
             self._waiting.remove(sequence)
             self._waiting_tokens -= sequence.num_tokens
+        self._forget(sequence)
         return True
 
-    def schedule(self) -> BatchPlan:
-        """Plan the next step, and hand out the blocks that it needs. An empty plan means that there is no work."""
-        chunks: dict[int, ScheduledChunk] = {}
-        preempted: list[Sequence] = []
-        budget = self._schedule_running(chunks, preempted)
-        admitted = [] if preempted else self._admit(chunks, budget)
-        return BatchPlan(
-            chunks=tuple(chunks.values()),
-            preempted=tuple(sequence.seq_id for sequence in preempted),
-            admitted=tuple(admitted),
-            num_tokens=sum(chunk.length for chunk in chunks.values()),
-        )
+    def fail(self, seq_id: int) -> None:
+        """As `abort`, for a sequence whose computation raised: what it has computed is not for others."""
+        if (sequence := self._sequences.get(seq_id)) is not None:
+            self._ledger.distrust(sequence)
+            self.abort(seq_id)
 
-    def update(self, plan: BatchPlan, result: StepResult) -> list[Output]:
-        """Take the tokens that the step yielded, one for each chunk of `plan` that samples, in its order."""
-        tokens = iter(result.tokens)
-        outputs = []
-        for chunk in plan.chunks:
-            sequence = self._sequences[chunk.seq_id]
-            sequence.num_computed = chunk.start + chunk.length
-            if chunk.samples:
-                outputs.append(self._take(sequence, next(tokens)))
-        assert next(tokens, None) is None, "more tokens than chunks that sample"
-        if any(output.finish_reason for output in outputs):
+    def schedule(self, now: float) -> BatchPlan:
+        """Plan the next step, and hand out the blocks that it needs. `now` is in seconds, on any clock that only grows.
+
+        An empty plan means that there is no work, or none is left after those whose deadlines have passed went.
+        """
+        late = self._deadlines.late(now)
+        for sequence in late:
+            self.abort(sequence.seq_id)
+        plan = BatchPlan([], [], expired=[sequence.seq_id for sequence in late])
+        self._schedule_running(plan)
+        if self._waiting and not plan.preempted:
+            self._admit(plan, self._budget_left(plan))
+        self._deadlines.step_planned(now, plan.num_tokens)
+        return plan
+
+    def update(self, plan: BatchPlan, result: StepResult) -> StepOutputs:
+        """Take what the step yielded: tokens for each decode and each chunk of `plan` that samples, in its order."""
+        outputs = self._results.take(plan, result)
+        if any(output.finish_reason for output in outputs.others):
             self._running = [sequence for sequence in self._running if sequence.block_table]
+        if not self._sequences:
+            self._deadlines.paused()
         return outputs
 
     def stats(self) -> SchedulerStats:
+        pool = self._ledger.pool
         return SchedulerStats(
             running=len(self._running),
             waiting=len(self._waiting),
             waiting_tokens=self._waiting_tokens,
-            kv_tokens_used=self._pool.num_used * self._pool.block_size,
-            kv_tokens_capacity=self._pool.num_tokens,
+            kv_tokens_used=pool.num_used * pool.block_size,
+            kv_tokens_capacity=pool.num_tokens,
             preemptions=self._preemptions,
-            prompt_tokens=self._prompt_tokens,
-            generation_tokens=self._generation_tokens,
+            prompt_tokens=self._results.prompt_tokens,
+            generation_tokens=self._results.generation_tokens,
+            prefix_queries=self._admission.queried_tokens,
+            prefix_hits=self._admission.hit_tokens,
+            spec_draft_tokens=self._results.draft_tokens,
+            spec_accepted_tokens=self._results.accepted_tokens,
         )
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` when the books do not agree with each other."""
-        self._pool.check_integrity(sequence.block_table for sequence in self._sequences.values())
+        self._ledger.check_integrity(self._sequences.values())
+        self._waiting.check_integrity(len(self._sequences))
+        self._deadlines.check_integrity(self._sequences)
         queued = [*self._waiting, *self._running]
         assert len(queued) == len(self._sequences), "a sequence is queued twice or not at all"
         assert all(self._sequences.get(sequence.seq_id) is sequence for sequence in queued), "a stranger is queued"
@@ -154,98 +165,138 @@ class Scheduler:
             assert not sequence.block_table, f"waiting sequence {sequence.seq_id} holds blocks"
             assert sequence.num_computed == 0, f"waiting sequence {sequence.seq_id} has computed tokens"
         for sequence in self._running:
-            covered = len(sequence.block_table) * self._pool.block_size
-            assert sequence.num_computed <= covered, f"sequence {sequence.seq_id} outgrew its blocks"
+            assert sequence.num_computed <= sequence.capacity, f"sequence {sequence.seq_id} outgrew its blocks"
             assert sequence.num_computed < sequence.num_tokens, f"sequence {sequence.seq_id} has nothing to compute"
 
-    def _schedule_running(self, chunks: dict[int, ScheduledChunk], preempted: list[Sequence]) -> int:
-        """Give each running sequence its chunk, preempting where blocks run out; return the budget that is left."""
-        budget = self._token_budget
-        block_size = self._pool.block_size
+    # --- running sequences ---
+
+    def _schedule_running(self, plan: BatchPlan) -> None:
+        """Give each running sequence its tokens, preempting where blocks run out."""
+        full = [
+            sequence for sequence in self._running if sequence.decodes and sequence.num_computed >= sequence.capacity
+        ]
+        for sequence in full:
+            if sequence.block_table:  # else preempted a moment ago, for the sake of an older one
+                self._make_room(sequence, plan)
+        if self._num_drafts:
+            self._schedule_drafts(plan)
+        planned = {chunk.sequence.seq_id for chunk in plan.chunks}
+        plan.decodes.extend([s for s in self._running if s.decodes and s.seq_id not in planned])
+        if len(plan.decodes) + len(plan.chunks) < len(self._running):
+            self._schedule_others(plan, planned)
+
+    def _budget_left(self, plan: BatchPlan) -> int:
+        """Tokens that nobody has been given. Each running sequence has one for sure: no decode waits for a prompt."""
+        return self._token_budget - len(self._running) - sum(chunk.length - 1 for chunk in plan.chunks)
+
+    def _schedule_drafts(self, plan: BatchPlan) -> None:
+        """Chunks for the decodes whose next tokens can be guessed, as far as budget and free blocks allow."""
+        budget = self._budget_left(plan)
+        for sequence in self._running:
+            if not sequence.decodes or sequence.ngrams is None:
+                continue
+            room = min(self._num_drafts, budget, sequence.max_num_tokens - sequence.num_tokens - 1)
+            drafts = sequence.ngrams.propose(sequence.token_ids, room) if room > 0 else []
+            if drafts and self._ledger.extend(sequence, sequence.num_tokens + len(drafts)):
+                length = 1 + len(drafts)
+                plan.chunks.append(ScheduledChunk(sequence, sequence.num_computed, length, samples=True, drafts=drafts))
+                budget -= len(drafts)
+
+    def _schedule_others(self, plan: BatchPlan, planned: set[int]) -> None:
+        """Chunks for those that are no plain decodes."""
+        budget = self._budget_left(plan)
         for sequence in tuple(self._running):
-            if budget == 0:
-                break
-            table = sequence.block_table
-            if not table:
-                continue  # preempted a moment ago, for the sake of an older one
-            start = sequence.num_computed
-            wanted = len(sequence.token_ids) - start
-            length = min(wanted, budget)
-            if start + length > len(table) * block_size:
-                budget += self._make_room(sequence, start + length, chunks, preempted)
-                if not sequence.block_table:
-                    continue
-            chunks[sequence.seq_id] = ScheduledChunk(sequence.seq_id, start, length, length == wanted)
-            budget -= length
-        return budget
+            if sequence.decodes or sequence.seq_id in planned or not sequence.block_table:
+                continue
+            wanted = sequence.num_tokens - sequence.num_computed
+            length = min(wanted, budget + 1)
+            if sequence.num_computed + length > sequence.capacity and not self._make_room(sequence, plan):
+                continue
+            plan.chunks.append(ScheduledChunk(sequence, sequence.num_computed, length, length == wanted))
+            budget -= length - 1
 
-    def _make_room(
-        self, sequence: Sequence, num_tokens: int, chunks: dict[int, ScheduledChunk], preempted: list[Sequence]
-    ) -> int:
-        """Extend `sequence`'s blocks to `num_tokens`, or preempt it; return the budget that other victims gave back."""
-        returned = 0
-        missing = self._pool.blocks_for(num_tokens) - len(sequence.block_table)
-        while (blocks := self._pool.allocate(missing)) is None:
+    def _make_room(self, sequence: Sequence, plan: BatchPlan) -> bool:
+        """Extend `sequence`'s blocks to all its known tokens; False when it had to be preempted itself."""
+        while not self._ledger.extend(sequence, sequence.num_tokens):
             victim = min(reversed(self._running), key=_num_computed)  # among equals, the newest
-            self._preempt(victim)
-            preempted.append(victim)
-            chunk = chunks.pop(victim.seq_id, None)
-            returned += chunk.length if chunk else 0
+            self._preempt(victim, plan)
             if victim is sequence:
-                return returned
-        sequence.block_table.extend(blocks)
-        return returned
+                return False
+        return True
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, plan: BatchPlan) -> None:
         self._running.remove(sequence)
-        self._release(sequence)
-        sequence.num_computed = 0
+        plan.decodes[:] = [other for other in plan.decodes if other is not sequence]
+        plan.chunks[:] = [chunk for chunk in plan.chunks if chunk.sequence is not sequence]
+        plan.preempted.append(sequence.seq_id)
+        self._ledger.release(sequence)
         self._preemptions += 1
-        self._waiting.appendleft(sequence)
+        self._waiting.put_back(sequence)
         self._waiting_tokens += sequence.num_tokens
 
-    def _release(self, sequence: Sequence) -> None:
-        self._pool.free(reversed(sequence.block_table))
-        sequence.block_table.clear()
+    # --- waiting sequences ---
 
-    def _admit(self, chunks: dict[int, ScheduledChunk], budget: int) -> list[int]:
-        """Move sequences from waiting to running while they fit; return the ids that are admitted for the first time.
+    def _admit(self, plan: BatchPlan, budget: int) -> None:
+        """Move sequences from waiting to running while they fit.
 
         A sequence gets the blocks of all its known tokens at once, although its chunks take several steps: otherwise
         two long prompts could each take half of the pool and neither would end.
         """
-        first_time = []
-        while self._waiting and budget > 0 and len(self._running) < self._max_num_seqs:
-            sequence = self._waiting[0]
-            needed = self._pool.blocks_for(sequence.num_tokens)
-            spare = self._watermark_blocks if self._running else 0
-            if needed + spare > self._pool.num_free:
-                break  # those behind it wait too: first come, first served
-            self._start(self._waiting.popleft(), needed)
-            if not sequence.admitted:
-                sequence.admitted = True
-                first_time.append(sequence.seq_id)
-            length = min(sequence.num_tokens, budget)
-            chunks[sequence.seq_id] = ScheduledChunk(sequence.seq_id, 0, length, length == sequence.num_tokens)
-            budget -= length
-        return first_time
+        self._settle_accounts()
+        self._admission.begin(self._running)
+        passed_over = []
+        while budget > 0 and len(self._running) < self._max_num_seqs:
+            sequence = self._waiting.take()
+            if sequence is None:
+                break
+            if self._admission.awaits_another(sequence):
+                passed_over.append(sequence)
+                continue
+            if not self._admission.admit(sequence):
+                passed_over.append(sequence)
+                break  # those behind it wait too, or it would never find enough room
+            budget -= self._start(sequence, plan, budget)
+        for sequence in reversed(passed_over):
+            self._waiting.put_back(sequence)
 
-    def _start(self, sequence: Sequence, num_blocks: int) -> None:
-        blocks = self._pool.allocate(num_blocks)
-        assert blocks is not None, "checked before"
-        sequence.block_table.extend(blocks)
+    def _start(self, sequence: Sequence, plan: BatchPlan, budget: int) -> int:
+        """Plan the first chunk of an admitted sequence; return its tokens."""
         self._waiting_tokens -= sequence.num_tokens
         self._running.append(sequence)
+        if not sequence.admitted:
+            sequence.admitted = True
+            plan.admitted.append(sequence)
+            self._waiting.charge(sequence, sequence.num_prompt_tokens - sequence.num_computed)
+            sequence.num_charged = sequence.num_prompt_tokens
+        wanted = sequence.num_tokens - sequence.num_computed
+        length = min(wanted, budget)
+        plan.chunks.append(ScheduledChunk(sequence, sequence.num_computed, length, length == wanted))
+        return length
 
-    def _take(self, sequence: Sequence, token: int) -> Output:
-        if sequence.num_tokens == sequence.num_prompt_tokens:
-            self._prompt_tokens += sequence.num_prompt_tokens
-        self._generation_tokens += 1
-        reason = sequence.append(token)
-        if reason is not None:
-            del self._sequences[sequence.seq_id]
-            self._release(sequence)
-        return Output(sequence.seq_id, [token], reason)
+    def _settle_accounts(self) -> None:
+        """Charge tenants for tokens generated since the last time, when it makes a difference."""
+        if self._waiting.contended:
+            for sequence in self._running:
+                self._charge(sequence)
+
+    def _charge(self, sequence: Sequence) -> None:
+        self._waiting.charge(sequence, sequence.num_tokens - sequence.num_charged)
+        sequence.num_charged = sequence.num_tokens
+
+    # --- the end of a sequence ---
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._admission.lengths.observe(sequence.num_tokens - sequence.num_prompt_tokens)
+        self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        """A sequence is gone: its blocks, its deadline, its tenant's claim."""
+        if sequence.admitted:
+            self._charge(sequence)
+        self._waiting.leave(sequence)
+        self._ledger.release(sequence)
+        self._deadlines.remove(sequence)
+        del self._sequences[sequence.seq_id]
 
 
 def _num_computed(sequence: Sequence) -> int:

@@ -13,9 +13,8 @@ from octavo_runtime.engine.channel import EngineChannel
 from octavo_runtime.engine.loop import Loop
 from octavo_runtime.engine.messages import Started, StartFailed
 from octavo_runtime.engine.process import START_FAILED, EngineArgs, decode_args
-from octavo_runtime.engine.startup import StartupReporter, load_runner, resolve_max_model_len
+from octavo_runtime.engine.startup import StartupReporter, load_runner, make_engine, resolve_max_model_len
 from octavo_runtime.engine.state_page import StatePage
-from octavo_runtime.engine.step import Engine
 from octavo_runtime.errors import StartError
 from octavo_runtime.logs import configure_logging
 from octavo_runtime.model.info import read_model_info
@@ -49,8 +48,7 @@ def start(args: EngineArgs, channel: EngineChannel, page: StatePage) -> Loop:
     info = read_model_info(config.model)
     max_model_len = resolve_max_model_len(config, info)
     runner = load_runner(config, info, reporter)
-    budget = config.max_num_batched_tokens or max(runner.step_tokens, config.max_num_seqs)
-    engine = Engine(runner, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=budget)
+    engine = make_engine(config, runner)
     gc.collect()
     gc.freeze()  # what is loaded now stays; full collections need not walk it
     loop = Loop(engine, channel, page, reporter.finish())

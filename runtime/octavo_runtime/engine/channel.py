@@ -9,14 +9,13 @@ requests, and so all that can be under way; with a limit, one process that is bu
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from octavo_runtime.engine.folder import SocketFolder
 from octavo_runtime.engine.messages import FromEngine, ToEngine
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class ApiChannel:
     """The API process's end, for one event loop. Owns the folder."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="octavo-")  # mode 0700
+        self._folder = SocketFolder()
         self._context = zmq.Context()
         self._to_engine = _unlimited(self._context.socket(zmq.PUSH))
         self._to_engine.connect(f"ipc://{self.folder}/in")
@@ -73,6 +72,10 @@ class ApiChannel:
         self._from_engine.bind(f"ipc://{self.folder}/out")
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder.path
 
     def send(self, message: ToEngine) -> None:
         """Queue a message; it never has to wait, also before the engine is there."""
@@ -86,7 +89,7 @@ class ApiChannel:
         self._to_engine.close(linger=0)
         self._from_engine.close(linger=0)
         self._context.term()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._folder.remove()
 
 
 def _unlimited(socket: S) -> S:

@@ -65,5 +65,9 @@ class Loop:
                 preemptions=stats.preemptions,
                 prompt_tokens=stats.prompt_tokens,
                 generation_tokens=stats.generation_tokens,
+                prefix_queries=stats.prefix_queries,
+                prefix_hits=stats.prefix_hits,
+                spec_draft_tokens=stats.spec_draft_tokens,
+                spec_accepted_tokens=stats.spec_accepted_tokens,
             )
         )

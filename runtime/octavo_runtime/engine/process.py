@@ -49,9 +49,9 @@ def _decode_path(kind: type, value: str) -> Path:
 class EngineProcess:
     """A running engine. To be made in the main thread: the kernel ties a child's life to the thread that made it."""
 
-    def __init__(self, config: ServeConfig, *, folder: str, page_fd: int, on_exit: Callable[[int], object]) -> None:
+    def __init__(self, config: ServeConfig, *, folder: Path, page_fd: int, on_exit: Callable[[int], object]) -> None:
         """Start the process; `on_exit` is called with its exit status, from another thread, when it has ended."""
-        args = EngineArgs(config, Path(folder), page_fd, os.getpid(), time.monotonic())
+        args = EngineArgs(config, folder, page_fd, os.getpid(), time.monotonic())
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "octavo_runtime.engine", encode_args(args)],
             stdin=subprocess.DEVNULL,

@@ -28,5 +28,16 @@ def build_sim_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -
         num_blocks=memory // block_bytes,
         block_size=config.block_size,
         vocab_size=info.vocab_size,
-        step_time=StepTime(base=config.sim_step_time),
+        step_time=_step_time(config),
     )
+
+
+def _step_time(config: ServeConfig) -> StepTime:
+    if config.sim_profile is None:
+        return StepTime(base=config.sim_step_time)
+    if config.sim_step_time:
+        raise InvalidArgument("--sim-step-time and --sim-profile: only one of them")
+    try:
+        return StepTime.read(config.sim_profile)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"--sim-profile: {error}") from error

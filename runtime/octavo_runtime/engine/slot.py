@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from octavo_runtime.core.batch import TokenLogprobs
-    from octavo_runtime.core.scheduler import Output
+    from octavo_runtime.core.outputs import Output
     from octavo_runtime.core.sequence import FinishReason
     from octavo_runtime.errors import RequestError
 
@@ -26,14 +27,24 @@ class Delta(NamedTuple):
 class OutputSlot:
     """One slot, not a queue: what a slow reader has not fetched is merged.
 
-    So it holds at most `max_tokens` ints, and the engine never waits for anybody.
+    So it holds at most `max_tokens` tokens of four bytes, and the engine never waits for anybody.
     """
 
-    __slots__ = ("_changed", "_error", "_finish_reason", "_logprobs", "_prompt_logprobs", "_tokens", "request_id")
+    __slots__ = (
+        "_changed",
+        "_error",
+        "_finish_reason",
+        "_logprobs",
+        "_prompt_logprobs",
+        "_tokens",
+        "cached_tokens",
+        "request_id",
+    )
 
     def __init__(self, request_id: int) -> None:
         self.request_id = request_id
-        self._tokens: list[int] = []
+        self.cached_tokens = 0  # of the prompt, found in the prefix cache; known before the first token
+        self._tokens = array("I")
         self._logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
@@ -41,7 +52,7 @@ class OutputSlot:
         self._changed = asyncio.Event()
 
     def put(self, output: Output) -> None:
-        self._tokens += output.tokens
+        self._tokens.extend(output.tokens)
         self._logprobs += output.logprobs or ()
         self._prompt_logprobs += output.prompt_logprobs or ()
         self._finish_reason = output.finish_reason
@@ -64,8 +75,8 @@ class OutputSlot:
             if not self._tokens:
                 raise self._error
             self._changed.set()
-        delta = Delta(self._tokens, self._finish_reason, self._logprobs, self._prompt_logprobs)
-        self._tokens, self._logprobs, self._prompt_logprobs = [], [], []
+        delta = Delta(self._tokens.tolist(), self._finish_reason, self._logprobs, self._prompt_logprobs)
+        self._tokens, self._logprobs, self._prompt_logprobs = array("I"), [], []
         return delta
 
     async def _wait(self, seconds: float) -> bool:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from octavo_runtime.engine.state_page import EngineState, Phase
+from octavo_runtime.engine.step import Engine
 from octavo_runtime.errors import EngineFailed, InvalidArgument, OutOfMemory, StartError
 
 if TYPE_CHECKING:
@@ -66,6 +67,18 @@ def resolve_max_model_len(config: ServeConfig, info: ModelInfo) -> int:
             f"--max-model-len {config.max_model_len} is more than the {info.max_positions} positions of {config.model}"
         )
     return config.max_model_len
+
+
+def make_engine(config: ServeConfig, runner: Runner) -> Engine:
+    """Scheduler and runner as `config` has them."""
+    budget = config.max_num_batched_tokens or max(runner.step_tokens, config.max_num_seqs)
+    return Engine(
+        runner,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=budget,
+        prefix_caching=config.prefix_caching,
+        speculative_ngram=config.speculative_ngram,
+    )
 
 
 def load_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Runner:

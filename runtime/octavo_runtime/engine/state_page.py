@@ -29,6 +29,19 @@ class Phase(IntEnum):
     READY = 3
 
 
+# The fields that only grow while an engine lives. /metrics shows them over all engines of the process.
+TOTALS: Final = (
+    "steps",
+    "preemptions",
+    "prompt_tokens",
+    "generation_tokens",
+    "prefix_queries",
+    "prefix_hits",
+    "spec_draft_tokens",
+    "spec_accepted_tokens",
+)
+
+
 class EngineState(NamedTuple):
     """One reading of the page."""
 
@@ -44,10 +57,18 @@ class EngineState(NamedTuple):
     preemptions: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0  # those found there
+    spec_draft_tokens: int = 0  # tokens guessed ahead
+    spec_accepted_tokens: int = 0  # those that were right
     # Seconds spent in each phase before READY, 0 while it is not over.
     process_seconds: float = 0.0
     weights_seconds: float = 0.0
     warmup_seconds: float = 0.0
+
+    def plus_totals(self, past: EngineState) -> EngineState:
+        """The state with what engines before this one have counted, so that totals never go back."""
+        return self._replace(**{name: getattr(self, name) + getattr(past, name) for name in TOTALS})
 
     @property
     def kv_usage(self) -> float:
@@ -55,7 +76,7 @@ class EngineState(NamedTuple):
         return self.kv_tokens_used / self.kv_tokens_capacity if self.kv_tokens_capacity else 0.0
 
 
-_BODY: Final = struct.Struct("<QBddQIIQQQQQQddd")  # sequence, then the fields of EngineState
+_BODY: Final = struct.Struct("<QBddQIIQQQQQQQQQQddd")  # sequence, then the fields of EngineState
 _CRC: Final = struct.Struct("<I")
 _SLOT_SIZE: Final = 256
 _READ_ATTEMPTS: Final = 100

@@ -1,7 +1,7 @@
-"""The decoder of the Llama family: Llama, Mistral, SmolLM2, Qwen2 and Qwen3 are one program with a few switches.
+"""One decoder for the Llama family and its relatives, which differ by the switches of spec.py.
 
-    embed ─┬─ norm ─ qkv ─ (norm q, k) ─ rotate ─ write KV ─ attend ─ out ─ + ─┬─ norm ─ gate·up ─ down ─ + ─ … ─ logits
-           └────────────────────────────────────────────────────────────────┘  └──────────────────────────┘
+    embed ─┬─ norm ─ qkv ─ (norm q, k) ─ rotate ─ write KV ─ attend ─ out ─ (norm) ─ + ─┬─ norm ─ MLP ─ (norm) ─ + ─ …
+           └────────────────────────────────────────────────────────────────────────────┘  └───────────────────────┘
 
 All tokens of a step go through as one flat row, whatever sequences they are of; only attention looks at `PagedBatch`.
 """
@@ -9,42 +9,23 @@ All tokens of a step go through as one flat row, whatever sequences they are of;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812  torch's own convention
+
+from octavo_runtime.model.decoder_config import cache_shapes
+from octavo_runtime.model.mlp import mixture, mlp
+from octavo_runtime.model.weights import MlpWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from octavo_kernels.interface import KernelBackend, PagedBatch
-    from octavo_runtime.model.linear import Linear
-    from octavo_runtime.model.spec import ModelInfo
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One layer. H query heads, K key-value heads, D head_dim, C hidden_size, I intermediate_size."""
-
-    attention_norm: Tensor  # [C]
-    qkv: Linear  # [(H + 2K) D, C]
-    query_norm: Tensor | None  # [D], Qwen3
-    key_norm: Tensor | None  # [D]
-    output: Linear  # [C, H D]
-    mlp_norm: Tensor  # [C]
-    gate_up: Linear  # [2 I, C]
-    down: Linear  # [C, I]
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderWeights:
-    embedding: Tensor  # [vocab_size, C], in the checkpoint's own dtype
-    layers: Sequence[LayerWeights]
-    final_norm: Tensor  # [C]
-    lm_head: Linear  # [vocab_size, C]
-    rope_frequencies: Tensor  # [D / 2] fp32, radians per position
+    from octavo_runtime.model.rope import RopeTable
+    from octavo_runtime.model.spec import CacheShape, DecoderSpec, LayerSpec
+    from octavo_runtime.model.weights import DecoderWeights, LayerWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +38,20 @@ class LayerCache:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Cosines and sines of this step's positions, each `[T, 1, D / 2]`, shared by all layers and heads."""
+    """Cosines and sines of this step's positions, each `[T, 1, dim / 2]`, shared by all heads and most layers."""
 
     cos: Tensor
     sin: Tensor
 
 
-class Decoder:
-    """Weights, and the pass of one step through them. Holds nothing of any sequence."""
+class AnyDecoder(Protocol):
+    """What a runner needs: our own decoder, or transformers' code behind the same two names."""
 
-    def __init__(self, info: ModelInfo, weights: DecoderWeights, backend: KernelBackend, dtype: torch.dtype) -> None:
-        self._info = info
-        self._weights = weights
-        self._backend = backend
-        self._dtype = dtype
-        self._scale = info.head_dim**-0.5
+    @property
+    def cache_shapes(self) -> Sequence[CacheShape]:
+        """One per layer cache that `forward` wants, in order."""
+        ...
 
-    @torch.inference_mode()
     def forward(
         self, token_ids: Tensor, positions: Tensor, batch: PagedBatch, caches: Sequence[LayerCache], rows: Tensor
     ) -> Tensor:
@@ -82,51 +60,138 @@ class Decoder:
         `token_ids` and `positions` are `[T]` int64. `rows` `[R]` int64 picks the tokens whose successor is wanted:
         the product with the vocabulary is the largest of the step, and a prefill needs one row of it.
         """
-        weights = self._weights
-        batch = self._backend.prepare(batch, caches[0].key, self._info.num_heads)
-        rotation = self._rotation(positions)
-        hidden = weights.embedding[token_ids].to(self._dtype)
-        for layer, cache in zip(weights.layers, caches, strict=True):
-            hidden = hidden + self._attention(layer, self._norm(hidden, layer.attention_norm), rotation, batch, cache)
-            hidden = hidden + _mlp(layer, self._norm(hidden, layer.mlp_norm))
-        return weights.lm_head(self._norm(hidden[rows], weights.final_norm)).float()
+        ...
+
+    def forward_pieces(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        batch: PagedBatch,
+        caches: Sequence[LayerCache],
+        pieces: Sequence[Tensor],
+    ) -> Iterator[Tensor]:
+        """The same for each of `pieces` of rows in turn, so that there are never the logits of all of them at once."""
+        ...
+
+
+class Decoder:
+    """Weights, and the pass of one step through them. Holds nothing of any sequence."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        weights: DecoderWeights,
+        backend: KernelBackend,
+        dtype: torch.dtype,
+    ) -> None:
+        self.cache_shapes: Sequence[CacheShape] = cache_shapes(spec)
+        self._spec = spec
+        self._weights = weights
+        self._backend = backend
+        self._dtype = dtype
+        self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=dtype).item()  # rounded as in training
+
+    @torch.inference_mode()
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, batch: PagedBatch, caches: Sequence[LayerCache], rows: Tensor
+    ) -> Tensor:
+        """What `AnyDecoder.forward` says."""
+        return self._logits(self._hidden(token_ids, positions, batch, caches), rows)
+
+    @torch.inference_mode()
+    def forward_pieces(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        batch: PagedBatch,
+        caches: Sequence[LayerCache],
+        pieces: Sequence[Tensor],
+    ) -> Iterator[Tensor]:
+        """What `AnyDecoder.forward_pieces` says."""
+        hidden = self._hidden(token_ids, positions, batch, caches)
+        for rows in pieces:
+            yield self._logits(hidden, rows)
+
+    def _hidden(self, token_ids: Tensor, positions: Tensor, batch: PagedBatch, caches: Sequence[LayerCache]) -> Tensor:
+        spec, weights = self._spec, self._weights
+        batch = self._backend.prepare(batch, caches[0].key, spec.num_heads)
+        rotations = [self._rotation(positions, table) for table in weights.ropes]
+        hidden = _scaled(weights.embedding[token_ids].to(self._dtype), self._embedding_scale)
+        for layer_spec, layer, cache in zip(spec.layers, weights.layers, caches, strict=True):
+            rotation = None if layer_spec.rope is None else rotations[layer_spec.rope]
+            x = self._norm(hidden, layer.attention_norm)
+            added = self._attention(layer_spec, layer, x, rotation, batch=batch, cache=cache)
+            hidden = hidden + _scaled(self._norm(added, layer.attention_post_norm), spec.residual_scale)
+            added = self._mlp(layer, self._norm(hidden, layer.mlp_norm))
+            hidden = hidden + _scaled(self._norm(added, layer.mlp_post_norm), spec.residual_scale)
+        return hidden
+
+    def _logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        spec, weights = self._spec, self._weights
+        logits = weights.lm_head(self._norm(hidden[rows], weights.final_norm)).float()
+        return soft_cap(_scaled(logits, spec.logit_scale), spec.logit_soft_cap)
 
     def _attention(
-        self, layer: LayerWeights, x: Tensor, rotation: Rotation, batch: PagedBatch, cache: LayerCache
+        self,
+        layer_spec: LayerSpec,
+        layer: LayerWeights,
+        x: Tensor,
+        rotation: Rotation | None,
+        *,
+        batch: PagedBatch,
+        cache: LayerCache,
     ) -> Tensor:
-        info = self._info
-        heads = layer.qkv(x).view(x.shape[0], -1, info.head_dim)
-        query, key, value = torch.split(heads, [info.num_heads, info.num_kv_heads, info.num_kv_heads], dim=1)
-        if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
+        spec = self._spec
+        query, key, value = self._heads(layer, layer.qkv(x))
+        if rotation is not None:
+            query = self._backend.rotate(query, rotation.cos, rotation.sin)
+            key = self._backend.rotate(key, rotation.cos, rotation.sin)
         self._backend.write_kv(key, value, cache.key, cache.value, batch.slot_mapping)
         out = torch.empty_like(query)
-        self._backend.attend(query, cache.key, cache.value, batch, scale=self._scale, out=out)
+        self._backend.attend(
+            query,
+            cache.key,
+            cache.value,
+            batch,
+            scale=spec.attention_scale,
+            out=out,
+            window=layer_spec.window,
+            soft_cap=spec.attention_soft_cap,
+        )
         return layer.output(out.flatten(1))
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(x, weight, self._info.rms_norm_eps)
+    def _heads(self, layer: LayerWeights, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each `[T, heads, D]`, out of `[T, (H + 2K) D]`; normed where the model does."""
+        spec = self._spec
+        if spec.qk_norm == "row":
+            sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]
+            query, key, value = torch.split(qkv, sizes, dim=1)
+            query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
+            shape = (qkv.shape[0], -1, spec.head_dim)
+            return query.reshape(shape), key.reshape(shape), value.reshape(shape)
+        heads = qkv.view(qkv.shape[0], -1, spec.head_dim)
+        query, key, value = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
+        return self._norm(query, layer.query_norm), self._norm(key, layer.key_norm), value
 
-    def _rotation(self, positions: Tensor) -> Rotation:
-        angles = (positions.float()[:, None] * self._weights.rope_frequencies)[:, None]
-        return Rotation(angles.cos().to(self._dtype), angles.sin().to(self._dtype))
+    def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
+        if isinstance(layer.mlp, MlpWeights):
+            return mlp(self._backend, layer.mlp, x, self._spec.activation)
+        assert self._spec.mixture is not None, "the loader made the experts from it"
+        return mixture(self._backend, self._spec.mixture, layer.mlp, x, self._spec.activation)
+
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return x if weight is None else self._backend.rms_norm(x, weight, self._spec.rms_norm_eps)
+
+    def _rotation(self, positions: Tensor, table: RopeTable) -> Rotation:
+        angles = (positions.float()[:, None] * table.frequencies)[:, None]
+        cos, sin = _scaled(angles.cos(), table.amplitude), _scaled(angles.sin(), table.amplitude)
+        return Rotation(cos.to(self._dtype), sin.to(self._dtype))
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`x / rms(x) * weight` over the last dimension, the mean in fp32 (Zhang and Sennrich, 2019)."""
-    precise = x.float()
-    scale = torch.rsqrt(precise.square().mean(-1, keepdim=True) + eps)
-    return (precise * scale).to(x.dtype) * weight
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """Bends `x` smoothly to stay within (-cap, cap) (Gemma 2)."""
+    return x if cap is None else torch.tanh(x / cap) * cap
 
 
-def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair (i, i + D/2) of a head by its position's angle (RoFormer, GPT-NeoX's order). `[T, heads, D]`."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = rotation.cos, rotation.sin
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-def _mlp(layer: LayerWeights, x: Tensor) -> Tensor:
-    gate, up = layer.gate_up(x).chunk(2, dim=-1)
-    return layer.down(F.silu(gate) * up)
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x * factor

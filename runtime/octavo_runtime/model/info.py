@@ -10,20 +10,21 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from octavo_runtime.errors import ModelNotFound, ModelUnsupported
+from octavo_runtime.model.decoder_config import Needed, cache_shapes, read_decoder
+from octavo_runtime.model.families import FAMILIES
 from octavo_runtime.model.gguf_info import read_gguf_info
-from octavo_runtime.model.spec import ModelInfo, RopeScaling
+from octavo_runtime.model.spec import CacheShape, ModelInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ModelInfo", "RopeScaling", "read_model_info"]
+__all__ = ["ModelInfo", "read_model_info"]
 
-_ARCHITECTURES: Final = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
+# A number's names among the architectures of transformers.
+_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+_HIDDEN_KEYS: Final = ("hidden_size", "n_embd", "d_model", "dim")
+_HEAD_KEYS: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads", "decoder_attention_heads")
+_LAYER_KEYS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES: Final = ("float32", "bfloat16", "float16")
 
@@ -84,49 +85,46 @@ def _read_generation_config(folder: Path) -> dict[str, Any]:
 
 
 def _info_of_config(path: Path, config: dict[str, Any], generation: dict[str, Any]) -> ModelInfo:
+    _refuse_unserved(path, config)
     architecture = _architecture(path, config)
-    _refuse_unserved(path, config, architecture)
-    need = _Needed(path, config)
-    num_heads = need.integer("num_attention_heads")
-    hidden_size = need.integer("hidden_size")
-    theta, scaling = _rope(path, config)
-    bias = bool(config.get("attention_bias", False))
+    need = Needed(path, config)
+    family = FAMILIES.get(architecture)
+    decoder = None if family is None else read_decoder(path, family, config)
     return ModelInfo(
         path=path,
         weight_format="safetensors",
-        architecture=architecture,
+        architecture=architecture if family is None else family.name,
         vocab_size=need.integer("vocab_size"),
-        hidden_size=hidden_size,
-        intermediate_size=need.integer("intermediate_size"),
-        num_layers=need.integer("num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=config.get("num_key_value_heads") or num_heads,
-        head_dim=config.get("head_dim") or hidden_size // num_heads,
-        max_positions=_max_positions(need.integer("max_position_embeddings"), config),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=architecture == "qwen2" or bias,
-        output_bias=bias,
-        mlp_bias=bool(config.get("mlp_bias", False)),
-        qk_norm=architecture == "qwen3",
+        max_positions=_max_positions(config, need.integer(*_POSITION_KEYS), own=decoder is not None),
         bos_token_id=_first(config.get("bos_token_id")),
         eos_token_ids=_ids(config.get("eos_token_id")) | _ids(generation.get("eos_token_id")),
         dtype=_dtype(path, config),
         quantization=None,
+        cache_shapes=cache_shapes(decoder) if decoder else _expected_cache(need),
+        decoder=decoder,
     )
 
 
+def _max_positions(config: dict[str, Any], positions: int, *, own: bool) -> int:
+    """As configured, but with LongRoPE on transformers' path only up to its original length.
+
+    As soon as one sequence is longer, that code rotates otherwise, and its neighbours in the batch with it.
+    """
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = parameters.get("rope_type", parameters.get("type"))
+    original = parameters.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+    return min(positions, int(original)) if kind == "longrope" and original and not own else positions
+
+
 def _architecture(path: Path, config: dict[str, Any]) -> str:
+    """The class that the weights were saved from: one of ours if there is one, else the first named."""
     names = config.get("architectures") or []
-    for name in names:
-        if name in _ARCHITECTURES:
-            return _ARCHITECTURES[name]
-    raise ModelUnsupported(f"{path}: architecture {names} is not served; these are: {', '.join(_ARCHITECTURES)}")
+    if not names:
+        raise ModelUnsupported(f"{path}: config.json names no architectures")
+    return next((name for name in names if name in FAMILIES), str(names[0]))
 
 
-def _refuse_unserved(path: Path, config: dict[str, Any], architecture: str) -> None:
+def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
     if "auto_map" in config:
         raise ModelUnsupported(f"{path}: config.json asks for code of its own (auto_map), which is never run")
     if (quantization := config.get("quantization_config")) is not None:
@@ -134,55 +132,20 @@ def _refuse_unserved(path: Path, config: dict[str, Any], architecture: str) -> N
         raise ModelUnsupported(
             f"{path}: quantisation {method!r} is not served in safetensors; plain weights and GGUF are"
         )
-    if config.get("hidden_act", "silu") != "silu":
-        raise ModelUnsupported(f"{path}: hidden_act {config['hidden_act']!r} is not served for {architecture}; silu is")
+    if config.get("is_encoder_decoder"):
+        raise ModelUnsupported(f"{path}: {config.get('architectures')} has an encoder; decoder-only models are served")
+    if "vocab_size" not in config and isinstance(config.get("text_config"), dict):
+        raise ModelUnsupported(f"{path}: {config.get('architectures')} takes more than text; text models are served")
 
 
-class _Needed:
-    """Reads the numbers that a configuration cannot do without."""
-
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self._path = path
-        self._config = config
-
-    def integer(self, key: str) -> int:
-        value = self._config.get(key)
-        if not isinstance(value, int) or value <= 0:
-            raise ModelUnsupported(f"{self._path}: config.json has {key} = {value!r}; a positive number is needed")
-        return value
-
-
-def _max_positions(positions: int, config: dict[str, Any]) -> int:
-    """Full attention equals sliding-window attention up to the window's length, so that is as far as we go."""
-    window: int | None = config.get("sliding_window")
-    return min(positions, window) if window and config.get("use_sliding_window", True) else positions
-
-
-def _rope(path: Path, config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(parameters.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    return theta, _scaling(path, kind, parameters)
-
-
-def _scaling(path: Path, kind: str, parameters: dict[str, Any]) -> RopeScaling:
-    try:
-        if kind == "linear":
-            return RopeScaling("linear", float(parameters["factor"]))
-        if kind == "llama3":
-            return RopeScaling(
-                "llama3",
-                factor=float(parameters["factor"]),
-                low_freq_factor=float(parameters["low_freq_factor"]),
-                high_freq_factor=float(parameters["high_freq_factor"]),
-                original_max_positions=int(parameters["original_max_position_embeddings"]),
-            )
-    except KeyError as error:
-        raise ModelUnsupported(f"{path}: rope scaling {kind!r} without {error}") from error
-    raise ModelUnsupported(f"{path}: rope scaling {kind!r} is not served; default, linear and llama3 are")
+def _expected_cache(need: Needed) -> tuple[CacheShape, ...]:
+    """What most decoders would put into the cache; transformers' path measures it once the model is built."""
+    num_heads = need.integer(*_HEAD_KEYS)
+    shape = CacheShape(
+        need.optional("num_key_value_heads") or num_heads,
+        need.optional("head_dim") or need.integer(*_HIDDEN_KEYS) // num_heads,
+    )
+    return (shape,) * need.integer(*_LAYER_KEYS)
 
 
 def _ids(value: int | list[int] | None) -> frozenset[int]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from octavo_runtime.errors import ModelUnsupported
-from octavo_runtime.model.decoder import DecoderWeights, LayerWeights
+from octavo_runtime.model.families import FAMILY_OF_NAME
 from octavo_runtime.model.linear import Linear
-from octavo_runtime.model.rope import rope_frequencies
+from octavo_runtime.model.rope import RopeTable, rope_table
+from octavo_runtime.model.weights import DecoderWeights, LayerWeights, MixtureWeights, MlpWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from octavo_runtime.model.spec import ModelInfo
+    from octavo_runtime.model.spec import DecoderSpec, LayerSpec, MixtureSpec, ModelInfo, Rope
 
 
 class WeightSource(Protocol):
@@ -29,12 +30,12 @@ class WeightSource(Protocol):
     def load(self, name: str) -> Tensor: ...
 
 
-def open_weights(info: ModelInfo) -> WeightSource:
+def open_weights(info: ModelInfo, spec: DecoderSpec) -> WeightSource:
     """The source for `info`'s format. Only the reader that is needed is imported."""
     if info.weight_format == "gguf":
         from octavo_runtime.model.gguf_weights import GGUFWeights  # noqa: PLC0415
 
-        return GGUFWeights(info)
+        return GGUFWeights(info, spec)
     from octavo_runtime.model.safetensors_weights import SafetensorsWeights  # noqa: PLC0415
 
     return SafetensorsWeights(info.path)
@@ -42,75 +43,78 @@ def open_weights(info: ModelInfo) -> WeightSource:
 
 def load_weights(
     info: ModelInfo,
+    spec: DecoderSpec,
     source: WeightSource,
     *,
     device: torch.device,
     dtype: torch.dtype,
+    max_len: int | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> DecoderWeights:
-    """Load every weight that `info` calls for. `progress` hears the part done, 0 to 1, after each layer.
+    """Load every weight that `spec` calls for. `progress` hears the part done, 0 to 1, after each layer.
 
+    `max_len` is the longest sequence that will be served, where it is less than the model's.
     Raises `ModelUnsupported` when a weight is missing or of another shape, or when the source holds weights that this
     decoder would ignore: a model that runs without a part of itself answers, but wrongly.
     """
-    loader = _Loader(info, source, device, dtype)
-    total = info.num_layers + 1
+    loader = _Loader(info, spec, source, device, dtype)
     layers = []
-    for index in range(info.num_layers):
-        layers.append(loader.layer(f"model.layers.{index}."))
-        progress((index + 1) / total)
-    weights = loader.around(layers)
+    for index, layer in enumerate(spec.layers):
+        layers.append(loader.layer(f"model.layers.{index}.", layer))
+        progress((index + 1) / (len(spec.layers) + 1))
+    weights = loader.around(layers, max_len or info.max_positions)
     loader.refuse_leftovers()
     progress(1.0)
     return weights
 
 
 class _Loader:
-    def __init__(self, info: ModelInfo, source: WeightSource, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, info: ModelInfo, spec: DecoderSpec, source: WeightSource, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._info = info
+        self._spec = spec
+        self._names = FAMILY_OF_NAME[info.architecture].names
         self._source = source
         self._device = device
         self._dtype = dtype
         self._unused = set(source.names)
 
-    def layer(self, prefix: str) -> LayerWeights:
-        info = self._info
-        hidden, inner, heads = info.hidden_size, info.intermediate_size, info.num_heads * info.head_dim
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        kv_heads = info.num_kv_heads * info.head_dim
-        qkv = {attention + "q_proj": heads, attention + "k_proj": kv_heads, attention + "v_proj": kv_heads}
+    def layer(self, prefix: str, layer: LayerSpec) -> LayerWeights:
+        spec, names = self._spec, self._names
+        hidden, heads, kv_heads = spec.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         return LayerWeights(
-            attention_norm=self._vector(prefix + "input_layernorm.weight", hidden),
-            qkv=self._linear(qkv, hidden, bias=info.qkv_bias),
-            query_norm=self._vector(attention + "q_norm.weight", info.head_dim) if info.qk_norm else None,
-            key_norm=self._vector(attention + "k_norm.weight", info.head_dim) if info.qk_norm else None,
-            output=self._linear({attention + "o_proj": hidden}, heads, bias=info.output_bias),
-            mlp_norm=self._vector(prefix + "post_attention_layernorm.weight", hidden),
-            gate_up=self._linear({mlp + "gate_proj": inner, mlp + "up_proj": inner}, hidden, bias=info.mlp_bias),
-            down=self._linear({mlp + "down_proj": hidden}, inner, bias=info.mlp_bias),
+            attention_norm=self._norm(prefix, names.attention_norm, hidden),
+            qkv=self._linear(_parts(prefix, names.qkv, (heads, kv_heads, kv_heads)), hidden, bias=spec.qkv_bias),
+            query_norm=self._qk_norm(prefix, names.query_norm, heads),
+            key_norm=self._qk_norm(prefix, names.key_norm, kv_heads),
+            output=self._linear({prefix + names.output: hidden}, heads, bias=spec.output_bias),
+            attention_post_norm=self._norm(prefix, names.attention_post_norm, hidden),
+            mlp_norm=self._norm(prefix, names.mlp_norm, hidden),
+            mlp=self._mixture(prefix, spec.mixture) if layer.mixture and spec.mixture else self._plain_mlp(prefix),
+            mlp_post_norm=self._norm(prefix, names.mlp_post_norm, hidden),
         )
 
-    def around(self, layers: list[LayerWeights]) -> DecoderWeights:
+    def around(self, layers: list[LayerWeights], max_len: int) -> DecoderWeights:
         """What comes before and after the layers.
 
         With tied embeddings the table is kept twice where the product packs it, for the packed form cannot be looked
         up in: in the checkpoint's own dtype, which is exact, and as the product's weight.
         """
-        info = self._info
-        table = (info.vocab_size, info.hidden_size)
+        spec = self._spec
+        table = (self._info.vocab_size, spec.hidden_size)
         embedding = self._load("model.embed_tokens.weight", table).to(self._device)
-        head = embedding if info.tie_word_embeddings else self._load("lm_head.weight", table)
-        factors = self._load("rope_factors.weight", (info.head_dim // 2,)) if self._has("rope_factors.weight") else None
+        head = embedding if spec.tie_word_embeddings else self._load("lm_head.weight", table)
         return DecoderWeights(
             embedding=embedding,
             layers=layers,
-            final_norm=self._vector("model.norm.weight", info.hidden_size),
+            final_norm=self._norm_vector("model.norm.weight", spec.hidden_size),
             lm_head=Linear(self._place(head)),
-            rope_frequencies=rope_frequencies(info, factors).to(self._device),
+            ropes=[self._rope_table(rope, max_len) for rope in spec.ropes],
         )
 
     def refuse_leftovers(self) -> None:
-        tied = {"lm_head.weight"} if self._info.tie_word_embeddings else set()
+        tied = {"lm_head.weight"} if self._spec.tie_word_embeddings else set()
         left = sorted(name for name in self._unused - tied if not name.endswith("rotary_emb.inv_freq"))
         if left:
             some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
@@ -118,14 +122,54 @@ class _Loader:
                 f"{self._info.path} holds {len(left)} weights that {self._info.architecture} lacks: {some}"
             )
 
-    def _linear(self, parts: dict[str, int], in_features: int, *, bias: bool) -> Linear:
+    def _plain_mlp(self, prefix: str) -> MlpWeights:
+        names, size = self._names, self._spec.intermediate_size
+        return self._mlp(prefix, names.gate_up, names.down, size, bias=self._spec.mlp_bias)
+
+    def _mlp(self, prefix: str, gate_up: tuple[str, ...], down: str, size: int, *, bias: bool = False) -> MlpWeights:
+        hidden = self._spec.hidden_size
+        return MlpWeights(
+            gate_up=self._linear(_parts(prefix, gate_up, (size, size)), hidden, bias=bias),
+            down=self._linear({prefix + down: hidden}, size, bias=bias),
+        )
+
+    def _mixture(self, prefix: str, mixture: MixtureSpec) -> MixtureWeights:
+        names, hidden = self._names, self._spec.hidden_size
+        gate_up, down = names.expert_gate_up, names.expert_down
+        shared = mixture.shared_intermediate_size
+        return MixtureWeights(
+            router=self._linear({prefix + names.router: mixture.num_experts}, hidden),
+            experts=[
+                self._mlp(prefix + names.expert.format(expert), gate_up, down, mixture.intermediate_size)
+                for expert in range(mixture.num_experts)
+            ],
+            shared=self._mlp(prefix + names.shared_expert, gate_up, down, shared) if shared else None,
+            shared_gate=self._linear({prefix + names.shared_gate: 1}, hidden) if shared else None,
+        )
+
+    def _rope_table(self, rope: Rope, max_len: int) -> RopeTable:
+        name = "rope_factors.weight"
+        factors = self._load(name, (rope.dim // 2,)) if self._has(name) else None
+        table = rope_table(rope, max_len, factors)
+        return RopeTable(table.frequencies.to(self._device), table.amplitude)
+
+    def _linear(self, parts: dict[str, int], in_features: int, *, bias: bool = False) -> Linear:
         """One product out of several with the same input, stacked in the order given."""
         weights = [self._load(f"{name}.weight", (rows, in_features)) for name, rows in parts.items()]
         biases = [self._load(f"{name}.bias", (rows,)) for name, rows in parts.items()] if bias else []
         return Linear(self._place(_stack(weights)), self._place(_stack(biases)) if biases else None)
 
-    def _vector(self, name: str, size: int) -> Tensor:
-        return self._place(self._load(name, (size,)))
+    def _qk_norm(self, prefix: str, name: str, row: int) -> Tensor | None:
+        if self._spec.qk_norm is None:
+            return None
+        return self._norm(prefix, name, row if self._spec.qk_norm == "row" else self._spec.head_dim)
+
+    def _norm(self, prefix: str, name: str | None, size: int) -> Tensor | None:
+        return None if name is None else self._norm_vector(f"{prefix}{name}.weight", size)
+
+    def _norm_vector(self, name: str, size: int) -> Tensor:
+        weight = self._load(name, (size,)).to(device=self._device, dtype=torch.float32)
+        return weight + self._spec.norm_offset if self._spec.norm_offset else weight
 
     def _has(self, name: str) -> bool:
         return name in self._source.names
@@ -141,6 +185,13 @@ class _Loader:
 
     def _place(self, weight: Tensor) -> Tensor:
         return weight.to(device=self._device, dtype=self._dtype)
+
+
+def _parts(prefix: str, names: tuple[str, ...], rows: tuple[int, ...]) -> dict[str, int]:
+    """Rows of each named weight; a checkpoint that has them fused (Phi-3) names one for all."""
+    if len(names) == 1:
+        return {prefix + names[0]: sum(rows)}
+    return {prefix + name: count for name, count in zip(names, rows, strict=True)}
 
 
 def _stack(weights: list[Tensor]) -> Tensor:

@@ -33,5 +33,6 @@ class SafetensorsWeights:
         return self._file_of.keys()
 
     def load(self, name: str) -> Tensor:
+        """A copy: one tensor that is kept as it lies in the file would keep the whole file mapped and resident."""
         tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
-        return tensor
+        return tensor.clone()

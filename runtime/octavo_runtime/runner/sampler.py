@@ -12,27 +12,48 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from octavo_runtime.runner.counter import FIRST, MASK, SECOND, mix
+from octavo_runtime.runner.logprobs import describe
+from octavo_runtime.runner.shaping import shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from octavo_runtime.core.batch import SamplingRow
+    from octavo_runtime.core.batch import SamplingRow, TokenLogprobs
 
 _CANDIDATES: Final = 1024  # most probable tokens that top-p looks at before it resorts to sorting the vocabulary
 
 
+@torch.inference_mode()  # logits come from a pass in this mode, and nothing else may change them in place
+def choose(logits: Tensor, rows: Sequence[SamplingRow]) -> tuple[list[int], list[TokenLogprobs | None] | None]:
+    """`sample`, and log probabilities under the raw logits for the rows that ask; None when none does."""
+    asking = [(index, row.shaping.params.logprobs) for index, row in enumerate(rows) if row.shaping is not None]
+    wanted = {index: top for index, top in asking if top is not None}
+    if not wanted:
+        return sample(logits, rows), None
+    raw = logits[list(wanted)]  # a copy, which sampling leaves alone
+    tokens = sample(logits, rows)
+    described = describe(raw, [tokens[index] for index in wanted], list(wanted.values()))
+    found = dict(zip(wanted, described, strict=True))
+    return tokens, [found.get(index) for index in range(len(rows))]
+
+
+@torch.inference_mode()
 def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """Choose one token for each of `rows` from logits `[len(rows), vocab_size]` fp32, which may be overwritten.
 
-    Raises `FloatingPointError` naming the rows whose logits are not numbers: a choice among them would be noise.
+    Raises `FloatingPointError` naming the rows whose logits are not numbers or in which no token may be chosen, since a
+    choice would be noise.
     """
-    _forbid(logits, rows)
+    shape(logits, rows)
     best, tokens = logits.max(dim=-1)
     broken = [row for row, value in enumerate(best.tolist()) if value != value]  # noqa: PLR0124  NaN alone differs from itself
     if broken:
         raise FloatingPointError(f"the logits of rows {broken} are not numbers")
+    empty = [row for row, value in enumerate(best.tolist()) if value == -torch.inf]
+    if empty:
+        raise FloatingPointError(f"no token may be chosen in rows {empty}")
     drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
     if drawn:
         tokens[drawn] = _draw(logits[drawn] - best[drawn, None], [rows[index] for index in drawn])
@@ -40,22 +61,25 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     return chosen
 
 
-def _forbid(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
-    for index, row in enumerate(rows):
-        if row.forbidden:
-            logits[index, sorted(row.forbidden)] = -torch.inf
-
-
 def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """Draw from logits whose row maxima are 0, so that no temperature however small makes them overflow."""
     temperatures = torch.tensor([row.temperature for row in rows], device=logits.device)
     scaled = logits / temperatures[:, None]
+    _drop_improbable(scaled, rows)
     filtered = [index for index, row in enumerate(rows) if row.top_p < 1 or row.top_k > 0]
     if filtered:
         kept = scaled[filtered]
         least = _least_logits(kept, [rows[index] for index in filtered])
         scaled[filtered] = kept.masked_fill(kept < least, -torch.inf)
     return (scaled + _gumbel(scaled.shape[1], rows, logits.device)).argmax(dim=-1)
+
+
+def _drop_improbable(scaled: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Min-p: what is less probable than that share of the most probable token, whose scaled logit is 0, goes."""
+    shares = [row.shaping.params.min_p if row.shaping is not None else 0.0 for row in rows]
+    if any(shares):
+        least = torch.tensor(shares, device=scaled.device).log()[:, None]
+        scaled.masked_fill_(scaled < least, -torch.inf)
 
 
 def _least_logits(scaled: Tensor, rows: Sequence[SamplingRow]) -> Tensor:

@@ -11,16 +11,19 @@ by the position check, and `continuation` tells which tokens are right.
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from octavo_runtime.core.batch import StepResult
+from octavo_runtime.core.batch import StepResult, TokenLogprobs
 from octavo_runtime.runner.counter import mix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from octavo_runtime.core.batch import FlatBatch, SamplingRow
 
@@ -37,6 +40,13 @@ def _choose(context: int, row: SamplingRow, vocab_size: int) -> int:
     return token
 
 
+def _rate(context: int, token: int, top: int, vocab_size: int) -> TokenLogprobs:
+    """As if the token after a context were its hash with probability 1/2, the id after that with 1/4, and so on."""
+    best = [((context + rank) % vocab_size, -(rank + 1) * math.log(2)) for rank in range(top)]
+    rank = (token - context) % vocab_size + 1
+    return TokenLogprobs(token, -rank * math.log(2), rank, best)
+
+
 def continuation(prompt: Sequence[int], rows: Sequence[SamplingRow], vocab_size: int) -> list[int]:
     """The tokens that a correct engine on a `SimRunner` yields after `prompt`, one for each of `rows`."""
     context = _EMPTY
@@ -51,13 +61,39 @@ def continuation(prompt: Sequence[int], rows: Sequence[SamplingRow], vocab_size:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """How long a step takes: `base` seconds, and `per_token` more for each token in it."""
+    """How long a step takes, in seconds. `runtime/bench/sim_profile.py` fits it to measurements."""
 
-    base: float = 0.0
-    per_token: float = 0.0
+    base: float = 0.0  # for each step: reading the weights, starting the kernels
+    per_prefill_token: float = 0.0  # for each token of a sequence that computes several
+    per_decode: float = 0.0  # for each sequence that computes one
+    per_kv_token: float = 0.0  # for each token of context that a sequence reads
 
-    def seconds(self, num_tokens: int) -> float:
-        return self.base + self.per_token * num_tokens
+    def seconds(self, batch: FlatBatch) -> float:
+        num_sequences = len(batch.seq_lens)
+        num_tokens = len(batch.token_ids)
+        decodes = num_sequences if num_tokens == num_sequences else _count_decodes(batch)
+        return (
+            self.base
+            + self.per_prefill_token * (num_tokens - decodes)
+            + self.per_decode * decodes
+            + self.per_kv_token * sum(batch.seq_lens)
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> StepTime:
+        """From a JSON object with these fields. Raises `OSError`, and `ValueError` naming what is wrong."""
+        values = json.loads(path.read_text())
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise ValueError(f"{path}: must be an object with {', '.join(sorted(names))}")
+        for name, value in values.items():
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{path}: {name} is {value!r}; it must be a number of seconds, at least 0")
+        return cls(**values)
+
+
+def _count_decodes(batch: FlatBatch) -> int:
+    return sum(end - start == 1 for start, end in pairwise(batch.query_start_loc))
 
 
 class SimRunner:
@@ -84,18 +120,27 @@ class SimRunner:
 
         Raises `AssertionError` when the batch contradicts itself or the cache: an engine's bug, never a request's.
         """
-        seconds = self._step_time.seconds(len(batch.token_ids))
+        seconds = self._step_time.seconds(batch)
         if seconds > 0:
             self._sleep(seconds)
         contexts: list[int] = []
         for sequence, (first, end) in enumerate(pairwise(batch.query_start_loc)):
             contexts += self._compute_sequence(batch, sequence, first, end)
-        return StepResult(
-            [
-                _choose(contexts[row], sampling, self.vocab_size)
-                for row, sampling in zip(batch.sample_rows, batch.sampling, strict=True)
-            ]
-        )
+        tokens = [
+            _choose(contexts[row], sampling, self.vocab_size)
+            for row, sampling in zip(batch.sample_rows, batch.sampling, strict=True)
+        ]
+        scores = [_rate(contexts[score.row], score.token, score.top, self.vocab_size) for score in batch.scoring]
+        return StepResult(tokens, self._logprobs(batch, contexts, tokens), scores)
+
+    def _logprobs(self, batch: FlatBatch, contexts: list[int], tokens: list[int]) -> list[TokenLogprobs | None] | None:
+        wanted = [row.shaping.params.logprobs if row.shaping is not None else None for row in batch.sampling]
+        if all(top is None for top in wanted):
+            return None
+        return [
+            None if top is None else _rate(contexts[row], token, top, self.vocab_size)
+            for row, token, top in zip(batch.sample_rows, tokens, wanted, strict=True)
+        ]
 
     def _compute_sequence(self, batch: FlatBatch, sequence: int, first: int, end: int) -> list[int]:
         """Extend one sequence by its tokens `[first, end)`; return the hash of the context up to each of them."""

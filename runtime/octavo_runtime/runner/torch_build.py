@@ -10,8 +10,7 @@ import torch
 from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
-from octavo_runtime.model.decoder import Decoder
-from octavo_runtime.model.loader import load_weights, open_weights
+from octavo_runtime.model.load import load_decoder
 from octavo_runtime.runner.machine import (
     choose_device,
     choose_dtype,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from octavo_kernels.interface import KernelBackend
     from octavo_runtime.config import ServeConfig
+    from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.spec import ModelInfo
     from octavo_runtime.runner.base import Progress
 
@@ -42,10 +42,14 @@ def build_torch_runner(config: ServeConfig, info: ModelInfo, progress: Progress)
     dtype = choose_dtype(config.dtype, info, device)
     backend = _select_backend(config, device)
     try:
-        weights = load_weights(
-            info, open_weights(info), device=device, dtype=dtype, progress=lambda done: progress("weights", done)
+        decoder = load_decoder(
+            info,
+            backend,
+            device=device,
+            dtype=dtype,
+            max_len=config.max_model_len,
+            progress=lambda done: progress("weights", done),
         )
-        decoder = Decoder(info, weights, backend, dtype)
         progress("warmup", 0.0)
         runner = _with_cache(config, info, decoder, device, dtype)
         _step(runner, _warmup_tokens(config, runner))
@@ -70,14 +74,13 @@ def _prepare_torch(config: ServeConfig) -> torch.device:
 
 
 def _with_cache(
-    config: ServeConfig, info: ModelInfo, decoder: Decoder, device: torch.device, dtype: torch.dtype
+    config: ServeConfig, info: ModelInfo, decoder: AnyDecoder, device: torch.device, dtype: torch.dtype
 ) -> TorchRunner:
     def runner(num_blocks: int) -> TorchRunner:
-        return TorchRunner(
-            decoder, info, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=dtype
-        )
+        return TorchRunner(decoder, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=dtype)
 
-    block_bytes = config.block_size * info.kv_bytes_per_token(dtype.itemsize)
+    token_bytes = sum(shape.bytes_per_token(dtype.itemsize) for shape in decoder.cache_shapes)
+    block_bytes = config.block_size * token_bytes
     if device.type == "cuda":
         free = _free_after_profile(runner, config, device)
         share = _GPU_SHARE

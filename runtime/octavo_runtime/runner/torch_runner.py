@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from octavo_kernels.interface import PagedBatch
 from octavo_runtime.core.batch import StepResult
 from octavo_runtime.model.decoder import LayerCache
+from octavo_runtime.runner.logprobs import describe
 from octavo_runtime.runner.machine import choose_step_tokens
-from octavo_runtime.runner.sampler import sample
+from octavo_runtime.runner.sampler import choose
 
 if TYPE_CHECKING:
-    from octavo_runtime.core.batch import FlatBatch
-    from octavo_runtime.model.decoder import Decoder
-    from octavo_runtime.model.spec import ModelInfo
+    from collections.abc import Sequence
+
+    from octavo_runtime.core.batch import FlatBatch, ScoreRow, TokenLogprobs
+    from octavo_runtime.model.decoder import AnyDecoder
+    from octavo_runtime.model.spec import CacheShape
+
+SCORE_ROWS: Final = 64  # of a prompt at a time: the logits of 2,048 rows of a large vocabulary would be 1.2 GB
 
 
 class TorchRunner:
@@ -24,8 +30,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        decoder: Decoder,
-        info: ModelInfo,
+        decoder: AnyDecoder,
         *,
         num_blocks: int,
         block_size: int,
@@ -38,18 +43,24 @@ class TorchRunner:
         self.step_tokens = choose_step_tokens(device)
         self._decoder = decoder
         self.device = device
-        self._caches = allocate_caches(info, num_blocks, block_size, device=device, dtype=dtype)
+        self._caches = allocate_caches(decoder.cache_shapes, num_blocks, block_size, device=device, dtype=dtype)
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
-        logits = self._decoder.forward(
+        inputs = (
             self._tensor(batch.token_ids, torch.int64),
             self._tensor(batch.positions, torch.int64),
             self._paged(batch),
             self._caches,
-            self._tensor(batch.sample_rows, torch.int64),
         )
-        return StepResult(sample(logits, batch.sampling) if batch.sampling else [])
+        rows = self._tensor(batch.sample_rows, torch.int64)
+        if not batch.scoring:
+            return _chosen(self._decoder.forward(*inputs, rows), batch)
+        asked = [batch.scoring[at : at + SCORE_ROWS] for at in range(0, len(batch.scoring), SCORE_ROWS)]
+        pieces = [self._tensor([score.row for score in piece], torch.int64) for piece in asked]
+        logits = self._decoder.forward_pieces(*inputs, [rows, *pieces])
+        result = _chosen(next(logits), batch)
+        return replace(result, scores=[score for piece in map(_scores, logits, asked) for score in piece])
 
     def _paged(self, batch: FlatBatch) -> PagedBatch:
         longest = max(len(table) for table in batch.block_tables)
@@ -67,14 +78,22 @@ class TorchRunner:
         return torch.tensor(values, dtype=dtype, device=self.device)
 
 
+def _chosen(logits: torch.Tensor, batch: FlatBatch) -> StepResult:
+    return StepResult(*choose(logits, batch.sampling)) if batch.sampling else StepResult([])
+
+
+def _scores(logits: torch.Tensor, asked: Sequence[ScoreRow]) -> list[TokenLogprobs]:
+    return describe(logits, [score.token for score in asked], [score.top for score in asked])
+
+
 def allocate_caches(
-    info: ModelInfo, num_blocks: int, block_size: int, *, device: torch.device, dtype: torch.dtype
+    shapes: Sequence[CacheShape], num_blocks: int, block_size: int, *, device: torch.device, dtype: torch.dtype
 ) -> list[LayerCache]:
     """Caches for all layers, not filled: attention reads no slot that was not written (`KernelBackend.attend`), and on
     a CPU the system hands out a page of memory only when it is first touched.
     """
-    shape = (num_blocks, info.num_kv_heads, block_size, info.head_dim)
-    return [
-        LayerCache(torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype))
-        for _ in range(info.num_layers)
-    ]
+
+    def cache(shape: CacheShape) -> torch.Tensor:
+        return torch.empty((num_blocks, shape.num_kv_heads, block_size, shape.head_dim), device=device, dtype=dtype)
+
+    return [LayerCache(cache(shape), cache(shape)) for shape in shapes]

@@ -14,11 +14,12 @@ import uvicorn
 import uvloop
 
 from octavo_runtime.engine.client import EngineClient
-from octavo_runtime.errors import EngineFailed, InvalidArgument, StartError
+from octavo_runtime.errors import InvalidArgument, StartError
 from octavo_runtime.logs import configure_logging
 from octavo_runtime.metrics import RequestMetrics
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.server.app import create_app
+from octavo_runtime.server.connections import PatientProtocol
 from octavo_runtime.server.lifecycle import Lifecycle
 from octavo_runtime.server.service import Ready, Service
 from octavo_runtime.termination import EXIT_FAILED, EXIT_USAGE, write_termination_message
@@ -27,6 +28,7 @@ from octavo_runtime.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.text.tokenizer import Tokenizer
@@ -74,7 +76,7 @@ def _cut_off_dead_peers(listener: socket.socket) -> None:
 
 
 async def _serve(config: ServeConfig, listener: socket.socket) -> None:
-    """Raises `StartError` when the model cannot be loaded, and when the engine dies later."""
+    """Raises `StartError` when the model cannot be loaded, and when the engine dies too often later."""
     requests = RequestMetrics()
     lifecycle = Lifecycle()
     engine = EngineClient(config, requests)
@@ -82,52 +84,59 @@ async def _serve(config: ServeConfig, listener: socket.socket) -> None:
     server = _Server(service, max_body_size=config.max_body_size)
     signals = _Signals()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    starting = asyncio.create_task(_make_ready(config, service))
+    readying = asyncio.create_task(_keep_ready(config, service))
     logger.info("listening on %s port %d", config.host, listener.getsockname()[1])
     try:
-        await _until_end(config, service, signals, starting)
+        await _until_end(config, service, signals, readying)
     finally:
-        starting.cancel()
+        readying.cancel()
         server.should_exit = True
         await serving
-        await engine.close()
+        await engine.supervisor.close()
 
 
-async def _make_ready(config: ServeConfig, service: Service) -> None:
-    """Load the tokenizer while the engine loads the model. Raises `StartError`."""
-    tokenizer = await asyncio.to_thread(_load_tokenizer, config)
-    limits = await asyncio.shield(service.engine.started)
-    service.ready = Ready(tokenizer, limits)
-    logger.info(
-        "ready after %.1f s: %s, %d tokens per sequence, %d KV blocks of %d tokens",
-        service.uptime(), service.model_name, limits.max_model_len, limits.num_blocks, limits.block_size,
-    )  # fmt: skip
+async def _keep_ready(config: ServeConfig, service: Service) -> None:
+    """Fetch the model if it is remote; load the tokenizer while the engine loads the model; later, follow the engine's
+    restarts. Raises `StartError`.
+    """
+    model = await service.fetch.run(config)
+    supervisor = service.engine.supervisor
+    supervisor.start(model)
+    tokenizer = await asyncio.to_thread(_load_tokenizer, model)
+    while True:
+        lost = supervisor.lost
+        limits = await asyncio.shield(supervisor.started)
+        service.ready = Ready(tokenizer, limits)
+        logger.info(
+            "ready after %.1f s: %s, %d tokens per sequence, %d KV blocks of %d tokens",
+            service.uptime(), service.model_name, limits.max_model_len, limits.num_blocks, limits.block_size,
+        )  # fmt: skip
+        await asyncio.shield(lost)
+        service.ready = None
 
 
-def _load_tokenizer(config: ServeConfig) -> Tokenizer:
-    tokenizer = load_tokenizer(config.model, read_model_info(config.model))
+def _load_tokenizer(model: Path) -> Tokenizer:
+    tokenizer = load_tokenizer(model, read_model_info(model))
     if tokenizer.chat_template is not None:
         compile_template(tokenizer.chat_template)  # a broken one is found now
     return tokenizer
 
 
-async def _until_end(config: ServeConfig, service: Service, signals: _Signals, starting: asyncio.Task[None]) -> None:
-    """Wait for the model to be ready, then for a signal or the engine's death; end the requests accordingly."""
-    engine = service.engine
-    await _first(starting, signals.received, engine.died)
-    if starting.done():
-        starting.result()
-        await _first(signals.received, engine.died)
-    if signals.received.done() and not engine.died.done():
+async def _until_end(config: ServeConfig, service: Service, signals: _Signals, readying: asyncio.Task[None]) -> None:
+    """Wait for a signal, or until the model cannot be served any more; end the requests accordingly."""
+    engine, died = service.engine, service.engine.supervisor.died
+    await _first(readying, signals.received, died)
+    if readying.done():
+        readying.result()
+    if signals.received.done() and not died.done():
         announced = service.ready is not None and signals.received.result() == signal.SIGTERM
         delay = config.drain_delay if announced else 0.0  # nobody sends requests to a pod that was never ready
         drain = asyncio.create_task(service.lifecycle.drain(engine, delay=delay, timeout=config.drain_timeout))
-        await _first(drain, engine.died)
+        await _first(drain, died)
         drain.cancel()
-    if engine.died.done():
+    if died.done():
         await service.lifecycle.collapse(engine)
-        engine.started.result()  # raises when it died because it could not start
-        raise EngineFailed(engine.died.result())
+        raise died.result()
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:
@@ -157,7 +166,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(service, max_body_size=max_body_size),
-                http="httptools",
+                http=PatientProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -1,4 +1,4 @@
-"""OpenAI's wire format: what we accept (pydantic, bounded) and what we answer (msgspec, like the official client's).
+"""OpenAI's wire format: what we accept (pydantic, bounded). Fields that OpenAI does not have are vLLM's.
 
 A field that we do not know is ignored, as OpenAI's clients expect of a server. A field that we do know, that would
 change the answer and that is not implemented, is refused by name unless it has the value that changes nothing.
@@ -6,75 +6,95 @@ change the answer and that is not implemented, is refused by name unless it has 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from octavo_runtime.errors import UnsupportedParameter
+from octavo_runtime.errors import RequestError, UnsupportedParameter
 
 MAX_STOP_STRINGS: Final = 4
 MAX_STOP_LENGTH: Final = 1000  # characters
 MAX_STOP_TOKEN_IDS: Final = 64
 MAX_COUNT: Final = 1 << 31
+MAX_CHOICES: Final = 128  # values of n
+MAX_LOGPROBS: Final = 20  # tokens named beside the chosen one
+MAX_BIASES: Final = 1024
+MAX_BAD_WORDS: Final = 128
 
-# Field: the values that change nothing. Any other value is refused.
+# Field: the values that change nothing. Any other value is refused, where an endpoint does not take the field.
 _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     "add_generation_prompt": (True,),
-    "allowed_token_ids": (),
     "audio": (),
-    "bad_words": ([],),
-    "best_of": (1,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "documents": ([],),
     "echo": (False,),
-    "frequency_penalty": (0, 0.0),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
-    "include_stop_str_in_output": (False,),
     "length_penalty": (1, 1.0),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0, 0.0),
     "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0, 0.0),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
     "reasoning_effort": (),
-    "repetition_penalty": (1, 1.0),
     "response_format": ({"type": "text"},),
-    "skip_special_tokens": (True,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
     "structured_outputs": (),
     "suffix": ("",),
     "tool_calls": ([],),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
 
 
-def _one_prompt(value: object) -> str | list[int]:
-    """A string, a list of token ids, or a list with one of these."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, list)):
-        value = value[0]
-    if isinstance(value, str):
+Prompt = str | list[int]
+
+
+def _prompts(value: object) -> list[Prompt]:
+    """A string, a list of token ids, or a list of such."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+        return [value]
+    if isinstance(value, list) and value and all(_is_prompt(item) for item in value):
         return value
-    if isinstance(value, list) and value and all(type(item) is int for item in value):
-        return value
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, (str, list)) for item in value):
-        raise PydanticCustomError("unsupported_parameter", "one prompt per request is supported, not several")
-    raise ValueError("must be a string or a list of token ids, not empty")
+    raise ValueError("must be a string, a list of token ids, or a list of these, none of them empty")
+
+
+def _is_prompt(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(type(item) is int for item in value)
+    return isinstance(value, str)
+
+
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    """{"token id": what is added to its logit}"""
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise ValueError("must be an object with token ids as keys")  # noqa: TRY004  pydantic wants it
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"has {len(value)} tokens, at most {MAX_BIASES} are allowed")
+    return tuple((_token_id(token), _bias(token, bias)) for token, bias in value.items())
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < 12):
+        raise ValueError(f"has the key {key[:40]!r}, which is no token id")
+    return int(key)
+
+
+def _bias(token: str, value: object) -> float:
+    if type(value) not in {int, float} or not -100 <= value <= 100:  # type: ignore[operator]
+        raise ValueError(f"has {str(value)[:40]} for token {token}; a bias is a number from -100 to 100")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _stop_strings(value: object) -> tuple[str, ...]:
@@ -114,7 +134,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(BaseModel, ABC):
     """What both endpoints take."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -129,6 +149,28 @@ class GenerationRequest(BaseModel):
     ignore_eos: bool | None = None
     stop: Annotated[tuple[str, ...], PlainValidator(_stop_strings, json_schema_input_type=str | list[str] | None)] = ()
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None  # in the text; default: true
+    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
+    logit_bias: Annotated[
+        tuple[tuple[int, float], ...], PlainValidator(_biases, json_schema_input_type=dict[str, float] | None)
+    ] = ()
+    bad_words: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]] | None = Field(
+        None, max_length=MAX_BAD_WORDS
+    )
+    allowed_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)  # only n: nothing is generated to be thrown away
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, le=MAX_COUNT)  # keep so many at the end; -1: what fits
+    add_special_tokens: bool | None = None  # to the prompt; default: true for a completion, false for a chat
+    priority: int | None = Field(None, ge=-1000, le=1000)  # lower is earlier, among the tenant's own; default: 0
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)  # seconds after which an answer is of no use
+    cache_salt: str | None = Field(None, max_length=MAX_STOP_LENGTH)  # divides the tenant's prefix cache
+    user: str | None = Field(None, max_length=MAX_STOP_LENGTH)  # the tenant, where there is no API key
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -141,18 +183,63 @@ class GenerationRequest(BaseModel):
         """The parameter that bounds the answer's tokens, and its value."""
         return "max_tokens", self.max_tokens
 
+    @property
+    def num_choices(self) -> int:
+        """For each prompt."""
+        return self.n or 1
+
+    @property
+    @abstractmethod
+    def top_logprobs_wanted(self) -> int | None:
+        """How many tokens to name beside each chosen one; None: no log probabilities at all."""
+
+    @property
+    def prompt_logprobs_wanted(self) -> int | None:
+        """The same for each token of the prompt."""
+        return self.prompt_logprobs
+
     def reject_unsupported(self) -> None:
         """Raises `UnsupportedParameter` for the first field that is known and not implemented."""
         _reject_unsupported(self.model_extra or {})
+        if self.best_of not in {None, self.num_choices}:
+            message = f"best_of: {self.best_of} is not supported by this server, only n, which is {self.num_choices}"
+            raise UnsupportedParameter(message, param="best_of")
+        if self.prompt_logprobs is not None and self.stream:
+            raise UnsupportedParameter("prompt_logprobs: is not supported with stream", param="prompt_logprobs")
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: Annotated[str | list[int], PlainValidator(_one_prompt, json_schema_input_type=str | list[int] | list[str])]
+    prompt: Annotated[
+        list[Prompt], PlainValidator(_prompts, json_schema_input_type=str | list[int] | list[str] | list[list[int]])
+    ]
+    max_tokens: int | None = Field(None, ge=0, le=MAX_COUNT)  # 0 only with echo
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @property
+    def top_logprobs_wanted(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def prompt_logprobs_wanted(self) -> int | None:
+        """An echo has the log probabilities that the answer has."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((top for top in wanted if top is not None), default=None)
+
+    def reject_unsupported(self) -> None:
+        super().reject_unsupported()
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError("max_tokens: 0 needs echo; without it, must be at least 1", param="max_tokens")
 
 
 class ChatCompletionRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_COUNT)  # OpenAI's newer name; wins over max_tokens
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    add_generation_prompt: bool | None = None  # default: true, unless the final message is continued
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def length_limit(self) -> tuple[str, int | None]:
@@ -160,8 +247,17 @@ class ChatCompletionRequest(GenerationRequest):
             return "max_completion_tokens", self.max_completion_tokens
         return super().length_limit
 
+    @property
+    def top_logprobs_wanted(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
     def reject_unsupported(self) -> None:
         super().reject_unsupported()
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError(f"top_logprobs: {self.top_logprobs} needs logprobs", param="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            conflict = "continue_final_message: excludes add_generation_prompt, which begins another message"
+            raise RequestError(conflict, param="continue_final_message")
         for index, message in enumerate(self.messages):
             _reject_unsupported(message.model_extra or {}, f"messages[{index}].")
 
@@ -174,86 +270,3 @@ def _reject_unsupported(fields: dict[str, Any], prefix: str = "") -> None:
         if not any(type(value) is type(same) and value == same for same in harmless):
             param = prefix + name
             raise UnsupportedParameter(f"{param}: is not supported by this server", param=param)
-
-
-FinishReason = Literal["stop", "length"]
-
-
-class Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionChoice(msgspec.Struct):
-    text: str
-    finish_reason: FinishReason | None = None
-    index: int = 0
-    logprobs: None = None
-
-
-class Completion(msgspec.Struct):
-    """An answer of /v1/completions, and each of its chunks."""
-
-    id: str
-    created: int  # Unix time
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
-    object: str = "text_completion"
-
-
-class ChatMessage(msgspec.Struct):
-    content: str
-    role: str = "assistant"
-    refusal: None = None
-
-
-class ChatChoice(msgspec.Struct):
-    message: ChatMessage
-    finish_reason: FinishReason
-    index: int = 0
-    logprobs: None = None
-
-
-class ChatCompletion(msgspec.Struct):
-    id: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-    object: str = "chat.completion"
-
-
-class ChatDelta(msgspec.Struct, omit_defaults=True):
-    role: str | None = None
-    content: str | None = None
-
-
-class ChatChunkChoice(msgspec.Struct):
-    delta: ChatDelta
-    finish_reason: FinishReason | None = None
-    index: int = 0
-    logprobs: None = None
-
-
-class ChatChunk(msgspec.Struct):
-    id: str
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
-    object: str = "chat.completion.chunk"
-
-
-class ModelCard(msgspec.Struct):
-    id: str
-    created: int
-    max_model_len: int | None = None  # tokens; not OpenAI's, but clients of vLLM read it
-    object: str = "model"
-    owned_by: str = "octavo"
-
-
-class ModelList(msgspec.Struct):
-    data: list[ModelCard]
-    object: str = "list"

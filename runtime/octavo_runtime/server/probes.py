@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from octavo_runtime import metrics
-from octavo_runtime.engine.state_page import Phase
 
 if TYPE_CHECKING:
     from octavo_runtime.server.service import Service
@@ -21,8 +20,8 @@ def probe_routes(service: Service) -> APIRouter:
 
     @router.get("/livez")
     async def livez() -> Response:
-        """200 unless the engine process is dead or gives no sign of life; a restart is the cure."""
-        return _verdict(service.engine.problem(time.monotonic()))
+        """200 unless the engine is dead for good or gives no sign of life; a restart of all is the cure."""
+        return _verdict(service.engine.supervisor.problem(time.monotonic()))
 
     @router.get("/readyz")
     async def readyz() -> Response:
@@ -32,14 +31,13 @@ def probe_routes(service: Service) -> APIRouter:
     @router.get("/startupz")
     async def startupz() -> Response:
         """How far the start is; 200 once the model can serve."""
-        state = service.engine.state()
-        if service.ready is not None:
-            phase, progress = "ready", 1.0
-        elif state.phase == Phase.READY:
-            phase, progress = "tokenizer", 0.0
-        else:
-            phase, progress = state.phase.name.lower(), state.progress
-        body = {"phase": phase, "progress": round(progress, 4), "seconds": round(service.uptime(), 3)}
+        phase, progress = service.startup()
+        body: dict[str, object] = {
+            "phase": phase,
+            "progress": round(progress, 4),
+            "seconds": round(service.uptime(), 3),
+        }
+        body |= service.fetch.facts()
         return JSONResponse(body, 200 if service.ready is not None else 503)
 
     @router.get("/metrics")
@@ -48,17 +46,19 @@ def probe_routes(service: Service) -> APIRouter:
 
     @router.get("/version")
     async def get_version() -> Response:
-        return JSONResponse({"version": version("octavo-runtime")})
+        """Of the runtime, and the revision of a model that was fetched."""
+        return JSONResponse({"version": version("octavo-runtime"), "model_revision": service.fetch.revision})
 
     return router
 
 
 def _unready(service: Service) -> str | None:
-    if service.ready is None:
-        return "the model is still loading"
     if service.lifecycle.draining:
         return "draining"
-    return service.engine.problem(time.monotonic())
+    if service.ready is None or not service.engine.supervisor.serving:
+        death = service.engine.supervisor.last_death
+        return "the model is still loading" if death is None else f"the model is loading again: {death}"
+    return service.engine.supervisor.problem(time.monotonic())
 
 
 def _verdict(problem: str | None) -> Response:

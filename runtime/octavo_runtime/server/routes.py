@@ -12,8 +12,10 @@ from starlette.responses import Response
 
 from octavo_runtime.errors import UnknownModel
 from octavo_runtime.server import answers
-from octavo_runtime.server.openai import ChatCompletionRequest, CompletionRequest, ModelCard, ModelList
+from octavo_runtime.server.openai import ChatCompletionRequest, CompletionRequest  # noqa: TC001  as above
+from octavo_runtime.server.schema import ModelCard, ModelList
 from octavo_runtime.server.stream import EventStream
+from octavo_runtime.server.terms import terms_of
 
 if TYPE_CHECKING:
     from octavo_runtime.server.generation import Generation, TextDelta
@@ -35,28 +37,26 @@ def openai_routes(service: Service) -> APIRouter:
 
     @router.post("/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        generation = await service.complete(body)
+        generation = await service.complete(body, terms_of(body, request))
         header = answers.completion_header(service.model_name)
         if body.stream:
-            chunks = answers.completion_chunks(header, generation, include_usage=body.include_usage)
-            return EventStream(chunks, generation)
+            return EventStream(answers.completion_chunks(header, body, generation), generation)
         whole = await _whole(generation, request)
-        return _json(answers.whole_completion(header, generation, whole)) if whole else Response(status_code=499)
+        return _json(answers.whole_completion(header, body, generation, whole)) if whole else Response(status_code=499)
 
     @router.post("/chat/completions")
     async def chat(body: ChatCompletionRequest, request: Request) -> Response:
-        generation = await service.chat(body)
+        generation = await service.chat(body, terms_of(body, request))
         header = answers.chat_header(service.model_name)
         if body.stream:
-            chunks = answers.chat_chunks(header, generation, include_usage=body.include_usage)
-            return EventStream(chunks, generation)
+            return EventStream(answers.chat_chunks(header, body, generation), generation)
         whole = await _whole(generation, request)
-        return _json(answers.whole_chat(header, generation, whole)) if whole else Response(status_code=499)
+        return _json(answers.whole_chat(header, body, generation, whole)) if whole else Response(status_code=499)
 
     return router
 
 
-async def _whole(generation: Generation, request: Request) -> TextDelta | None:
+async def _whole(generation: Generation, request: Request) -> list[TextDelta] | None:
     """The whole answer, or None when the client has gone, of which a plain handler is not told."""
     answer = asyncio.ensure_future(generation.whole())
     gone = asyncio.ensure_future(_disconnected(request))

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from octavo_runtime.core.batch import SamplingParams
-from octavo_runtime.errors import ContextLengthExceeded, ModelLoading, RequestError, UnknownModel
+from octavo_runtime.engine.state_page import Phase
+from octavo_runtime.errors import ModelLoading, RequestError, UnknownModel
 from octavo_runtime.metrics import RuntimeCollector
-from octavo_runtime.server.generation import Generation
+from octavo_runtime.server.generation import Choice, Generation, Prompt
+from octavo_runtime.server.sampling import after_prompt, check_vocabulary, choice_seed, sampling_params, truncate
+from octavo_runtime.sources.child import ModelFetch
 from octavo_runtime.text.chat import render
 from octavo_runtime.text.detokenize import Detokenizer
+from octavo_runtime.text.special import ContentGuard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from octavo_runtime.config import ServeConfig
+    from octavo_runtime.core.batch import SamplingParams
     from octavo_runtime.engine.client import EngineClient
-    from octavo_runtime.engine.messages import Started
+    from octavo_runtime.engine.messages import Started, Terms
     from octavo_runtime.metrics import RequestMetrics
     from octavo_runtime.server.lifecycle import Lifecycle
     from octavo_runtime.server.openai import ChatCompletionRequest, CompletionRequest, GenerationRequest
     from octavo_runtime.text.tokenizer import Tokenizer
 
 _SHORT_TEXT: Final = 4096  # characters that are tokenised at once; longer ones in a thread, beside the event loop
-
-_COLDEST: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,10 @@ class Service:
         self.engine = engine
         self.lifecycle = lifecycle
         self.ready: Ready | None = None
+        self.fetch = ModelFetch()
         self.started_at = int(time.time())
         self._since = time.monotonic()
+        self._most_choices = config.max_num_seqs + config.max_queued_requests
         self.collector = RuntimeCollector(
             self.model_name,
             requests,
@@ -63,104 +67,131 @@ class Service:
         """Seconds."""
         return time.monotonic() - self._since
 
-    async def complete(self, request: CompletionRequest) -> Generation:
-        """Start a completion. Raises `RequestError`."""
-        ready = self._admit(request)
-        if isinstance(request.prompt, str):
-            tokens = await _encode(ready.tokenizer, request.prompt, add_special_tokens=True)
-        else:
-            tokens = request.prompt
-            _check_vocabulary("prompt", tokens, ready.limits.vocab_size)
-        return self._start(ready, request, tokens, "prompt")
+    def startup(self) -> tuple[str, float]:
+        """The phase of the start, and how much of it is done, 0 to 1."""
+        state = self.engine.state()
+        if self.ready is not None:
+            return "ready", 1.0
+        if self.fetch.meter is not None:
+            return "fetch", self.fetch.meter.share
+        return ("tokenizer", 0.0) if state.phase == Phase.READY else (state.phase.name.lower(), state.progress)
 
-    async def chat(self, request: ChatCompletionRequest) -> Generation:
+    async def complete(self, request: CompletionRequest, terms: Terms) -> Generation:
+        """Start a completion of each prompt. Raises `RequestError`."""
+        ready = self._admit(request)
+        self._check_choices(len(request.prompt), request.num_choices, "prompt")
+        prompts = []
+        for prompt in request.prompt:
+            prompts.append(await _read_prompt(ready, request, prompt))
+            await asyncio.sleep(0)  # hundreds of short ones must not keep the event loop from everybody else
+        return self._start(ready, request, prompts, "prompt", terms)
+
+    async def chat(self, request: ChatCompletionRequest, terms: Terms) -> Generation:
         """Start the assistant's next message. Raises `RequestError`."""
         ready = self._admit(request)
-        if ready.tokenizer.chat_template is None:
-            raise RequestError("messages: the model has no chat template; use /v1/completions", param="messages")
-        text = render(
-            [{"role": _template_role(message.role), "content": message.content} for message in request.messages],
-            ready.tokenizer.chat_template,
-            special_tokens=ready.tokenizer.special_tokens,
-        )
-        tokens = await _encode(ready.tokenizer, text, add_special_tokens=False)  # the template has written them
-        return self._start(ready, request, tokens, "messages")
+        self._check_choices(1, request.num_choices, "n")
+        tokens = await encode_chat(ready.tokenizer, request)
+        tokens = truncate(request, tokens, ready.limits.max_model_len)
+        return self._start(ready, request, [Prompt(tokens, "")], "messages", terms)
 
-    def _admit(self, request: GenerationRequest) -> Ready:
+    def admit_model(self, model: str | None) -> Ready:
+        """Raises `RequestError` unless the model is ready, and the one that is asked for."""
         if self.ready is None:
-            raise ModelLoading(self.engine.state().phase.name.lower())
-        if request.model not in {None, self.model_name}:
-            raise UnknownModel(str(request.model), self.model_name)
-        request.reject_unsupported()
+            raise ModelLoading(self.startup()[0])
+        if model not in {None, self.model_name}:
+            raise UnknownModel(str(model), self.model_name)
         return self.ready
 
-    def _start(self, ready: Ready, request: GenerationRequest, prompt: list[int], prompt_param: str) -> Generation:
-        params = sampling_params(
-            request,
-            max_tokens=_fit(request, len(prompt), ready.limits.max_model_len, prompt_param),
-            eos_token_ids=ready.tokenizer.eos_token_ids,
-            vocab_size=ready.limits.vocab_size,
+    def _admit(self, request: GenerationRequest) -> Ready:
+        ready = self.admit_model(request.model)
+        request.reject_unsupported()
+        return ready
+
+    def _check_choices(self, num_prompts: int, num_choices: int, param: str) -> None:
+        """More than may ever be queued together would be refused as "try again" for ever."""
+        if num_prompts * num_choices > self._most_choices:
+            message = (
+                f"{param}: {num_prompts} prompts with n = {num_choices} are more than {self._most_choices} choices"
+            )
+            raise RequestError(message, param=param)
+
+    def _start(
+        self, ready: Ready, request: GenerationRequest, prompts: list[Prompt], prompt_param: str, terms: Terms
+    ) -> Generation:
+        """Submit all choices or none. Each is a sequence of its own; those of one prompt differ in their seed."""
+        common = sampling_params(request, ready.tokenizer, ready.limits)
+        params = [after_prompt(common, request, ready.limits, len(prompt.tokens), prompt_param) for prompt in prompts]
+        choices: list[Choice] = []
+        try:
+            for prompt, first in zip(prompts, params, strict=True):
+                for number in range(request.num_choices):
+                    own = replace(first, seed=choice_seed(first.seed, number))
+                    choices.append(self._submit(ready, request, prompt, own, terms))
+        except RequestError:
+            for choice in choices:
+                choice.close()
+            raise
+        return Generation(choices, request.num_choices, ready.tokenizer)
+
+    def _submit(
+        self, ready: Ready, request: GenerationRequest, prompt: Prompt, params: SamplingParams, terms: Terms
+    ) -> Choice:
+        detokenizer = Detokenizer(
+            ready.tokenizer,
+            request.stop,
+            prompt_ids=prompt.tokens,
+            skip_special_tokens=request.skip_special_tokens is not False,
+            include_stop=bool(request.include_stop_str_in_output),
         )
-        detokenizer = Detokenizer(ready.tokenizer, request.stop, prompt_ids=prompt)
-        return Generation(self.engine, self.engine.submit(prompt, params), detokenizer, len(prompt))
+        slot = self.engine.submit(prompt.tokens, params, terms)
+        return Choice(
+            self.engine,
+            slot,
+            detokenizer,
+            prompt,
+            max_tokens=request.length_limit[1],
+            min_tokens=params.min_tokens,
+            shows_stop_token=bool(request.include_stop_str_in_output),
+        )
 
 
 def _default_name(model: Path) -> str:
     return model.stem if model.suffix == ".gguf" else model.resolve().name
 
 
-def sampling_params(
-    request: GenerationRequest, *, max_tokens: int, eos_token_ids: frozenset[int], vocab_size: int
-) -> SamplingParams:
-    """OpenAI's defaults filled in; a random seed where none is given."""
-    own_stops = request.stop_token_ids or []
-    _check_vocabulary("stop_token_ids", own_stops, vocab_size)
-    min_tokens = request.min_tokens or 0
-    if min_tokens > max_tokens:
-        message = f"min_tokens: {min_tokens} is more than the {max_tokens} tokens that may be generated"
-        raise RequestError(message, param="min_tokens")
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=_temperature(request.temperature),
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=min(max(request.top_k or 0, 0), vocab_size),
-        seed=secrets.randbits(63) if request.seed is None else request.seed % (1 << 63),
-        stop_token_ids=frozenset(own_stops) | (frozenset() if request.ignore_eos else eos_token_ids),
-        min_tokens=min_tokens,
+async def _read_prompt(ready: Ready, request: CompletionRequest, prompt: str | list[int]) -> Prompt:
+    if isinstance(prompt, str):
+        special = request.add_special_tokens is not False
+        tokens = await in_thread_if_long(ready.tokenizer.encode, prompt, special)
+    else:
+        tokens = prompt
+        check_vocabulary("prompt", tokens, ready.limits.vocab_size)
+    kept = truncate(request, tokens, ready.limits.max_model_len)
+    if not request.echo:
+        return Prompt(kept, "")
+    whole = isinstance(prompt, str) and len(kept) == len(tokens)
+    skip_special = request.skip_special_tokens is not False
+    return Prompt(kept, str(prompt) if whole else ready.tokenizer.decode(kept, skip_special))
+
+
+async def encode_chat(tokenizer: Tokenizer, chat: ChatCompletionRequest) -> list[int]:
+    """The tokens of a conversation, by the model's own template. Raises `RequestError`."""
+    if tokenizer.chat_template is None:
+        raise RequestError("messages: the model has no chat template; use /v1/completions", param="messages")
+    guard = ContentGuard(tokenizer)
+    text = render(
+        [{"role": _template_role(message.role), "content": guard.hide(message.content)} for message in chat.messages],
+        tokenizer.chat_template,
+        add_generation_prompt=not chat.continue_final_message and chat.add_generation_prompt is not False,
+        continue_final_message=bool(chat.continue_final_message),
+        special_tokens=tokenizer.special_tokens,
+        variables=chat.chat_template_kwargs,
     )
-
-
-def _temperature(asked: float | None) -> float:
-    """Below `_COLDEST` dividing by it overflows, and the most likely token has all of the probability anyway."""
-    if asked is None:
-        return 1.0
-    return asked if asked >= _COLDEST else 0.0
-
-
-def _fit(request: GenerationRequest, num_prompt: int, max_model_len: int, prompt_param: str) -> int:
-    """The number of tokens to generate at most. Raises when prompt and answer cannot both fit."""
-    if num_prompt == 0:
-        raise RequestError(f"{prompt_param}: has no tokens", param=prompt_param)
-    room = max_model_len - num_prompt
-    if room < 1:
-        message = f"{prompt_param}: {num_prompt} tokens; this server takes {max_model_len}, prompt and answer together"
-        raise ContextLengthExceeded(message, param=prompt_param)
-    param, max_tokens = request.length_limit
-    if max_tokens is None:
-        return room
-    if max_tokens > room:
-        message = (
-            f"{param}: {max_tokens} and a prompt of {num_prompt} tokens are more than the {max_model_len} tokens "
-            "that this server takes"
-        )
-        raise ContextLengthExceeded(message, param=param)
-    return max_tokens
-
-
-def _check_vocabulary(param: str, token_ids: list[int], vocab_size: int) -> None:
-    wrong = next((token for token in token_ids if not 0 <= token < vocab_size), None)
-    if wrong is not None:
-        raise RequestError(f"{param}: token id {wrong} is not in [0, {vocab_size})", param=param)
+    # Where the template has written BOS and the like, as nearly all do, the tokenizer must not do it again.
+    special = bool(chat.add_special_tokens)
+    if guard.hides_something:  # rare, and the first time slow
+        return await asyncio.to_thread(guard.encode, text, special)
+    return await in_thread_if_long(guard.encode, text, special)
 
 
 def _template_role(role: str) -> str:
@@ -168,7 +199,7 @@ def _template_role(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-async def _encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
+async def in_thread_if_long(encode: Callable[[str, bool], list[int]], text: str, add_special_tokens: bool) -> list[int]:
     if len(text) <= _SHORT_TEXT:
-        return tokenizer.encode(text, add_special_tokens)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
+        return encode(text, add_special_tokens)
+    return await asyncio.to_thread(encode, text, add_special_tokens)

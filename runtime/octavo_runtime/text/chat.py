@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 import jinja2.ext
@@ -23,25 +23,52 @@ if TYPE_CHECKING:
 
     from jinja2.parser import Parser
 
+_CONTINUE_HERE: Final = "octavo-continues-here "  # the space tells whether the template trims contents
+
 
 def render(
     messages: Sequence[Mapping[str, Any]],
     template: str,
     *,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     special_tokens: Mapping[str, str] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """Render `messages`, each `{"role": …, "content": …}` with text content, as text that ends where the answer begins.
+
+    With `continue_final_message` that is within the last message, right after its content. `variables` are the
+    template's own switches (`chat_template_kwargs`).
 
     Raises `RequestError` naming `messages` when the template rejects them (a wrong order of roles, for instance), and
     `ModelUnsupported` when the template itself does not parse.
     """
     compiled = compile_template(template)
-    variables = {"tools": None, "documents": None, **(special_tokens or {})}
+    given: list[Mapping[str, Any]] = list(messages)
+    if continue_final_message and given:
+        given[-1] = {**given[-1], "content": given[-1]["content"] + _CONTINUE_HERE}
+    known = {
+        "tools": None,
+        "documents": None,
+        **(special_tokens or {}),
+        **(variables or {}),
+        "messages": given,
+        "add_generation_prompt": add_generation_prompt,
+    }
     try:
-        return compiled.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **variables)
+        text = compiled.render(known)
     except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RequestError(f"the model's chat template rejects these messages: {error}", param="messages") from error
+    return _until_end_of_content(text) if continue_final_message else text
+
+
+def _until_end_of_content(text: str) -> str:
+    """Cut at the mark that was put after the last content. A template that trims contents trims before it, too."""
+    at = text.rfind(_CONTINUE_HERE.strip())
+    if at < 0:
+        message = "continue_final_message: the model's chat template does not write the last message's content"
+        raise RequestError(message, param="continue_final_message")
+    return text[:at] if text[at:].startswith(_CONTINUE_HERE) else text[:at].rstrip()
 
 
 @lru_cache(maxsize=8)

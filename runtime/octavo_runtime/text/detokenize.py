@@ -29,7 +29,9 @@ class Detokenizer:
         *,
         prompt_ids: Sequence[int] = (),
         skip_special_tokens: bool = True,
+        include_stop: bool = False,
     ) -> None:
+        """`include_stop`: the stop string that ends the text is part of it."""
         self._backend = tokenizer.backend
         self._skip_special_tokens = skip_special_tokens
         context = list(prompt_ids[-_CONTEXT:])
@@ -37,15 +39,20 @@ class Detokenizer:
             context = []  # the stream would take it for half a character and give the prompt's end out again
         self._stream = DecodeStream(ids=context, skip_special_tokens=skip_special_tokens)
         self._stop = tuple(stop)
+        self._include_stop = include_stop
         self._held = ""
         self.matched: str | None = None  # the stop string that ended the text
 
-    def add(self, token_ids: Sequence[int]) -> str:
-        """Take the next tokens and return the text that is now certain; "" once a stop string has matched."""
+    def add(self, token_ids: Sequence[int], *, may_stop: bool = True) -> str:
+        """Take the next tokens and return the text that is now certain; "" once a stop string has matched.
+
+        A stop string that these tokens complete counts only if they `may_stop`.
+        """
         if self.matched is not None:
             return ""
+        seen = len(self._held)
         self._held += "".join(self._decode(token_id) for token_id in token_ids)
-        if self._match():
+        if may_stop and self._match(seen):
             return self._release(len(self._held))
         return self._release(len(self._held) - self._possible_stop())
 
@@ -64,17 +71,19 @@ class Detokenizer:
             text = self._stream.step(self._backend, token_id)
         return text or ""
 
-    def _match(self) -> bool:
+    def _match(self, seen: int) -> bool:
         """Cut the held text before the stop string that is complete first, and of two the longer.
+
+        One that was complete within the first `seen` characters came too early to count.
 
         Which one is complete first does not depend on how many tokens come at a time.
         """
-        places = [(self._held.find(stop), stop) for stop in self._stop]
+        places = [(self._held.find(stop, max(0, seen - len(stop) + 1)), stop) for stop in self._stop]
         found = [(at + len(stop), at, stop) for at, stop in places if at >= 0]
         if not found:
             return False
-        _, at, self.matched = min(found)
-        self._held = self._held[:at]
+        end, at, self.matched = min(found)
+        self._held = self._held[: end if self._include_stop else at]
         return True
 
     def _possible_stop(self) -> int:

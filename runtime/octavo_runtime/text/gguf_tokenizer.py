@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 
 from octavo_runtime.errors import ModelUnsupported
+from octavo_runtime.text.gguf_sentencepiece import sentencepiece_backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,9 +61,19 @@ _RULES: Final = {
 
 def build_backend(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     """Build the tokenizer. Raises `ModelUnsupported` for a kind or a splitting rule that is not known."""
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise ModelUnsupported(f"{path}: tokenizer {kind!r} is not served in GGUF; byte-level BPE ('gpt2') is")
+    match metadata.get("tokenizer.ggml.model"):
+        case "gpt2":
+            return _build_byte_level(path, metadata)
+        case "llama":
+            backend = sentencepiece_backend(path, metadata)
+            _finish(backend, metadata, bos=True)
+            return backend
+        case kind:
+            known = "byte-level BPE ('gpt2') and SentencePiece BPE ('llama') are"
+            raise ModelUnsupported(f"{path}: tokenizer {kind!r} is not served in GGUF; {known}")
+
+
+def _build_byte_level(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     name = metadata.get("tokenizer.ggml.pre", "default")
     if name not in _RULES:
         raise ModelUnsupported(f"{path}: tokenizer.ggml.pre is {name!r}; known are {', '.join(_RULES)}")
@@ -71,10 +82,16 @@ def build_backend(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     backend = Tokenizer(_bpe(tokens, metadata["tokenizer.ggml.merges"], rule))
     backend.pre_tokenizer = _pre_tokenizer(rule)
     backend.decoder = decoders.ByteLevel()
-    _add_special_tokens(backend, tokens, metadata.get("tokenizer.ggml.token_type", []))
-    if metadata.get("tokenizer.ggml.add_bos_token", rule.bos):
-        backend.post_processor = _bos_first(tokens, metadata["tokenizer.ggml.bos_token_id"])
+    _finish(backend, metadata, bos=rule.bos)
     return backend
+
+
+def _finish(backend: Tokenizer, metadata: Mapping[str, Any], *, bos: bool) -> None:
+    """Special tokens, and BOS before a text: `bos` where the file does not say."""
+    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    _add_special_tokens(backend, tokens, metadata.get("tokenizer.ggml.token_type", []))
+    if metadata.get("tokenizer.ggml.add_bos_token", bos):
+        backend.post_processor = _bos_first(tokens, metadata["tokenizer.ggml.bos_token_id"])
 
 
 def special_tokens_of(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from tokenizers import Tokenizer as Backend
 from octavo_runtime.errors import ModelNotFound, ModelUnsupported
 from octavo_runtime.model.gguf_header import read_gguf_header
 from octavo_runtime.text.gguf_tokenizer import build_backend, chat_template_of, special_tokens_of
+from octavo_runtime.text.pieces import Pieces
+from octavo_runtime.text.special import SpecialTexts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +34,23 @@ class Tokenizer:
     eos_token_ids: frozenset[int]
     special_tokens: dict[str, str]  # bos_token, eos_token, … as chat templates name them; absent ones are left out
     chat_template: str | None = field(repr=False)
+    pieces: Pieces = field(init=False, repr=False)
+    special_texts: SpecialTexts = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pieces", Pieces(self.backend))
+        object.__setattr__(self, "special_texts", SpecialTexts(self.backend))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. `add_special_tokens` puts BOS and the like around it; a rendered chat has its own."""
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def surround(self, ids: list[int]) -> list[int]:
+        """Put around `ids` what `add_special_tokens` puts around a text."""
+        around = self.encode("")
+        split = around.index(self.bos_token_id) + 1 if self.bos_token_id in around else 0
+        return around[:split] + ids + around[split:]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 come out as U+FFFD. For a growing sequence use `Detokenizer`."""

@@ -1,0 +1,45 @@
+"""Run the soaks, or one of them. Exit status 1 when a goal is missed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from soak import cancels, engine_kills, memory
+from soak.goals import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from soak.goals import Goal
+
+RUNNERS = ("sim", "torch")
+
+
+def main() -> int:
+    options = _parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended
+    runners = RUNNERS if options.runner is None else (options.runner,)
+    soaks: dict[str, list[Callable[[], Iterable[Goal]]]] = {
+        "kills": [partial(engine_kills.run, runner, options.count or 50) for runner in runners],
+        "cancels": [partial(cancels.run, runner, options.count or 2000) for runner in runners],
+        "memory": [memory.stalled_readers, memory.overhead],
+    }
+    chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
+    met = [report(soak()) for group in chosen.values() for soak in group]
+    return 0 if all(met) else 1
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("soak", nargs="?", choices=("kills", "cancels", "memory"), help="default: all of them")
+    parser.add_argument("--runner", choices=RUNNERS, help="sim: no weights; torch: SmolLM2-135M; default: both")
+    parser.add_argument("--count", type=int, help="kills (default 50) or cancels (default 2000)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
