@@ -78,3 +78,14 @@ def test_layers_of_one_step_may_differ_in_their_window(backend, make_case):
     assert torch.equal(outs[0], outs[2])
     assert torch.equal(outs[1], outs[3])
     assert not torch.equal(outs[0], outs[1])
+
+
+@pytest.mark.parametrize(("window", "soft_cap"), [(1, None), (40, None), (70, 5.0), (None, 0.5), (500, 50.0)])
+def test_the_triton_kernel_in_the_interpreter(make_case, window, soft_cap):
+    """Windows shorter, about as long and longer than a tile of positions; few cases, as the interpreter is slow."""
+    from octavo_kernels.triton.backend import TritonBackend
+
+    case = make_case([(1, 6), (4, 6), (1, 150), (30, 150)], num_heads=4, num_kv_heads=2, head_dim=64, device=CPU)
+    out = attend(TritonBackend(), case, window=window, soft_cap=soft_cap)
+    wanted = expected(case, window, soft_cap)
+    assert (out.double() - wanted).norm() / wanted.norm() < 1e-6

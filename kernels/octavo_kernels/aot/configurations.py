@@ -41,6 +41,7 @@ def configurations(architecture: int) -> Iterator[Configuration]:
             yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=block_size)
     for head_dim in (64, 128, 256):
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64)
+    yield _attention(architecture, "bf16", 128, group=4, max_query_len=1, block_size=16, window=4096, soft_cap=50.0)
     yield _attention(architecture, "fp16", 96, group=8, max_query_len=1, block_size=32)
     if architecture == _SMALLEST:  # the least shared memory: what fits here fits everywhere
         yield _attention(architecture, "bf16", 256, group=8, max_query_len=512, block_size=128)
@@ -49,7 +50,15 @@ def configurations(architecture: int) -> Iterator[Configuration]:
 
 
 def _attention(
-    architecture: int, dtype: str, head_dim: int, *, group: int, max_query_len: int, block_size: int
+    architecture: int,
+    dtype: str,
+    head_dim: int,
+    *,
+    group: int,
+    max_query_len: int,
+    block_size: int,
+    window: int = 0,
+    soft_cap: float = 0.0,
 ) -> Configuration:
     launch = choose_launch(architecture, max_query_len, group, head_dim, _SIZES[dtype])
     constants = {
@@ -62,12 +71,16 @@ def _attention(
         "BLOCK_M": launch.rows,
         "BLOCK_N": launch.columns,
         "INTERP": False,
+        "WINDOW": window,
+        "SOFT_CAP": soft_cap,
     }
     types = dict.fromkeys(("query", "key_cache", "value_cache", "out"), f"*{dtype}")
     types |= dict.fromkeys(_INDICES, "*i32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
     kind: Kind = "exact" if dtype == "fp32" else "decode" if max_query_len == 1 else "prefill"
-    name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}"
+    name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}" + (
+        f" window {window} cap {soft_cap}" if window else ""
+    )
     return Configuration(name, kind, _source(paged_attention_kernel, types, constants), dict(launch.options))
 
 

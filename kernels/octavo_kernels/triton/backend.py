@@ -67,8 +67,6 @@ class TritonBackend(PlainVerbs):
         soft_cap: float | None = None,
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out)
-        if window is not None or soft_cap is not None:
-            raise ValueError(f"window = {window} and soft_cap = {soft_cap}: the triton backend attends without either")
         _check_caches(key_cache, value_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
@@ -101,6 +99,8 @@ class TritonBackend(PlainVerbs):
             BLOCK_M=launch.rows,
             BLOCK_N=launch.columns,
             INTERP=bool(knobs.runtime.interpret),
+            WINDOW=window or 0,
+            SOFT_CAP=soft_cap or 0.0,
             **launch.options,
         )
 

@@ -6,9 +6,10 @@ so they are packed into the rows of one matrix product:
     rows of a tile     (query 0, head 0) (query 0, head 1) … (query 1, head 0) …        BLOCK_M rows
     columns            BLOCK_N positions at a time: several blocks, or a part of one
 
-Tiles of positions that all rows may see need no mask; only the last few do, and they are a loop of their own. The
-numbers of the next tile's blocks are loaded one tile ahead: a load whose address depends on another load is what
-Triton's pipeliner handles worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
+Tiles of positions that all rows may see need no mask; only the last few do, and they are a loop of their own. With a
+sliding window that loop does all of the work, from the first tile that any row sees. The numbers of the next tile's
+blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
+worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
 """
 
 # ruff: noqa: PLR0917  what a kernel works on has to be passed to it
@@ -43,6 +44,8 @@ def paged_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     INTERP: tl.constexpr,
+    WINDOW: tl.constexpr = 0,  # positions that a row sees up to its own; 0: all
+    SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
 ):
     sequence = tl.load(tile_sequence + tl.program_id(0))
     if sequence >= 0:
@@ -68,30 +71,36 @@ def paged_attention_kernel(
         first_position = seq_len - num_queries + first_query
         positions = first_position + rows // GROUP  # of each row's query; it sees positions up to its own
         end = seq_len - num_queries + tl.minimum(first_query + BLOCK_Q, num_queries)
-        num_full = (first_position + 1) // BLOCK_N  # tiles that even the first row sees whole
         num_tiles = tl.cdiv(end, BLOCK_N)
+        first = 0
+        num_full = (first_position + 1) // BLOCK_N  # tiles that even the first row sees whole
+        if WINDOW > 0:
+            first = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N
+            num_full = first
 
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        pages = load_pages(table, 0, num_pages, BLOCK_SIZE, BLOCK_N)
-        for tile in range(num_full):
+        pages = load_pages(table, first, num_pages, BLOCK_SIZE, BLOCK_N)
+        for tile in range(first, num_full):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, INTERP)
-            scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
-            largest, total, acc = accumulate(scores, v, largest, total, acc)
+            scores = score(q, k, scale_log2e, SOFT_CAP)
+            largest, total, acc = accumulate(scores, v, largest, total, acc, False)
             pages = next_pages
         for tile in range(num_full, num_tiles):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, INTERP)
-            scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
-            scores = tl.where(columns[None, :] <= positions[:, None], scores, float("-inf"))
-            largest, total, acc = accumulate(scores, v, largest, total, acc)
+            scores = score(q, k, scale_log2e, SOFT_CAP)
+            scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
+            largest, total, acc = accumulate(scores, v, largest, total, acc, WINDOW > 0)
             pages = next_pages
 
+        if WINDOW > 0:
+            total = tl.where(total == 0.0, 1.0, total)  # rows past the last query see nothing, and are not stored
         result = (acc / total[:, None]).to(out.dtype.element_ty)
         tl.store(out + (tokens * out_stride + heads * HEAD_DIM)[:, None] + dims[None, :], result, mask=valid)
 
@@ -145,11 +154,41 @@ def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.
 
 
 @triton.jit
-def accumulate(scores, v, largest, total, acc):
-    """One step of the online softmax (Milakov and Gimelshein, 2018; FlashAttention, 2022), scores in base 2."""
+def score(q, k, scale_log2e, SOFT_CAP: tl.constexpr):
+    """Scores in base 2: log2(e) times what they are in base e, and a soft cap that is applied in base e."""
+    scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
+    if SOFT_CAP > 0:
+        LOG2E: tl.constexpr = 1.4426950408889634
+        x = scores / (LOG2E * SOFT_CAP)
+        squared = x * x
+        # Near 0 the quotient cancels; its series there is exact to fp32.
+        series = x * (1 + squared * (-1 / 3 + squared * (2 / 15 - squared * (17 / 315))))
+        quotient = 1 - 2 / (tl.exp2(2 * LOG2E * x) + 1)
+        scores = LOG2E * SOFT_CAP * tl.where(squared < 0.0625, series, quotient)
+    return scores
+
+
+@triton.jit
+def visible(columns, positions, WINDOW: tl.constexpr):
+    """Which positions each row sees."""
+    seen = columns[None, :] <= positions[:, None]
+    if WINDOW > 0:
+        seen = seen & (columns[None, :] > positions[:, None] - WINDOW)
+    return seen
+
+
+@triton.jit
+def accumulate(scores, v, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
+    """One step of the online softmax (Milakov and Gimelshein, 2018; FlashAttention, 2022), scores in base 2.
+
+    MAY_BE_EMPTY: a row may have seen nothing so far, whose largest score is minus infinity, and that minus itself NaN.
+    """
     new_largest = tl.maximum(largest, tl.max(scores, 1))
-    weights = tl.exp2(scores - new_largest[:, None])
-    correction = tl.exp2(largest - new_largest)
+    base = new_largest
+    if MAY_BE_EMPTY:
+        base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+    weights = tl.exp2(scores - base[:, None])
+    correction = tl.exp2(largest - base)
     total = total * correction + tl.sum(weights, 1)
     acc = acc * correction[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
     return new_largest, total, acc

@@ -32,7 +32,8 @@ FEWEST_OBSERVATIONS: Final = 20
 class Reading:
     """What a replica's window says at the time of its last sample. Rates are tokens per second, None while unknown.
 
-    `queued`: requests waited in every sample of the rate window, so it does as much as it can.
+    `queued`: requests waited in every sample of the last 10 s, so it does as much as it can. Not of the whole rate window:
+    a queue that adds a replica would be gone before its limit was learned, and the replica would go and come for ever.
     """
 
     time: float
@@ -77,6 +78,7 @@ def _read(samples: tuple[Sample, ...]) -> Reading:
     last = samples[-1]
     recent = [sample for sample in samples if sample.time > last.time - WINDOW_SECONDS]
     rated = [sample for sample in samples if sample.time > last.time - RATE_SECONDS]
+    lately = [sample for sample in samples if sample.time >= last.time - WINDOW_SECONDS]
     return Reading(
         time=last.time,
         running=fmean(sample.running for sample in recent),
@@ -87,7 +89,7 @@ def _read(samples: tuple[Sample, ...]) -> Reading:
         waiting_tokens=fmean(sample.waiting_tokens for sample in recent),
         prompt_rate=_rate([(sample.time, sample.prompt_tokens) for sample in rated]),
         generation_rate=_rate([(sample.time, sample.generation_tokens) for sample in rated]),
-        queued=_spans(rated) and all(sample.waiting >= 1 for sample in rated),
+        queued=_spans(rated) and all(sample.waiting >= 1 for sample in lately),
         ttft=increase(sample.ttft for sample in samples if sample.ttft is not None),
         itl=increase(sample.itl for sample in samples if sample.itl is not None),
     )
