@@ -367,6 +367,17 @@ def test_noise_is_not_growth():
     assert "forecast" not in ramp(per_second=0.2, noise=300).candidates
 
 
+def test_what_replicas_that_come_do_to_the_rates_is_not_growth():
+    """A new one has no rate at first, and the sum catches up 20 s later."""
+    memory, policy = seasoned(), replace(POLICY, waiting_target=None)
+    for step in range(16):
+        ready, rate = (2, 1000.0) if step < 10 else (3, 700.0 + 60.0 * (step - 10))
+        signals = replace(load(ready, kv=0.5), prompt_rate=rate, startup_p90=60.0)
+        decision = decide(signals, policy, ready, memory, NOW + 5 * step)
+        memory = decision.memory
+        assert "forecast" not in decision.candidates
+
+
 def test_the_forecast_is_bounded():
     assert ramp(per_second=1e6).candidates["forecast"] == 3
 

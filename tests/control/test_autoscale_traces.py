@@ -1,6 +1,7 @@
 """Random lives of a pool, through the real windows: bounds whatever the replicas say, no flapping, and an end at idle.
 
-OCTAVO_TRACES is the number of traces per property: the same 100 in `make test`, other and more by hand (operator/DESIGN.md).
+OCTAVO_TRACES is the number of traces per property: the same 100 in `make test`, others and more by hand
+(operator/DESIGN.md).
 """
 
 import os
@@ -43,7 +44,10 @@ def policies(draw: st.DrawFn) -> ScalingPolicy:
 
 @dataclass
 class Life:
-    """A pool and its autoscaler. Replicas serve `startup` seconds after they are wanted; the oldest stay longest."""
+    """A pool and its autoscaler, which is new to it: the first replicas have served for an hour.
+
+    Replicas serve `startup` seconds after they are wanted; the oldest stay longest.
+    """
 
     policy: ScalingPolicy
     current: int
@@ -57,11 +61,11 @@ class Life:
     born: int = 0
 
     def __post_init__(self) -> None:
-        self.grow(self.current)
+        self.grow(self.current, self.now - 3600)
 
-    def grow(self, count: int) -> None:
+    def grow(self, count: int, since: float) -> None:
         for _ in range(count):
-            self.ready[f"pod-{self.born}"] = self.now
+            self.ready[f"pod-{self.born}"] = since
             self.born += 1
 
     def answer(self, uid: str, sample: Sample | None) -> None:
@@ -81,7 +85,7 @@ class Life:
         while len(self.ready) + len(self.starting) > self.current:
             self.starting.pop() if self.starting else self.ready.pop(list(self.ready)[-1])
         self.now += PERIOD
-        self.grow(sum(1 for time in self.starting if time <= self.now))
+        self.grow(sum(1 for time in self.starting if time <= self.now), self.now)
         self.starting = [time for time in self.starting if time > self.now]
         return self.current
 
@@ -166,7 +170,7 @@ class Replica:
     load=st.floats(0, 20_000),
     rate=st.sampled_from([500.0, 2000.0, 8000.0]),
     hold=st.floats(1, 30),
-    startup=st.sampled_from([0.0, 30.0, 100.0]),
+    startup=st.sampled_from([15.0, 30.0, 100.0]),  # a model is loaded meanwhile, and a full replica seen
     noise=st.lists(st.floats(0.97, 1.03), min_size=7, max_size=7),
 )
 @example(  # a queue that adds a replica before 20 s of it were seen
@@ -175,8 +179,17 @@ class Replica:
     load=506.0,
     rate=500.0,
     hold=1.0,
-    startup=0.0,
+    startup=15.0,
     noise=[1.0] * 7,
+)
+@example(  # replicas that go make the sum of the rates lag, and it catches up: no growth of the load
+    policy=ScalingPolicy(4, 12, None, 1, up_window=0, down_window=0),
+    current=1,
+    load=10937.0,
+    rate=2000.0,
+    hold=1.0,
+    startup=100.0,
+    noise=[1.0, 1.0, 1.0, 1.0, 1.015625, 1.015625, 1.015625],
 )
 def test_a_constant_load_turns_at_most_once_in_a_window(*, policy, current, load, rate, hold, startup, noise):
     """Also while limits are learned and the queue of a too small pool is worked off."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
-from octavo_operator.core.window import Signals
+from octavo_operator.core.window import RATE_SECONDS, Signals
 
 LEARN_PERIOD_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 7200.0
@@ -23,6 +23,9 @@ _FLOOR: Final = 0.05
 """Share of the KV capacity that a replica is trusted to hold, whatever was seen: a hung one must not teach 0."""
 
 TREND_SECONDS: Final = 60.0
+_KEPT_SECONDS: Final = TREND_SECONDS + RATE_SECONDS
+"""While replicas come or go, the sum of their rates lags behind by the rate's window. That is no trend of the load, so
+the trend begins anew, and its first points do not count."""
 _TREND_POINTS: Final = 9
 _TREND_ERRORS: Final = 3.0
 """A slope counts when it is more than so many standard errors away from 0: noise is not growth."""
@@ -69,38 +72,41 @@ def _at_least(known: float | None, proven: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class TrendPoint:
-    """Arriving prompt tokens per second, and the waiting tokens that the next point is compared with."""
+    """Arriving prompt tokens per second at so many replicas, and the waiting tokens to compare the next point with."""
 
     time: float
     rate: float
     waiting_tokens: float
+    replicas: int
 
 
 def follow(trend: tuple[TrendPoint, ...], signals: Signals, now: float) -> tuple[TrendPoint, ...]:
     """The trend with one more point, at most every 5 s: what was computed, plus what the queue grew by."""
     if signals.known == 0 or signals.unknown:
         return ()
-    kept = tuple(point for point in trend if now - TREND_SECONDS <= point.time < now)
-    if not kept:
-        return (TrendPoint(now, signals.prompt_rate, signals.waiting_tokens),)
+    kept = tuple(point for point in trend if now - _KEPT_SECONDS <= point.time < now)
+    if not kept or kept[-1].replicas != signals.known:
+        return (TrendPoint(now, signals.prompt_rate, signals.waiting_tokens, signals.known),)
     elapsed = now - kept[-1].time
     if elapsed < LEARN_PERIOD_SECONDS:
         return kept
     queued = (signals.waiting_tokens - kept[-1].waiting_tokens) / elapsed
-    return (*kept, TrendPoint(now, max(0.0, signals.prompt_rate + queued), signals.waiting_tokens))
+    arriving = max(0.0, signals.prompt_rate + queued)
+    return (*kept, TrendPoint(now, arriving, signals.waiting_tokens, signals.known))
 
 
 def growth(trend: tuple[TrendPoint, ...], ahead: float | None) -> float:
     """By what factor the arrivals grow within `ahead` seconds if they go on as now: 1 to 1.5, 1 while not certain."""
-    if ahead is None or len(trend) < _TREND_POINTS:
+    settled = [point for point in trend if point.time > trend[0].time + RATE_SECONDS]
+    if ahead is None or len(settled) < _TREND_POINTS:
         return 1.0
-    times, rates = [point.time for point in trend], [point.rate for point in trend]
+    times, rates = [point.time for point in settled], [point.rate for point in settled]
     middle, mean = fmean(times), fmean(rates)
     spread = sum((time - middle) ** 2 for time in times)
     slope = sum((time - middle) * (rate - mean) for time, rate in zip(times, rates, strict=True)) / spread
     present = mean + slope * (times[-1] - middle)
     rest = sum((rate - mean - slope * (time - middle)) ** 2 for time, rate in zip(times, rates, strict=True))
-    error = (rest / (len(trend) - 2) / spread) ** 0.5
+    error = (rest / (len(settled) - 2) / spread) ** 0.5
     if present <= 0 or slope <= _TREND_ERRORS * error:
         return 1.0
     return min(MOST_GROWTH, 1.0 + slope * ahead / present)

@@ -166,9 +166,10 @@ def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
 
 def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, now: float) -> Signals:
     staying = [pod for pod in pods if not pod.terminating]
-    ready = {pod.uid: max(pod.ready_since, since) for pod in staying if pod.ready}
+    ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
-    return aggregate(windows, ready, now, unschedulable=homeless, startup_p90=_startup_p90(staying))
+    startup = _startup_p90(staying)
+    return aggregate(windows, ready, now, since=since, unschedulable=homeless, startup_p90=startup)
 
 
 def _startup_p90(pods: list[PodView]) -> float | None:

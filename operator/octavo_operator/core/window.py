@@ -32,8 +32,8 @@ FEWEST_OBSERVATIONS: Final = 20
 class Reading:
     """What a replica's window says at the time of its last sample. Rates are tokens per second, None while unknown.
 
-    `queued`: requests waited in every sample of the last 10 s, so it does as much as it can. Not of the whole rate window:
-    a queue that adds a replica would be gone before its limit was learned, and the replica would go and come for ever.
+    `queued`: requests waited in every sample of the last 10 s, so it does as much as it can. Not of the whole rate
+    window: a queue that adds a replica would be gone before the limit is learned, and the replica come and go for ever.
     """
 
     time: float
@@ -161,14 +161,18 @@ def aggregate(
     ready: Mapping[str, float],
     now: float,
     *,
+    since: float = 0.0,
     unschedulable: int = 0,
     startup_p90: float | None = None,
 ) -> Signals:
-    """The signals of the `ready` replicas (pod uid -> since when). A draining replica is neither load nor capacity."""
+    """The signals of the `ready` replicas (pod uid -> since when), scraped from `since` on.
+
+    A draining replica is neither load nor capacity.
+    """
     readings = {uid: windows[uid].at(now) if uid in windows else None for uid in ready}
     known = {uid: reading for uid, reading in readings.items() if reading is not None and not reading.draining}
     unknown = [uid for uid, reading in readings.items() if reading is None]
-    silent = [uid for uid in unknown if now - ready[uid] > WINDOW_SECONDS]
+    silent = [uid for uid in unknown if now - max(ready[uid], since) > WINDOW_SECONDS]
     warm = [reading for uid, reading in known.items() if now - ready[uid] > WARM_UP_SECONDS]
     return _sum(
         list(known.values()),
