@@ -19,9 +19,7 @@ NUM_BLOCKS = 12
 BLOCK_SIZE = 4
 BUDGET = 10
 MAX_SEQS = 5
-STEPS = int(
-    os.environ.get("OCTAVO_SCHEDULER_STEPS", "2400")
-)  # of the state machine, at most; 100000 takes half an hour
+STEPS = int(os.environ.get("OCTAVO_SCHEDULER_STEPS", "2400"))  # of the state machine, at most; 100000 take ten minutes
 
 blocks = st.sampled_from([[1] * BLOCK_SIZE, [2] * BLOCK_SIZE])  # the same contents after different ones
 prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=NUM_BLOCKS * BLOCK_SIZE // 2) | st.lists(
