@@ -60,6 +60,7 @@ def raw_deployment() -> Callable[..., Raw]:
         updated: int | None = None,
         ready: int | None = None,
         available: int | None = None,
+        revision: str = "r1",
     ) -> Raw:
         replicas = wanted if replicas is None else replicas
         ready = replicas if ready is None else ready
@@ -71,7 +72,8 @@ def raw_deployment() -> Callable[..., Raw]:
             "availableReplicas": ready if available is None else available,
         }
         metadata = {"name": "chat", "namespace": "default", "generation": 1, "resourceVersion": "101"}
-        return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": wanted}, "status": status}
+        spec = {"replicas": wanted, "template": {"metadata": {"annotations": {"octavo.dev/template": revision}}}}
+        return {"kind": "Deployment", "metadata": metadata, "spec": spec, "status": status}
 
     return build
 
@@ -96,7 +98,8 @@ def raw_pod() -> Callable[..., Raw]:
             "uid": f"uid-{name}",
             "resourceVersion": "102",
             "creationTimestamp": created,
-            "labels": {"octavo.dev/modelserver": "chat", "pod-template-hash": revision},
+            "labels": {"octavo.dev/modelserver": "chat"},
+            "annotations": {"octavo.dev/template": revision},
             **({"deletionTimestamp": "2026-01-01T00:01:00Z"} if terminating else {}),
         }
         known = {"Ready": {"status": "True" if ready else "False", "lastTransitionTime": "2026-01-01T00:00:30Z"}}

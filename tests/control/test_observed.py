@@ -5,7 +5,7 @@ import json
 import pytest
 
 from octavo_operator.core.names import RUNTIME_REASONS, Reason
-from octavo_operator.core.observed import live_pods, newest_problem, view_deployment, view_pod
+from octavo_operator.core.observed import gravest_problem, live_pods, view_deployment, view_pod
 
 
 def ended(message="", *, code=2, reason="Error"):
@@ -95,21 +95,20 @@ def test_pods_that_ended_do_not_count(raw_pod):
 
 def test_only_the_newest_revision_is_listened_to(raw_pod):
     loop = {"state": BACK_OFF, "lastState": ended()}
-    old = raw_pod("old", container=loop, revision="r1", created="2026-01-01T00:00:00Z")
-    new = raw_pod("new", revision="r2", created="2026-01-01T01:00:00Z")
-    assert newest_problem(live_pods([old])) is not None
-    assert newest_problem(live_pods([old, new])) is None
+    pods = live_pods([raw_pod("old", container=loop, revision="r1"), raw_pod("new", revision="r2")])
+    assert gravest_problem(pods, "r1") is not None
+    assert gravest_problem(pods, "r2") is None
 
 
 def test_terminating_pods_are_not_listened_to(raw_pod):
     loop = {"state": BACK_OFF, "lastState": ended()}
-    assert newest_problem(live_pods([raw_pod(container=loop, terminating=True)])) is None
+    assert gravest_problem(live_pods([raw_pod(container=loop, terminating=True)]), "r1") is None
 
 
 def test_a_failing_pod_outweighs_a_pending_one(raw_pod):
     pending = raw_pod("a", conditions={"PodScheduled": {"status": "False", "message": "no nodes"}})
     failing = raw_pod("b", container={"state": ended()})
-    problem = newest_problem(live_pods([pending, failing]))
+    problem = gravest_problem(live_pods([pending, failing]), "r1")
     assert problem is not None
     assert problem.reason == Reason.CONTAINER_FAILED
 

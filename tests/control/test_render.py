@@ -73,6 +73,18 @@ def test_children_are_applied_in_their_order():
     assert tuple(children(FULL, 2, INSTALLED)) == CHILD_KINDS
 
 
+def test_a_pod_says_what_template_it_is_of_and_scaling_makes_no_new_one():
+    """Else every change of the replicas would replace them all."""
+
+    def revision(raw: dict[str, Any], replicas: int = 1) -> str:
+        template = children(raw, replicas)["Deployment"]["spec"]["template"]
+        return str(template["metadata"]["annotations"]["octavo.dev/template"])
+
+    assert revision(FULL, 1) == revision(FULL, 5)
+    changed = FULL | {"model": FULL["model"] | {"maxModelLen": 1024}}
+    assert revision(changed) != revision(FULL)
+
+
 # --- the guards -------------------------------------------------------------------------------------------------------
 
 

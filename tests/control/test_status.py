@@ -147,7 +147,7 @@ def test_a_pod_that_was_ready_only_just_now_is_no_replica_that_serves(status_of,
 
 def test_the_old_revisions_troubles_are_forgotten_once_the_spec_is_fixed(status_of, raw_deployment, raw_pod):
     """No pod of the new revision exists yet; the crashing one is of the old."""
-    status = status_of(raw_deployment(1, replicas=1, updated=0, ready=0), [raw_pod(container=crash())])
+    status = status_of(raw_deployment(1, replicas=1, updated=0, ready=0, revision="r2"), [raw_pod(container=crash())])
     assert summary(status) == ("False", ["Reconciling"], Reason.ROLLING_OUT)
 
 

@@ -133,7 +133,8 @@ def test_a_hanging_engine_fails_liveness_while_metrics_stay_true(launch, wait_fo
     server = launch(*STEP, "--stall-limit", "1").started()
     engine = server.engine()
     with server.client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # the connection is closed with the iterator
+        next(lines)
         engine.send(signal.SIGSTOP)
         try:
             wait_for(lambda: server.client.get("/livez").status_code == 503, "liveness fails")

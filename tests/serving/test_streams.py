@@ -31,7 +31,8 @@ def assert_idle(server, wait_for):
 def test_a_client_that_leaves_a_stream_aborts_it(slow, wait_for):
     before = slow.metric("octavo_requests_total", finished_reason="abort")
     with slow.client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # the connection is closed with the iterator
+        next(lines)
         assert slow.metric("octavo_kv_tokens_used") > 0
     assert_idle(slow, wait_for)
     assert slow.metric("octavo_requests_total", finished_reason="abort") == before + 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from octavo_operator.core.names import Condition, Reason
-from octavo_operator.core.observed import DeploymentView, PodView, newest_problem
+from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.status_model import ModelServerStatus
 
 
@@ -101,15 +101,15 @@ def _refuses_pods(facts: Facts) -> Verdict | None:
 
 
 def _has_failing_pods(facts: Facts) -> Verdict | None:
-    problem = newest_problem(facts.pods)
-    if problem is None or not problem.failed or _no_updated_pods(facts):
+    problem = _problem(facts)
+    if problem is None or not problem.failed:
         return None
     return Verdict(ready=False, reason=problem.reason, message=problem.message, stalled=problem.stalled)
 
 
-def _no_updated_pods(facts: Facts) -> bool:
-    """Whether all pods are of an old revision, whose problems say nothing about the new one."""
-    return facts.deployment is not None and facts.deployment.updated == 0
+def _problem(facts: Facts) -> Problem | None:
+    """The gravest of the newest revision; pods of an older one are on their way out, and their problems with them."""
+    return gravest_problem(facts.pods, facts.deployment.revision) if facts.deployment else None
 
 
 def _missed_its_deadline(facts: Facts) -> Verdict | None:
@@ -142,8 +142,8 @@ def _more_are_created(facts: Facts) -> bool:
 
 def _waiting(facts: Facts, reason: str, message: str) -> Verdict:
     """Not ready yet; when the newest pods say what they wait for, that is the reason."""
-    problem = newest_problem(facts.pods)
-    if problem is not None and not _no_updated_pods(facts):
+    problem = _problem(facts)
+    if problem is not None:
         return Verdict(
             ready=False, reason=problem.reason, message=f"{message}: {problem.message}", stalled=problem.stalled
         )

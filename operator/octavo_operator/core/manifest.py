@@ -47,10 +47,18 @@ def without_empty(node: Manifest) -> Manifest:
 
 def with_hash(manifest: Manifest) -> Manifest:
     """Adds a hash of the manifest to its own annotations: when a field is no longer rendered, nothing else differs."""
+    return _annotated(manifest, names.ANNOTATION_APPLIED)
+
+
+def with_revision(template: Manifest) -> Manifest:
+    """Adds a hash of a pod template to its annotations, from where every pod of it has it."""
+    return _annotated(template, names.ANNOTATION_TEMPLATE)
+
+
+def _annotated(manifest: Manifest, annotation: str) -> Manifest:
     text = json.dumps(manifest, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    metadata = manifest["metadata"] | {"annotations": {names.ANNOTATION_APPLIED: digest}}
-    return manifest | {"metadata": metadata}
+    return manifest | {"metadata": manifest["metadata"] | {"annotations": {annotation: digest}}}
 
 
 def _metadata(owner: Owner) -> Manifest:

@@ -50,6 +50,11 @@ OPTIONAL_KINDS: Final = frozenset({"PodMonitor"})
 LABEL_MODEL_SERVER: Final = f"{GROUP}/modelserver"
 ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
 """On a child's own metadata: a hash of what was applied last, so that a field which is no longer rendered is seen."""
+ANNOTATION_TEMPLATE: Final = f"{GROUP}/template"
+"""On every pod: a hash of the template that it was made of, which says what pods are of the newest revision.
+
+Creation times do not: they have whole seconds, and a rollback takes up pods that are older than those it replaces.
+"""
 
 MAX_NAME_LENGTH: Final = 52
 """A Service name has 63 characters; 11 stay free for the suffix of a child (as CronJob keeps them for its Jobs)."""

@@ -53,7 +53,7 @@ class PodView:
     ready_since: float
     terminating: bool
     created: str
-    revision: str
+    revision: str | None
     problem: Problem | None
 
 
@@ -62,6 +62,8 @@ class DeploymentView:
     """The Deployment's own account of its pods."""
 
     wanted: int
+    revision: str | None
+    """The newest: that of its pod template."""
     current: bool
     """Whether its status speaks of its newest spec."""
     replicas: int
@@ -81,6 +83,7 @@ def view_deployment(raw: Raw) -> DeploymentView:
     exceeded = progressing.get("reason") == "ProgressDeadlineExceeded"
     return DeploymentView(
         wanted=raw["spec"].get("replicas", 1),
+        revision=_revision(raw["spec"].get("template", {}).get("metadata", {})),
         current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
@@ -103,7 +106,7 @@ def view_pod(raw: Raw) -> PodView:
         ready_since=from_timestamp(ready["lastTransitionTime"]) if is_ready and "lastTransitionTime" in ready else 0.0,
         terminating="deletionTimestamp" in metadata,
         created=metadata.get("creationTimestamp", ""),
-        revision=metadata.get("labels", {}).get("pod-template-hash", ""),
+        revision=_revision(metadata),
         problem=None if is_ready else _problem(status),
     )
 
@@ -114,14 +117,16 @@ def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:
     return tuple(sorted(views, key=lambda pod: pod.name))
 
 
-def newest_problem(pods: tuple[PodView, ...]) -> Problem | None:
-    """The gravest problem among the pods of the newest revision; older ones are on their way out."""
-    live = [pod for pod in pods if not pod.terminating]
-    if not live:
-        return None
-    newest = max(live, key=lambda pod: (pod.created, pod.revision)).revision
-    problems = [pod.problem for pod in live if pod.revision == newest and pod.problem is not None]
+def gravest_problem(pods: Iterable[PodView], revision: str | None) -> Problem | None:
+    """The gravest problem among the pods of a revision that stay."""
+    staying = [pod for pod in pods if pod.revision == revision and not pod.terminating]
+    problems = [pod.problem for pod in staying if pod.problem is not None]
     return max(problems, key=lambda problem: (problem.failed, problem.stalled), default=None)
+
+
+def _revision(metadata: Raw) -> str | None:
+    revision: str | None = metadata.get("annotations", {}).get(names.ANNOTATION_TEMPLATE)
+    return revision
 
 
 def _condition(status: Raw, kind: str) -> Raw:

@@ -18,7 +18,7 @@ from octavo_operator.core.guards import (
     make_pod_monitor,
     make_service_account,
 )
-from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, without_empty
+from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, with_revision, without_empty
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
 from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
@@ -59,6 +59,7 @@ def make_service(owner: Owner) -> Manifest:
 
 def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> Manifest:
     """The replicas. A new one is ready before an old one goes, so a rollout never takes capacity away."""
+    template = {"metadata": {"labels": names.labels(owner.name)}, "spec": make_pod_spec(spec, owner.name, defaults)}
     deployment = {
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
@@ -66,10 +67,7 @@ def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults
         "progressDeadlineSeconds": STARTUP_BUDGET_SECONDS + 60,
         "selector": {"matchLabels": names.selector(owner.name)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec, replicas)},
-        "template": {
-            "metadata": {"labels": names.labels(owner.name)},
-            "spec": make_pod_spec(spec, owner.name, defaults),
-        },
+        "template": with_revision(template),
     }
     return child(owner, "Deployment", spec=deployment)
 
