@@ -9,6 +9,9 @@ python=$(command -v python3) || fail "python3 is missing: apt-get install python
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "python3 is $("$python" -V), 3.11 or newer is needed"
 
 if [ ! -x "$venv/bin/pip" ]; then
+  # One that was cut short is made anew; one that somebody filled without pip is not ours to clear.
+  filled=$(find "$venv" -path '*/site-packages/*.dist-info' -prune ! -name 'pip-*' 2>/dev/null | head -n 1)
+  [ -z "$filled" ] || fail "$venv has packages and no pip, so it was not made by this script: move it away"
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     # Debian packs the venv module apart from python3.
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "python3's venv module is missing: sudo apt-get install python3-venv"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -24,19 +21,6 @@ GOOD = Figures(
     tiles_in_flight=2,
     bytes_in_flight=32 << 10,
 )
-
-
-def test_every_kernel_compiles_for_every_gpu_and_keeps_to_its_budget(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "octavo_kernels.aot"],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "all within the budget\n"
 
 
 def test_good_figures_break_no_rule():

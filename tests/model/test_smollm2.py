@@ -23,7 +23,7 @@ QUESTIONS = [
     "List the numbers from 1 to 20. " * 6,
     "naïve café, 你好, مرحبا 🎉: what are these words?",
 ]
-COUNT = 24
+COUNT = 16
 
 
 @pytest.fixture(scope="module")

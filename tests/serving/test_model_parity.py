@@ -12,7 +12,7 @@ pytestmark = pytest.mark.model
 
 BLOCK_SIZE = 4
 NEW_TOKENS = 16
-LENGTHS = (2, 5, 9, 16, 31, 47, 64, 101, 150, 220)
+LENGTHS = (2, 5, 9, 16, 25, 33, 42, 57, 80, 130)
 TEXT = (
     "The lighthouse keeper wrote down the weather every evening, and on the last page he drew the harbour. Rain had "
     "fallen for nine days. 1, 1, 2, 3, 5, 8, 13, 21 were the numbers on the door. def add(a, b): return a + b. When "

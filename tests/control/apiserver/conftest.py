@@ -105,7 +105,7 @@ class Operator:
             "OCTAVO_HTTP_PORT": str(self.port),
             "OCTAVO_SCRAPE_PERIOD": "0.3",
             "OCTAVO_DECIDE_PERIOD": "0.5",
-            "OCTAVO_RESYNC_PERIOD": "2",
+            "OCTAVO_RESYNC_PERIOD": "1",
             "OCTAVO_LEASE_DURATION": "6",
             "POD_NAMESPACE": "octavo-system",
             "POD_NAME": log.stem,
@@ -117,7 +117,7 @@ class Operator:
         with self.log.open("ab") as out:
             command = [sys.executable, "-m", "octavo_operator", "run"]
             self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        eventually(lambda: self.http("/readyz") == "ok")
+        eventually(lambda: self.http("/readyz") == "ok", 90)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self._process is None:
