@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
 
+from octavo_kernels.cache_dtype import FP8
 from octavo_kernels.check import check_attend, check_write_kv
 from octavo_kernels.plain import PlainVerbs
 from octavo_kernels.reference import scatter
@@ -39,7 +40,7 @@ class _Group:
     pages: Tensor  # [n K L / block_size] int64, rows of a cache seen as [num_blocks K, block_size D]
     outside: Tensor  # int64, rows past their sequence's length, of what is gathered seen as [n K L, D]
     own: Tensor  # [n, 1, Q, 1] int64, each query's position
-    mask: Tensor  # [n, 1, Q, L] in the cache's dtype, 0 where a query may look and -inf where not
+    mask: Tensor  # [n, 1, Q, L] in the dtype that attention computes in, 0 where a query may look and -inf where not
     key: Tensor  # [n, K, L, D], where each layer gathers to in turn: fresh memory would cost a page fault per 4 KiB
     value: Tensor
 
@@ -76,7 +77,7 @@ class CPUBackend(PlainVerbs):
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
         for group in cast("tuple[_Group, ...]", batch.plan):
-            queries = query[group.rows].transpose(1, 2)
+            queries = query[group.rows].transpose(1, 2).to(group.key.dtype)
             key, value = _gather(key_cache, group, group.key), _gather(value_cache, group, group.value)
             mask = _windowed(group, window)
             if soft_cap is None:
@@ -85,7 +86,7 @@ class CPUBackend(PlainVerbs):
                 )
             else:
                 attended = _attend_capped(queries, key, value, mask, scale=scale, soft_cap=soft_cap)
-            out[group.rows] = attended.transpose(1, 2)
+            out[group.rows] = attended.transpose(1, 2).to(out.dtype)
 
 
 def _split(batch: PagedBatch, block_size: int) -> list[list[int]]:
@@ -118,14 +119,15 @@ def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) ->
     outside = positions >= seq_lens  # [n, L]
     own = (seq_lens - num_queries + torch.arange(num_queries))[:, None, :, None]
     future = positions > own  # [n, 1, Q, L]
+    dtype = torch.float32 if key_cache.dtype == FP8 else key_cache.dtype
     return _Group(
         rows=starts[:, None] + torch.arange(num_queries),
         pages=_pages(batch.block_table[sequences, :num_blocks].long(), outside[:, ::block_size], num_kv_heads),
         outside=outside[:, None].expand(-1, num_kv_heads, -1).flatten().nonzero().flatten(),
         own=own,
-        mask=torch.zeros(future.shape, dtype=key_cache.dtype).masked_fill_(future, -torch.inf),
-        key=key_cache.new_empty(len(members), num_kv_heads, len(positions), head_dim),
-        value=key_cache.new_empty(len(members), num_kv_heads, len(positions), head_dim),
+        mask=torch.zeros(future.shape, dtype=dtype).masked_fill_(future, -torch.inf),
+        key=torch.empty(len(members), num_kv_heads, len(positions), head_dim, dtype=dtype),
+        value=torch.empty(len(members), num_kv_heads, len(positions), head_dim, dtype=dtype),
     )
 
 
@@ -151,12 +153,16 @@ def _pages(block_table: Tensor, unused: Tensor, num_kv_heads: int) -> Tensor:
 
 
 def _gather(cache: Tensor, group: _Group, out: Tensor) -> Tensor:
-    """The group's keys or values into `out`, `[n, K, L, D]`, in one copy.
+    """The group's keys or values into `out`, `[n, K, L, D]`, in one copy where the dtype is the same.
 
     Slots past a sequence's length are zeroed: they may hold another's NaN, and weight 0 times NaN is NaN.
     """
     num_blocks, num_kv_heads, block_size, head_dim = cache.shape
     pages = cache.view(num_blocks * num_kv_heads, block_size * head_dim)
-    torch.index_select(pages, 0, group.pages, out=out.view(-1, block_size * head_dim))
+    rows = out.view(-1, block_size * head_dim)
+    if cache.dtype == out.dtype:
+        torch.index_select(pages, 0, group.pages, out=rows)
+    else:
+        rows.copy_(pages[group.pages])
     out.view(-1, head_dim).index_fill_(0, group.outside, 0)
     return out

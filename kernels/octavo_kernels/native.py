@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import torch
 
+from octavo_kernels.cache_dtype import to_cache
 from octavo_kernels.check import check_attend, check_contiguous, check_write_kv
 from octavo_kernels.cpu import CPUBackend
 from octavo_kernels.interface import PagedBatch
@@ -65,7 +66,8 @@ class NativeBackend(PlainVerbs):
     ) -> None:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
         _check_caches(key_cache, value_cache)
-        key, value = _token_rows(key.to(key_cache.dtype)), _token_rows(value.to(value_cache.dtype))
+        key = _token_rows(to_cache(key, key_cache.dtype))
+        value = _token_rows(to_cache(value, value_cache.dtype))
         num_tokens, num_kv_heads, head_dim = key.shape
         size = key.element_size()
         self._library.octavo_write_kv(

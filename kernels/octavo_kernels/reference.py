@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from octavo_kernels.cache_dtype import to_cache
 from octavo_kernels.check import check_attend, check_write_kv
 from octavo_kernels.plain import PlainVerbs
 
@@ -57,8 +58,8 @@ def scatter(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, 
     slots = slot_mapping[stored]
     block_size = key_cache.shape[2]
     blocks, offsets = slots // block_size, slots % block_size
-    key_cache[blocks, :, offsets] = key[stored]
-    value_cache[blocks, :, offsets] = value[stored]
+    key_cache[blocks, :, offsets] = to_cache(key[stored], key_cache.dtype)
+    value_cache[blocks, :, offsets] = to_cache(value[stored], value_cache.dtype)
 
 
 def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:

@@ -43,6 +43,8 @@ def _make_config(options: dict[str, Any]) -> ServeConfig:
             f"--max-num-seqs {config.max_num_seqs} is more than --max-num-batched-tokens "
             f"{config.max_num_batched_tokens}: each running sequence needs a token of each step"
         )
+    if config.runner == "sim" and config.tensor_parallel_size > 1:
+        _fail(f"--tensor-parallel-size {config.tensor_parallel_size}: --runner sim has no layers to divide")
     return config
 
 
@@ -130,7 +132,13 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
 def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     _flag(group, "max_model_len", _number(int, 1), "tokens per sequence, prompt and answer; default: the model's")
-    _flag(group, "dtype", str, "of weights and KV cache", choices=("auto", "float32", "bfloat16", "float16"))
+    _flag(
+        group,
+        "dtype",
+        str,
+        "of weights, and of the KV cache unless --kv-cache-dtype says otherwise",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
     _flag(group, "max_num_seqs", _number(int, 1), "sequences that run at once")
     _flag(
         group,
@@ -139,6 +147,13 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "tokens per step, of all sequences together; default: 2048 on a GPU, 512 on a CPU",
     )
     _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
+    _flag(
+        group,
+        "kv_cache_dtype",
+        str,
+        "auto: as the model computes; fp8_e4m3: one byte a number, so more tokens fit, and keys and values are rounded",
+        choices=("auto", "fp8_e4m3"),
+    )
     _flag(group, "block_size", _number(int, 1), "tokens per block of the KV cache")
     group.add_argument(
         "--no-prefix-caching", dest="prefix_caching", action="store_false",
@@ -146,7 +161,8 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _flag(group, "speculative_ngram", _number(int, 0, 64), "tokens to guess ahead from the text so far; 0: none")
     _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "cpu", "triton"))
-    _flag(group, "threads", _number(int, 1), "CPU threads; default: the cgroup's quota")
+    _flag(group, "tensor_parallel_size", _number(int, 1), "processes that divide each layer, one per GPU")
+    _flag(group, "threads", _number(int, 1), "CPU threads, of all processes; default: the cgroup's quota")
     _flag(group, "runner", str, "sim: no weights, made-up tokens; for tests and simulation", choices=("torch", "sim"))
     _flag(group, "sim_step_time", _number(float, 0), "seconds that a step of --runner sim takes")
     _flag(group, "sim_profile", Path, "JSON file that says how long its steps take, by runtime/bench/sim_profile.py")

@@ -21,10 +21,12 @@ class ServeConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None  # tokens per step; default: what suits the device (Runner.step_tokens)
     kv_cache_memory: int | None = None  # bytes; default: a share of free memory
+    kv_cache_dtype: str = "auto"  # auto: as the model computes | fp8_e4m3
     block_size: int = 16  # tokens
     prefix_caching: bool = True  # keep computed blocks for requests that start alike
     speculative_ngram: int = 0  # tokens guessed ahead from the sequence itself; 0: none
     attention_backend: str = "auto"  # auto | reference | cpu | triton
+    tensor_parallel_size: int = 1  # processes that divide each layer, one per GPU
     threads: int | None = None  # default: the cgroup's CPU quota
     drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM
     drain_delay: float = 5.0  # seconds after SIGTERM in which new requests are still served while endpoints propagate

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from octavo_kernels.reference import ReferenceBackend
 from octavo_runtime.config import ServeConfig
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.info import read_model_info
+from octavo_runtime.model.load import load_decoder
 from octavo_runtime.runner.build import build_runner
+from octavo_runtime.runner.machine import choose_cache_dtype
 from octavo_runtime.runner.torch_build import count_blocks
+from octavo_runtime.runner.torch_runner import TorchRunner
 
+CPU = torch.device("cpu")
 BLOCK = 1000  # bytes
 GREEDY_PROMPTS = [[5, 6, 7], [8]]
 
@@ -89,3 +94,29 @@ def test_a_backend_that_the_device_cannot_run_is_the_users_error(model):
     config = ServeConfig(model=model, attention_backend="cuda-magic")
     with pytest.raises(InvalidArgument, match="'cuda-magic' is unknown; known are auto, reference, cpu, triton"):
         build_runner(config, read_model_info(model), lambda _phase, _done: None)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_cache_of_eight_bits_holds_four_times_the_tokens_of_fp32_and_answers(model, drive, backend):
+    """Both backends give the same tokens over it, and it has a quarter of a block's bytes."""
+    config = ServeConfig(
+        model=model, kv_cache_memory=1 << 20, threads=1, attention_backend=backend, kv_cache_dtype="fp8_e4m3"
+    )
+    runner = build_runner(config, read_model_info(model), lambda _phase, _done: None)
+    assert runner.num_blocks == (1 << 20) // (16 * 2 * 3 * 2 * 16)
+    tokens = drive(runner, GREEDY_PROMPTS, 5)
+    decoder = load_decoder(read_model_info(model), ReferenceBackend(), device=CPU, dtype=torch.float32)
+    plain = TorchRunner(decoder, num_blocks=64, block_size=16, device=CPU, dtype=torch.float8_e4m3fn)
+    assert tokens == drive(plain, GREEDY_PROMPTS, 5, chunk=1)
+
+
+@pytest.mark.parametrize(("capability", "allowed"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
+def test_gpus_that_do_not_convert_eight_bits_refuse_them(monkeypatch, capability, allowed):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    gpu = torch.device("cuda")
+    assert choose_cache_dtype("auto", torch.bfloat16, gpu) == torch.bfloat16
+    if allowed:
+        assert choose_cache_dtype("fp8_e4m3", torch.bfloat16, gpu) == torch.float8_e4m3fn
+        return
+    with pytest.raises(InvalidArgument, match=r"needs a GPU of compute capability 8\.9 or later"):
+        choose_cache_dtype("fp8_e4m3", torch.bfloat16, gpu)

@@ -121,6 +121,11 @@ def test_a_budget_smaller_than_the_batch_is_refused(capsys):
     assert "--max-num-batched-tokens 64" in message
 
 
+def test_a_model_without_layers_is_not_divided(capsys, parsed):
+    assert parsed("--tensor-parallel-size", "4").tensor_parallel_size == 4
+    assert "--tensor-parallel-size 4: --runner sim" in refused(capsys, "--runner", "sim", "--tensor-parallel-size", "4")
+
+
 def test_kubernetes_is_told_about_bad_flags(capsys, monkeypatch, tmp_path):
     log = tmp_path / "termination.log"
     log.touch()

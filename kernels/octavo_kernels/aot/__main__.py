@@ -56,7 +56,9 @@ def _measure(architecture: int) -> tuple[dict[Key, Figures], list[str]]:
         measured[configuration.name, architecture] = figures
         print(_line(configuration.name, architecture, figures), file=sys.stderr, flush=True)
         where = f"{configuration.name} on sm_{architecture}: "
-        wrong += [where + words for words in violations(configuration.kind, architecture, figures)]
+        wrong += [
+            where + words for words in violations(configuration.kind, architecture, figures, configuration.copy_bits)
+        ]
     return measured, wrong
 
 

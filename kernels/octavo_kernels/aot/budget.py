@@ -31,8 +31,12 @@ class Budget:
     figures: dict[Key, Figures]
 
 
-def violations(kind: Kind, architecture: int, found: Figures) -> Iterator[str]:
-    """Rules that need no record: what is wrong on this architecture whatever it was before."""
+def violations(kind: Kind, architecture: int, found: Figures, copy_bits: int = 128) -> Iterator[str]:
+    """Rules that need no record: what is wrong on this architecture whatever it was before.
+
+    `copy_bits` is the least width of an asynchronous copy: 64 for e4m3, which Triton lays out in shared memory by
+    eights for products of 16-bit numbers; else 128.
+    """
     if found.shared > SHARED_PER_BLOCK[architecture]:
         yield f"shared memory {found.shared} is more than the {SHARED_PER_BLOCK[architecture]} bytes of a block"
     if found.local or found.stack:
@@ -41,8 +45,8 @@ def violations(kind: Kind, architecture: int, found: Figures) -> Iterator[str]:
         return
     if not found.products and kind != "exact":
         yield "no tensor-core instruction"
-    if not found.async_copies.keys() <= {"128", "tma"}:
-        yield f"asynchronous copies narrower than 16 bytes: {found.async_copies}"
+    if any(bits != "tma" and int(bits) < copy_bits for bits in found.async_copies):
+        yield f"asynchronous copies narrower than {copy_bits // 8} bytes: {found.async_copies}"
     if kind == "decode":
         yield from _decode_violations(found)
 

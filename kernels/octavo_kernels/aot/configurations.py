@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import triton
 from triton.compiler import ASTSource
 
+from octavo_kernels.cache_dtype import FP8_ARCHITECTURE, LARGEST
 from octavo_kernels.triton.launches import choose_launch
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.write_kv import write_kv_kernel
@@ -19,7 +20,8 @@ Kind = Literal["decode", "prefill", "exact", "copy"]  # exact: fp32, whose produ
 
 ARCHITECTURES: Final = (80, 89, 90, 100)  # A100, L40S, H100 and H200, B200
 _INDICES: Final = ("tile_sequence", "tile_first_query", "query_start_loc", "seq_lens", "block_table")
-_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4}
+_FP8: Final = "fp8e4nv"
+_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, _FP8: 1}
 _NUM_KV_HEADS: Final = 8
 _SMALLEST: Final = 89
 
@@ -32,6 +34,7 @@ class Configuration:
     kind: Kind
     source: ASTSource
     options: dict[str, Any]
+    copy_bits: int = 128  # least width of an asynchronous copy
 
 
 def configurations(architecture: int) -> Iterator[Configuration]:
@@ -47,6 +50,11 @@ def configurations(architecture: int) -> Iterator[Configuration]:
         yield _attention(architecture, "bf16", 256, group=8, max_query_len=512, block_size=128)
         yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
     yield _write_kv("bf16", 128)
+    if architecture >= FP8_ARCHITECTURE:
+        for head_dim in (64, 128):
+            yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=_FP8)
+            yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=_FP8)
+        yield _write_kv("bf16", 128, cache=_FP8)
 
 
 def _attention(
@@ -59,8 +67,11 @@ def _attention(
     block_size: int,
     window: int = 0,
     soft_cap: float = 0.0,
+    cache: str | None = None,
 ) -> Configuration:
-    launch = choose_launch(architecture, max_query_len, group, head_dim, _SIZES[dtype])
+    launch = choose_launch(
+        architecture, max_query_len, group, head_dim, _SIZES[dtype], cache_size=_SIZES[cache or dtype]
+    )
     constants = {
         "NUM_KV_HEADS": _NUM_KV_HEADS,
         "GROUP": group,
@@ -74,28 +85,33 @@ def _attention(
         "WINDOW": window,
         "SOFT_CAP": soft_cap,
     }
-    types = dict.fromkeys(("query", "key_cache", "value_cache", "out"), f"*{dtype}")
+    types = dict.fromkeys(("query", "out"), f"*{dtype}")
+    types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
     types |= dict.fromkeys(_INDICES, "*i32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
     kind: Kind = "exact" if dtype == "fp32" else "decode" if max_query_len == 1 else "prefill"
     name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}" + (
-        f" window {window} cap {soft_cap}" if window else ""
+        f" window {window} cap {soft_cap}" if window else f" cache {cache}" if cache else ""
     )
-    return Configuration(name, kind, _source(paged_attention_kernel, types, constants), dict(launch.options))
+    source = _source(paged_attention_kernel, types, constants)
+    return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128)
 
 
-def _write_kv(dtype: str, head_dim: int) -> Configuration:
+def _write_kv(dtype: str, head_dim: int, cache: str | None = None) -> Configuration:
     constants = {
         "NUM_KV_HEADS": _NUM_KV_HEADS,
         "HEAD_DIM": head_dim,
         "BLOCK_SIZE": 16,
         "PADDED_HEADS": _NUM_KV_HEADS,
         "PADDED_DIM": head_dim,
+        "LARGEST": LARGEST if cache else 0.0,
     }
-    types = dict.fromkeys(("key", "value", "key_cache", "value_cache"), f"*{dtype}")
+    types = dict.fromkeys(("key", "value"), f"*{dtype}")
+    types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
     types |= {"slot_mapping": "*i64", "key_stride": "i32", "value_stride": "i32"}
     source = _source(write_kv_kernel, types, constants)
-    return Configuration(f"write_kv {dtype} d{head_dim}", "copy", source, {"enable_fp_fusion": True})
+    name = f"write_kv {dtype} d{head_dim}" + (f" cache {cache}" if cache else "")
+    return Configuration(name, "copy", source, {"enable_fp_fusion": True})
 
 
 def _source(kernel: triton.JITFunction[Any], types: dict[str, str], constants: Mapping[str, object]) -> ASTSource:

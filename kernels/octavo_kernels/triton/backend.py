@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import triton
 from triton import knobs
 
+from octavo_kernels.cache_dtype import FP8, LARGEST
 from octavo_kernels.check import check_attend, check_contiguous, check_power_of_two, check_write_kv
 from octavo_kernels.plain import PlainVerbs
 from octavo_kernels.triton.launches import Launch, architecture_of, choose_launch
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
     from octavo_kernels.interface import PagedBatch
 
+_HALF: Final = 2  # bytes of a number that is computed with where the cache holds smaller ones
+
 
 class TritonBackend(PlainVerbs):
-    """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32."""
+    """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32.
+
+    Caches may be e4m3.
+    """
 
     name = "triton"
 
@@ -51,6 +57,7 @@ class TritonBackend(PlainVerbs):
             BLOCK_SIZE=key_cache.shape[2],
             PADDED_HEADS=triton.next_power_of_2(num_kv_heads),
             PADDED_DIM=triton.next_power_of_2(head_dim),
+            LARGEST=LARGEST if key_cache.dtype == FP8 else 0.0,
             enable_fp_fusion=True,
         )
 
@@ -107,7 +114,9 @@ class TritonBackend(PlainVerbs):
 
 def _launch(batch: PagedBatch, key_cache: Tensor, group: int) -> Launch:
     architecture = architecture_of(key_cache.device)
-    return choose_launch(architecture, batch.max_query_len, group, key_cache.shape[3], key_cache.element_size())
+    size = key_cache.element_size()
+    element_size = _HALF if key_cache.dtype == FP8 else size
+    return choose_launch(architecture, batch.max_query_len, group, key_cache.shape[3], element_size, cache_size=size)
 
 
 def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:

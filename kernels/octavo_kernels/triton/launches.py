@@ -42,24 +42,41 @@ class Launch(NamedTuple):
 _DECODE: Final = {80: _Shape(0, 16 << 10, 4, 3), 90: _Shape(0, 32 << 10, 4, 3)}
 _PREFILL: Final = {80: _Shape(32 << 10, 32 << 10, 8, 3), 90: _Shape(32 << 10, 32 << 10, 8, 3)}
 _WIDE_PREFILL: Final = {80: _Shape(16 << 10, 32 << 10, 4, 3), 90: _PREFILL[90]}
+# A cache of smaller numbers than products take: these are converted in registers, which leaves fewer for the tile, so
+# it is smaller and one more is in flight. sm_89 spills in prefill with more queries.
+_FP8_DECODE: Final = {80: _Shape(0, 16 << 10, 4, 4), 90: _Shape(0, 16 << 10, 4, 4)}
+_FP8_PREFILL: Final = {80: _Shape(16 << 10, 32 << 10, 8, 3), 90: _PREFILL[90]}
+_MOST_FP8_COLUMNS: Final = 32
 _CLASSES: Final = {80: 80, 86: 80, 87: 80, 89: 80, 90: 90, 100: 90, 103: 90, 110: 80, 120: 80, 121: 80}
 
 
-def choose_launch(architecture: int, max_query_len: int, group: int, head_dim: int, element_size: int) -> Launch:
+def choose_launch(
+    architecture: int, max_query_len: int, group: int, head_dim: int, element_size: int, *, cache_size: int
+) -> Launch:
     """The launch for a step whose longest query is `max_query_len`, with `group` query heads per KV head.
 
+    `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes.
     `architecture` is such as 90. One that is not in the table gets the tiles of the smallest, which fit everywhere.
     """
     row_bytes = triton.next_power_of_2(head_dim) * element_size
-    table = _DECODE if max_query_len == 1 else _PREFILL if row_bytes <= _WIDE else _WIDE_PREFILL
-    shape = table[_CLASSES.get(architecture, 80)]
+    converted = cache_size < element_size
+    shape = _table(max_query_len, row_bytes, converted=converted)[_CLASSES.get(architecture, 80)]
+    most_columns = _MOST_FP8_COLUMNS if converted and max_query_len == 1 else _MOST_COLUMNS
     least_rows = max(_LEAST, triton.next_power_of_2(group))
     return Launch(
         rows=max(least_rows, _fit(shape.query_bytes, row_bytes, _MOST_ROWS)),
-        columns=_fit(shape.kv_bytes, 2 * row_bytes, _MOST_COLUMNS),
+        columns=_fit(shape.kv_bytes, 2 * row_bytes, most_columns),
         # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
         options={"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": True},
     )
+
+
+def _table(max_query_len: int, row_bytes: int, *, converted: bool) -> dict[int, _Shape]:
+    if max_query_len == 1:
+        return _FP8_DECODE if converted else _DECODE
+    if row_bytes > _WIDE:
+        return _WIDE_PREFILL
+    return _FP8_PREFILL if converted else _PREFILL
 
 
 def architecture_of(device: torch.device) -> int:

@@ -10,6 +10,7 @@ Tiles of positions that all rows may see need no mask; only the last few do, and
 sliding window that loop does all of the work, from the first tile that any row sees. The numbers of the next tile's
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
+Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers.
 """
 
 # ruff: noqa: PLR0917  what a kernel works on has to be passed to it
@@ -85,7 +86,7 @@ def paged_attention_kernel(
         for tile in range(first, num_full):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
-            k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, INTERP)
+            k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype)
             scores = score(q, k, scale_log2e, SOFT_CAP)
             largest, total, acc = accumulate(scores, v, largest, total, acc, False)
             pages = next_pages
@@ -93,7 +94,7 @@ def paged_attention_kernel(
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-            k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, INTERP)
+            k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, q.dtype)
             scores = score(q, k, scale_log2e, SOFT_CAP)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
             largest, total, acc = accumulate(scores, v, largest, total, acc, WINDOW > 0)
@@ -122,7 +123,7 @@ def slots_of(pages, tile, kv_head, NUM_KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.co
 
 @triton.jit
 def load_tile(
-    key_cache, value_cache, slots, dims, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, INTERP: tl.constexpr
+    key_cache, value_cache, slots, dims, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, DTYPE: tl.constexpr
 ):
     """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of whole blocks."""
     keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
@@ -133,24 +134,18 @@ def load_tile(
     else:
         k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0.0)
         v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-    if INTERP:
-        k = k.to(tl.float32)
-        v = v.to(tl.float32)
-    return k, v
+    return k.to(DTYPE), v.to(DTYPE)
 
 
 @triton.jit
-def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.constexpr, INTERP: tl.constexpr):
+def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.constexpr, DTYPE: tl.constexpr):
     """The same, with zeros for positions that are not written: what lies there may be NaN, or another's."""
     inside = dims < HEAD_DIM
     keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
     values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
     k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
     v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
-    if INTERP:
-        k = k.to(tl.float32)
-        v = v.to(tl.float32)
-    return k, v
+    return k.to(DTYPE), v.to(DTYPE)
 
 
 @triton.jit

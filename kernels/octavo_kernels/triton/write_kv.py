@@ -22,6 +22,7 @@ def write_kv_kernel(
     BLOCK_SIZE: tl.constexpr,
     PADDED_HEADS: tl.constexpr,
     PADDED_DIM: tl.constexpr,
+    LARGEST: tl.constexpr = 0.0,  # what is larger is stored as this; 0: anything is stored as it is
 ):
     """One program per token: its heads lie side by side in `key`, and a block apart in the cache."""
     token = tl.program_id(0).to(tl.int64)
@@ -33,5 +34,17 @@ def write_kv_kernel(
         source = heads[:, None] * HEAD_DIM + dims[None, :]
         block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
         target = (((block * NUM_KV_HEADS + heads) * BLOCK_SIZE + offset) * HEAD_DIM)[:, None] + dims[None, :]
-        tl.store(key_cache + target, tl.load(key + token * key_stride + source, mask=valid), mask=valid)
-        tl.store(value_cache + target, tl.load(value + token * value_stride + source, mask=valid), mask=valid)
+        k = tl.load(key + token * key_stride + source, mask=valid)
+        v = tl.load(value + token * value_stride + source, mask=valid)
+        if LARGEST > 0:
+            k = within(k, LARGEST)
+            v = within(v, LARGEST)
+        tl.store(key_cache + target, k.to(key_cache.dtype.element_ty), mask=valid)
+        tl.store(value_cache + target, v.to(value_cache.dtype.element_ty), mask=valid)
+
+
+@triton.jit
+def within(x, LARGEST: tl.constexpr):
+    """`x` in fp32, moved into [-LARGEST, LARGEST]; NaN stays NaN."""
+    x = tl.minimum(x.to(tl.float32), LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x, -LARGEST, propagate_nan=tl.PropagateNan.ALL)

@@ -233,8 +233,8 @@ def _local(text: str) -> Path:
 def _engine_settings(config: ServeConfig) -> Options:
     """The flags of the engine's group, as the run had them."""
     names = (
-        "max_model_len", "dtype", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "block_size",
-        "attention_backend", "threads", "runner",
+        "max_model_len", "dtype", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "kv_cache_dtype",
+        "block_size", "attention_backend", "threads", "tensor_parallel_size", "runner",
     )  # fmt: skip
     return {name: getattr(config, name) for name in names}
 

@@ -7,23 +7,26 @@ import gc
 import os
 import signal
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from octavo_runtime.engine.channel import EngineChannel
+from octavo_runtime.engine.channel import EngineChannel, send_last_words
 from octavo_runtime.engine.loop import Loop
 from octavo_runtime.engine.messages import Started, StartFailed
 from octavo_runtime.engine.process import START_FAILED, EngineArgs, decode_args
 from octavo_runtime.engine.startup import StartupReporter, load_runner, make_engine, resolve_max_model_len
 from octavo_runtime.engine.state_page import StatePage
-from octavo_runtime.errors import StartError
+from octavo_runtime.errors import EngineFailed, StartError
 from octavo_runtime.logs import configure_logging
 from octavo_runtime.model.info import read_model_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> int:
-    args = decode_args(sys.argv[1])
+    args = decode_args(sys.argv[1], EngineArgs)
     die_with_parent(args.parent_pid)
     ignore_terminal_and_pod_signals()
     configure_logging()
@@ -47,7 +50,7 @@ def start(args: EngineArgs, channel: EngineChannel, page: StatePage) -> Loop:
     reporter = StartupReporter(page, args.started_at)
     info = read_model_info(config.model)
     max_model_len = resolve_max_model_len(config, info)
-    runner = load_runner(config, info, reporter)
+    runner = load_runner(config, info, reporter, lambda reason: end_at_once(args.folder, reason))
     engine = make_engine(config, runner)
     gc.collect()
     gc.freeze()  # what is loaded now stays; full collections need not walk it
@@ -55,6 +58,12 @@ def start(args: EngineArgs, channel: EngineChannel, page: StatePage) -> Loop:
     longest = min(max_model_len, runner.num_blocks * runner.block_size)
     channel.send(Started(longest, info.vocab_size, runner.num_blocks, runner.block_size))
     return loop
+
+
+def end_at_once(folder: Path, reason: str) -> None:
+    """End this process from any of its threads, whatever the others wait for."""
+    send_last_words(folder, StartFailed(EngineFailed.reason, reason))
+    os._exit(START_FAILED)
 
 
 def die_with_parent(parent_pid: int) -> None:

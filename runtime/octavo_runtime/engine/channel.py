@@ -60,6 +60,14 @@ class EngineChannel:
         self._context.term()
 
 
+def send_last_words(folder: Path, message: FromEngine) -> None:
+    """Send a message from any thread of the engine, whose own channel belongs to one of them."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as outbox:
+        outbox.linger = _LAST_WORDS
+        outbox.connect(f"ipc://{folder}/out")
+        outbox.send(msgspec.msgpack.encode(message))
+
+
 class ApiChannel:
     """The API process's end, for one event loop. Owns the folder."""
 

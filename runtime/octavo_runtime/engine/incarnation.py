@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from octavo_runtime.engine.messages import ToEngine
 
 _STOP_GRACE: Final = 5.0  # seconds for an engine that reads its messages to end by itself
-_LAST_WORDS_WAIT: Final = 5.0  # seconds for the message of an engine that could not start
+_LAST_WORDS_WAIT: Final = 5.0  # seconds for the message of an engine that has said why it ends
 
 
 class Incarnation:
@@ -94,7 +94,7 @@ class Incarnation:
 
     def _exited(self, status: int) -> None:
         # An engine that ends with this status has said why, and the message may still be under way.
-        wait = _LAST_WORDS_WAIT if status == START_FAILED and self.limits is None else 0.0
+        wait = _LAST_WORDS_WAIT if status == START_FAILED else 0.0
         self._loop.call_later(wait, self._end, errors.EngineFailed(f"the engine process ended with status {status}"))
 
     def _end(self, error: errors.StartError) -> None:

@@ -56,7 +56,7 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The engine ends. `reason` names a class of errors.StartError."""
+    """The engine ends, mostly because it cannot start. `reason` names a class of errors.StartError."""
 
     reason: str
     message: str

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -33,12 +34,15 @@ class EngineArgs(msgspec.Struct, frozen=True):
     started_at: float  # time.monotonic()
 
 
-def encode_args(args: EngineArgs) -> str:
+Args = TypeVar("Args", bound=msgspec.Struct)
+
+
+def encode_args(args: msgspec.Struct) -> str:
     return msgspec.json.encode(args, enc_hook=str).decode()
 
 
-def decode_args(text: str) -> EngineArgs:
-    return msgspec.json.decode(text, type=EngineArgs, dec_hook=_decode_path)
+def decode_args(text: str, kind: type[Args]) -> Args:
+    return msgspec.json.decode(text, type=kind, dec_hook=_decode_path)
 
 
 def _decode_path(kind: type, value: str) -> Path:
@@ -56,6 +60,7 @@ class EngineProcess:
             [sys.executable, "-P", "-m", "octavo_runtime.engine", encode_args(args)],
             stdin=subprocess.DEVNULL,
             pass_fds=[page_fd],
+            process_group=0,  # which its own children share, so that they can be told from ours
         )
         self._on_exit = on_exit
         self._watcher = threading.Thread(target=self._watch, name="engine-watcher", daemon=True)
@@ -75,3 +80,10 @@ class EngineProcess:
 
     def _watch(self) -> None:
         self._on_exit(self._process.wait())
+        self._bury_workers()
+
+    def _bury_workers(self) -> None:
+        """Wait for children that the engine has left behind, dying: in a container they become ours, as process 1."""
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-self._process.pid, 0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.engine.state_page import StatePage
     from octavo_runtime.model.spec import ModelInfo
-    from octavo_runtime.runner.base import Progress, Runner
+    from octavo_runtime.runner.base import Fatal, Progress, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +81,10 @@ def make_engine(config: ServeConfig, runner: Runner) -> Engine:
     )
 
 
-def load_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Runner:
+def load_runner(config: ServeConfig, info: ModelInfo, progress: Progress, fatal: Fatal | None = None) -> Runner:
     """Load the model, or what the simulator needs of it. Raises `StartError`, whatever went wrong."""
     try:
-        return _build_runner(config, info, progress)
+        return _build_runner(config, info, progress, fatal)
     except StartError:
         raise
     except MemoryError as error:
@@ -94,11 +94,11 @@ def load_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Run
         raise EngineFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _build_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Runner:
+def _build_runner(config: ServeConfig, info: ModelInfo, progress: Progress, fatal: Fatal | None) -> Runner:
     if config.runner == "sim":
         from octavo_runtime.engine.sim import build_sim_runner  # noqa: PLC0415  each runner loads its own libraries
 
         return build_sim_runner(config, info, progress)
     from octavo_runtime.runner.build import build_runner  # noqa: PLC0415
 
-    return build_runner(config, info, progress)
+    return build_runner(config, info, progress, fatal)

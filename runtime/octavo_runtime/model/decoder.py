@@ -4,6 +4,9 @@
            └────────────────────────────────────────────────────────────────────────────┘  └───────────────────────┘
 
 All tokens of a step go through as one flat row, whatever sequences they are of; only attention looks at `PagedBatch`.
+
+Divided between ranks (shard.py), each has its own heads, its part of each MLP and of the vocabulary, and the residual
+stream whole: what attention and MLP add is summed over the ranks.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from octavo_kernels.interface import KernelBackend, PagedBatch
+    from octavo_runtime.model.collectives import Collectives
     from octavo_runtime.model.rope import RopeTable
     from octavo_runtime.model.spec import CacheShape, DecoderSpec, LayerSpec
     from octavo_runtime.model.weights import DecoderWeights, LayerWeights
@@ -83,12 +87,15 @@ class Decoder:
         weights: DecoderWeights,
         backend: KernelBackend,
         dtype: torch.dtype,
+        group: Collectives,
     ) -> None:
+        """`spec` and `weights` are this rank's; `group` joins it with the others."""
         self.cache_shapes: Sequence[CacheShape] = cache_shapes(spec)
         self._spec = spec
         self._weights = weights
         self._backend = backend
         self._dtype = dtype
+        self._group = group
         self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=dtype).item()  # rounded as in training
 
     @torch.inference_mode()
@@ -116,7 +123,7 @@ class Decoder:
         spec, weights = self._spec, self._weights
         batch = self._backend.prepare(batch, caches[0].key, spec.num_heads)
         rotations = [self._rotation(positions, table) for table in weights.ropes]
-        hidden = _scaled(weights.embedding[token_ids].to(self._dtype), self._embedding_scale)
+        hidden = _scaled(self._embed(token_ids), self._embedding_scale)
         for layer_spec, layer, cache in zip(spec.layers, weights.layers, caches, strict=True):
             rotation = None if layer_spec.rope is None else rotations[layer_spec.rope]
             x = self._norm(hidden, layer.attention_norm)
@@ -126,9 +133,19 @@ class Decoder:
             hidden = hidden + _scaled(self._norm(added, layer.mlp_post_norm), spec.residual_scale)
         return hidden
 
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        table, first = self._weights.embedding, self._weights.vocabulary.start
+        if self._group.size == 1:
+            return table[token_ids].to(self._dtype)
+        places = token_ids - first
+        elsewhere = (places < 0) | (places >= len(table))
+        rows = table[places.masked_fill(elsewhere, 0)].to(self._dtype)
+        return self._group.all_reduce(rows.masked_fill(elsewhere[:, None], 0))  # exact: all but one are zeros
+
     def _logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         spec, weights = self._spec, self._weights
         logits = weights.lm_head(self._norm(hidden[rows], weights.final_norm)).float()
+        logits = self._group.all_gather(logits)[:, : weights.vocabulary.size]
         return soft_cap(_scaled(logits, spec.logit_scale), spec.logit_soft_cap)
 
     def _attention(
@@ -158,7 +175,7 @@ class Decoder:
             window=layer_spec.window,
             soft_cap=spec.attention_soft_cap,
         )
-        return layer.output(out.flatten(1))
+        return self._group.all_reduce(layer.output(out.flatten(1)))
 
     def _heads(self, layer: LayerWeights, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each `[T, heads, D]`, out of `[T, (H + 2K) D]`; normed where the model does."""
@@ -166,18 +183,29 @@ class Decoder:
         if spec.qk_norm == "row":
             sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]
             query, key, value = torch.split(qkv, sizes, dim=1)
-            query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
+            query, key = self._norm_rows(layer, query, key)
             shape = (qkv.shape[0], -1, spec.head_dim)
             return query.reshape(shape), key.reshape(shape), value.reshape(shape)
         heads = qkv.view(qkv.shape[0], -1, spec.head_dim)
         query, key, value = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
         return self._norm(query, layer.query_norm), self._norm(key, layer.key_norm), value
 
+    def _norm_rows(self, layer: LayerWeights, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """RMSNorm over all heads of all ranks. Each has equally many, so the mean square is the mean of the ranks'."""
+        if self._group.size == 1:
+            return self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
+        assert layer.query_norm is not None, "a model that norms rows has the weights"
+        assert layer.key_norm is not None, "a model that norms rows has the weights"
+        squares = torch.stack([x.float().square().mean(dim=1) for x in (query, key)])
+        scales = (self._group.all_reduce(squares) / self._group.size + self._spec.rms_norm_eps).rsqrt()[:, :, None]
+        query, key = (query.float() * scales[0] * layer.query_norm, key.float() * scales[1] * layer.key_norm)
+        return query.to(self._dtype), key.to(self._dtype)
+
     def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
         if isinstance(layer.mlp, MlpWeights):
-            return mlp(self._backend, layer.mlp, x, self._spec.activation)
+            return self._group.all_reduce(mlp(self._backend, layer.mlp, x, self._spec.activation))
         assert self._spec.mixture is not None, "the loader made the experts from it"
-        return mixture(self._backend, self._spec.mixture, layer.mlp, x, self._spec.activation)
+        return self._group.all_reduce(mixture(self._backend, self._spec.mixture, layer.mlp, x, self._spec.activation))
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else self._backend.rms_norm(x, weight, self._spec.rms_norm_eps)

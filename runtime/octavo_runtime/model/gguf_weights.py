@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from octavo_runtime.model.families import LayerNames
     from octavo_runtime.model.gguf_header import GGUFHeader, GGUFTensor
+    from octavo_runtime.model.shard import Cut
     from octavo_runtime.model.spec import DecoderSpec, ModelInfo
 
 _TOP: Final = {
@@ -45,8 +46,20 @@ class GGUFWeights:
     def names(self) -> AbstractSet[str]:
         return self._parts.keys()
 
-    def load(self, name: str) -> Tensor:
-        """Raises `ModelUnsupported` for a type that the `gguf` package cannot decode, or a file that ends too early."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        part = self._parts[name]
+        return part.tensor.shape if part.expert is None else part.tensor.shape[1:]
+
+    def load(self, name: str, cut: Cut | None = None) -> Tensor:
+        """Raises `ModelUnsupported` for a type that the `gguf` package cannot decode, or a file that ends too early.
+
+        What is cut is decoded as a whole first: rows that are reordered lie all over a head, and blocks of quantised
+        numbers may lie across a cut.
+        """
+        weight = self._load_whole(name)
+        return weight if cut is None else torch.cat(list(cut.pieces(weight)))
+
+    def _load_whole(self, name: str) -> Tensor:
         weight = torch.from_numpy(self._decode(self._parts[name]))
         if self._info.architecture in _PERMUTED and name.endswith(("q_proj.weight", "q_proj.bias")):
             return unpermute(weight, self._spec.num_heads)

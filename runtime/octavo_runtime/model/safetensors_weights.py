@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from octavo_runtime.errors import ModelUnsupported
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from octavo_runtime.model.shard import Cut
 
 
 class SafetensorsWeights:
@@ -32,7 +35,13 @@ class SafetensorsWeights:
     def names(self) -> AbstractSet[str]:
         return self._file_of.keys()
 
-    def load(self, name: str) -> Tensor:
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._open[self._file_of[name]].get_slice(name).get_shape())
+
+    def load(self, name: str, cut: Cut | None = None) -> Tensor:
         """A copy: one tensor that is kept as it lies in the file would keep the whole file mapped and resident."""
-        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
-        return tensor.clone()
+        file = self._open[self._file_of[name]]
+        if cut is None:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor.clone()
+        return torch.cat(list(cut.pieces(file.get_slice(name))))

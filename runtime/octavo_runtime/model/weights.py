@@ -1,4 +1,7 @@
-"""The decoder's weights. H query heads, K key-value heads, D head_dim, C hidden_size, I intermediate_size."""
+"""The decoder's weights. H query heads, K key-value heads, D head_dim, C hidden_size, I intermediate_size.
+
+Of a model that is divided between ranks these are the rank's own: its heads, its part of I, its tokens.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
     from octavo_runtime.model.linear import Linear
     from octavo_runtime.model.rope import RopeTable
+    from octavo_runtime.model.shard import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class LayerWeights:
 
     attention_norm: Tensor | None  # [C], before attention
     qkv: Linear  # [(H + 2K) D, C]
-    query_norm: Tensor | None  # [D], or [H D] over the whole row
+    query_norm: Tensor | None  # [D], or [H D] over the row of all ranks
     key_norm: Tensor | None  # [D], or [K D]
     output: Linear  # [C, H D]
     attention_post_norm: Tensor | None  # [C], on what attention adds
@@ -45,8 +49,9 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    embedding: Tensor  # [vocab_size, C], in the checkpoint's own dtype
+    vocabulary: Span  # the tokens that `embedding` and `lm_head` have rows for; those past the end are never meant
+    embedding: Tensor  # [tokens, C], in the checkpoint's own dtype
     layers: Sequence[LayerWeights]
     final_norm: Tensor  # [C] fp32
-    lm_head: Linear  # [vocab_size, C]
+    lm_head: Linear  # [tokens, C]
     ropes: Sequence[RopeTable]

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 # Called with a start-up phase ("weights", "warmup") and how much of it is done, 0 to 1.
 Progress = Callable[[str, float], None]
+# Called with the reason, from any thread, when no step can be computed any more; ends the process.
+Fatal = Callable[[str], object]
 
 
 class Runner(Protocol):

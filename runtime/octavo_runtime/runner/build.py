@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.model.spec import ModelInfo
-    from octavo_runtime.runner.base import Progress, Runner
+    from octavo_runtime.runner.base import Fatal, Progress, Runner
 
 
-def build_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Runner:
+def build_runner(config: ServeConfig, info: ModelInfo, progress: Progress, fatal: Fatal | None = None) -> Runner:
     """Load `info`'s model and make it ready. `progress` hears the phases "weights" and "warmup".
+
+    `fatal` is called when another rank of a divided model is lost; by default that ends the process.
 
     Raises `ModelUnsupported` when the weights do not fit the configuration, `OutOfMemory` when weights or KV cache do
     not fit the machine, `InvalidArgument` for an attention backend that the device cannot run.
@@ -21,7 +23,7 @@ def build_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> Ru
     _wait_passively()
     from octavo_runtime.runner.torch_build import build_torch_runner  # noqa: PLC0415  seconds, and reads the environment
 
-    return build_torch_runner(config, info, progress)
+    return build_torch_runner(config, info, progress, fatal)
 
 
 def _wait_passively() -> None:

@@ -11,7 +11,9 @@ from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.load import load_decoder
+from octavo_runtime.model.shard import WHOLE, check_divisible
 from octavo_runtime.runner.machine import (
+    choose_cache_dtype,
     choose_device,
     choose_dtype,
     choose_step_tokens,
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from octavo_kernels.interface import KernelBackend
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.model.decoder import AnyDecoder
+    from octavo_runtime.model.shard import Shard
     from octavo_runtime.model.spec import ModelInfo
-    from octavo_runtime.runner.base import Progress
+    from octavo_runtime.parallel.workers import Workers
+    from octavo_runtime.runner.base import Fatal, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +40,15 @@ _GPU_SHARE: Final = 0.92  # of the memory free after a profile run; the rest is 
 _CPU_WARMUP_TOKENS: Final = 16
 
 
-def build_torch_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -> TorchRunner:
+def build_torch_runner(
+    config: ServeConfig, info: ModelInfo, progress: Progress, fatal: Fatal | None = None
+) -> TorchRunner:
     """What build.py's `build_runner` does once torch may be imported."""
-    device = _prepare_torch(config)
+    device = prepare_torch(config)
     dtype = choose_dtype(config.dtype, info, device)
-    backend = _select_backend(config, device)
+    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype, device)
+    backend = select_kernels(config, device)
+    workers = _start_workers(config, info, device, fatal) if config.tensor_parallel_size > 1 else None
     try:
         decoder = load_decoder(
             info,
@@ -48,10 +56,14 @@ def build_torch_runner(config: ServeConfig, info: ModelInfo, progress: Progress)
             device=device,
             dtype=dtype,
             max_len=config.max_model_len,
+            shard=workers.shard if workers else WHOLE,
+            group=workers.group if workers else None,
             progress=lambda done: progress("weights", done),
         )
+        if workers:
+            workers.wait_until_loaded()
         progress("warmup", 0.0)
-        runner = _with_cache(config, info, decoder, device, dtype)
+        runner = _with_cache(config, info, decoder, device, dtype=cache_dtype, workers=workers)
         _step(runner, _warmup_tokens(config, runner))
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{info.path} does not fit on {device}: {error}") from error
@@ -59,25 +71,47 @@ def build_torch_runner(config: ServeConfig, info: ModelInfo, progress: Progress)
     return runner
 
 
-def _select_backend(config: ServeConfig, device: torch.device) -> KernelBackend:
+def _start_workers(config: ServeConfig, info: ModelInfo, device: torch.device, fatal: Fatal | None) -> Workers:
+    """The other ranks. Raises `InvalidArgument` when the model or the machine cannot have so many."""
+    from octavo_runtime.parallel.workers import Workers, end_process  # noqa: PLC0415  only who divides needs it
+
+    check_divisible(info, config.tensor_parallel_size)
+    if device.type == "cuda" and torch.cuda.device_count() < config.tensor_parallel_size:
+        raise InvalidArgument(
+            f"--tensor-parallel-size {config.tensor_parallel_size}: there are {torch.cuda.device_count()} GPUs"
+        )
+    return Workers(config, device, fatal or end_process)
+
+
+def select_kernels(config: ServeConfig, device: torch.device) -> KernelBackend:
     try:
         return select_backend(config.attention_backend, device)
     except ValueError as error:
         raise InvalidArgument(str(error)) from error
 
 
-def _prepare_torch(config: ServeConfig) -> torch.device:
-    torch.set_num_threads(config.threads or choose_threads())
+def prepare_torch(config: ServeConfig, shard: Shard = WHOLE) -> torch.device:
+    """The rank's device and its part of the threads."""
+    torch.set_num_threads(max(1, (config.threads or choose_threads()) // config.tensor_parallel_size))
     device = choose_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(shard.rank)
     logger.info("computing on %s with %d threads", device, torch.get_num_threads())
     return device
 
 
 def _with_cache(
-    config: ServeConfig, info: ModelInfo, decoder: AnyDecoder, device: torch.device, dtype: torch.dtype
+    config: ServeConfig,
+    info: ModelInfo,
+    decoder: AnyDecoder,
+    device: torch.device,
+    *,
+    dtype: torch.dtype,
+    workers: Workers | None,
 ) -> TorchRunner:
     def runner(num_blocks: int) -> TorchRunner:
-        return TorchRunner(decoder, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=dtype)
+        kind = workers.runner if workers else TorchRunner
+        return kind(decoder, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=dtype)
 
     token_bytes = sum(shape.bytes_per_token(dtype.itemsize) for shape in decoder.cache_shapes)
     block_bytes = config.block_size * token_bytes
@@ -85,7 +119,9 @@ def _with_cache(
         free = _free_after_profile(runner, config, device)
         share = _GPU_SHARE
     else:
-        free, share = host_free_memory(), _CPU_SHARE
+        free, share = host_free_memory() // config.tensor_parallel_size, _CPU_SHARE
+    if workers and device.type == "cuda":
+        free = min(free, workers.least_free())
     num_blocks = count_blocks(config, info, block_bytes=block_bytes, free=free, share=share)
     logger.info(
         "KV cache: %d blocks of %d tokens, %d MiB of %d MiB free",

@@ -37,7 +37,7 @@ class TorchRunner:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Allocates `num_blocks` blocks of `block_size` tokens for every layer, in `dtype` on `device`."""
+        """Allocates `num_blocks` blocks of `block_size` tokens for every layer on `device`; `dtype` is the cache's."""
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.step_tokens = choose_step_tokens(device)
