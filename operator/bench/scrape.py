@@ -78,7 +78,7 @@ async def measure(addresses: list[str], rounds: int) -> dict[str, float]:
     store.put({"kind": names.KIND, "metadata": metadata})
     for address in addresses:
         store.put(pod(address))
-    scraper = Scraper(store, Metrics(), Health(time.monotonic), PERIOD)
+    scraper = Scraper(store, Metrics(), Health(time.monotonic), PERIOD, lambda _key, _delay: None)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=512)) as session:
         await scraper._scrape_all(session)  # noqa: SLF001  one round without the loop's pause
         start, spent = time.perf_counter(), time.process_time()

@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
         Cluster(settings.kubeconfig, metrics, fence) as cluster,
         serving(make_app(metrics, health), settings.http_port),
     ):
-        scraper = Scraper(store, metrics, health, settings.scrape_period)
+        scraper = Scraper(store, metrics, health, settings.scrape_period, queue.add)
         recorder = Recorder(cluster, settings.instance)
         reconciler = Reconciler(cluster, store, scraper=scraper, recorder=recorder, metrics=metrics, settings=settings)
         resync = Resync(

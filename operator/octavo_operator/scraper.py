@@ -1,12 +1,14 @@
 """Fetches /metrics of every ready replica, all at once, and keeps the windows of samples.
 
 A replica is asked only under the address of one of our pods, answers within the deadline and the size limit, or gave no
-sample: a failed scrape is missing, never an error and never 0.
+sample: a failed scrape is missing, never an error and never 0. Each answer counts when it comes, so one replica that
+hangs delays nobody else's. A load that rises by a step is told at once (`is_news`), so that a burst does not wait for
+the next decision's turn; at rest nothing is told.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,14 +17,19 @@ import aiohttp
 from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.observed import view_pod
-from octavo_operator.core.window import Window
+from octavo_operator.core.window import Window, is_news
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Key, Store
 
 DEADLINE_SECONDS: Final = 2.0
 LARGEST_ANSWER: Final = 1 << 20
+SETTLE_SECONDS: Final = 0.2
+"""A burst meets all replicas: their answers of the same round are waited for, and make one decision."""
 _AT_ONCE: Final = 512
+
+Tell = Callable[[Key, float], None]
+"""Asks for a look at a ModelServer in so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +50,12 @@ class Target:
 class Scraper:
     """The windows of all replicas, and the loop that fills them."""
 
-    def __init__(self, store: Store, metrics: Metrics, health: Health, period: float) -> None:
+    def __init__(self, store: Store, metrics: Metrics, health: Health, period: float, tell: Tell) -> None:
         self._store = store
         self._metrics = metrics
         self._health = health
         self._period = period
+        self._tell = tell
         self._windows: dict[Key, dict[str, Window]] = {}
 
     def windows(self, key: Key) -> Mapping[str, Window]:
@@ -69,9 +77,10 @@ class Scraper:
     async def _scrape_all(self, session: aiohttp.ClientSession) -> None:
         targets = self._targets()
         self._forget_others(targets)
-        texts = await asyncio.gather(*(_fetch(session, target.url) for target in targets))
-        for target, text in zip(targets, texts, strict=True):
-            self._take(target, text)
+        await asyncio.gather(*(self._ask(session, target) for target in targets))
+
+    async def _ask(self, session: aiohttp.ClientSession, target: Target) -> None:
+        self._take(target, await _fetch(session, target.url))
 
     def _targets(self) -> list[Target]:
         views = ((key, view_pod(pod)) for key, pod in self._store.pods())
@@ -89,7 +98,10 @@ class Scraper:
         result = "failed" if text is None else "invalid" if sample is None else "ok"
         self._metrics.scrapes.labels(result=result).inc()
         if sample is not None:
-            replicas[target.uid] = replicas[target.uid].add(sample)
+            before = replicas[target.uid]
+            after = replicas[target.uid] = before.add(sample)
+            if after.reading is not None and is_news(before.reading, after.reading):
+                self._tell(target.key, SETTLE_SECONDS)
         elif text is not None:
             replicas[target.uid] = replicas[target.uid].spoil(now)
 

@@ -9,7 +9,8 @@ OCTAVO_POD_MONITOR_LABELS
                           more labels of them, such as release=monitoring,team=ml
 OCTAVO_HTTP_PORT          port of /metrics, /healthz and /readyz                      8080
 OCTAVO_SCRAPE_PERIOD      seconds between two scrapes of a replica                    2
-OCTAVO_DECIDE_PERIOD      seconds between two scaling decisions of a ModelServer      5
+OCTAVO_DECIDE_PERIOD      seconds between two scaling decisions of a ModelServer;     5
+                          a load that jumps is decided on at the next scrape
 OCTAVO_RESYNC_PERIOD      seconds between two full lists of everything watched        300
 OCTAVO_WORKERS            ModelServers that are reconciled at the same time           8
 OCTAVO_LOG_LEVEL          DEBUG, INFO, WARNING or ERROR                               INFO

@@ -1,6 +1,7 @@
 """The replay: traces, a fleet of the runtime's own schedulers, the closed loop, rivals, the report, the command."""
 
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -8,6 +9,7 @@ from octavo_operator.__main__ import main
 from octavo_operator.core.errors import SettingsError
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.replay.fleet import Fleet
+from octavo_operator.replay.plot import page
 from octavo_operator.replay.replica import Machine, SimReplica
 from octavo_operator.replay.report import chart, table
 from octavo_operator.replay.run import Outcome, play
@@ -61,8 +63,8 @@ def test_an_empty_file_is_no_trace():
 
 
 def test_a_replica_shows_its_queue_and_answers_everybody():
-    ttfts = []
-    replica = SimReplica(MACHINE, 0.0, ttfts)
+    first_tokens = []
+    replica = SimReplica(MACHINE, 0.0, first_tokens)
     for number in range(6):
         replica.submit(number, Arrival(0.0, 100, 10))
     replica.advance(0.5)
@@ -73,7 +75,7 @@ def test_a_replica_shows_its_queue_and_answers_everybody():
     idle = replica.sample(60)
     assert (idle.running, idle.waiting, idle.kv_used) == (0, 0, 0)
     assert (idle.prompt_tokens, idle.generation_tokens) == (600, 60)
-    assert len(ttfts) == idle.ttft.total == 6
+    assert len(first_tokens) == idle.ttft.total == 6
     assert idle.itl.total == 54
 
 
@@ -96,17 +98,17 @@ def test_a_fleet_starts_drains_and_costs():
     fleet.scale(1)
     assert (fleet.size, len(fleet.draining)) == (1, 1)
     fleet.run(100, iter([]))
-    assert (len(fleet.ttfts), fleet.draining, fleet.busy) == (3, [], False)
+    assert (len(fleet.first_tokens), fleet.draining, fleet.busy) == (3, [], False)
 
 
 def test_without_a_ready_replica_requests_are_held():
     fleet = Fleet(MACHINE, startup=10)
     fleet.scale(1)
     fleet.run(5, iter([(0, Arrival(1.0, 10, 2))]))
-    assert (fleet.busy, fleet.ttfts) == (True, [])
+    assert (fleet.busy, fleet.first_tokens) == (True, [])
     fleet.run(20, iter([]))
     assert not fleet.busy
-    assert 9 <= fleet.ttfts[0] < 10
+    assert 9 <= fleet.first_tokens[0].ttft < 10
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -210,3 +212,49 @@ def test_what_does_not_fit_is_named(arguments, words, policy_file, tmp_path, cap
     filled = [argument.format(policy=policy_file, fixed=fixed) for argument in arguments]
     assert main(["replay", *filled]) == 64
     assert words in capsys.readouterr().err
+
+
+def test_the_cost_is_that_of_the_budget_or_as_told(policy_file, tmp_path, capsys):
+    priced = tmp_path / "priced.yaml"
+    priced.write_text(
+        POLICY_FILE.replace("minReplicas", "budget: {maxCostPerHour: '9', replicaCostPerHour: '2'}, minReplicas")
+    )
+    trace = ["--generate", "ramp", "--duration", "300", "--peak", "0.1"]
+    for arguments, expected in (
+        (["--policy", policy_file], None),
+        (["--policy", policy_file, "--cost", "6"], 6),
+        (["--policy", str(priced)], 2),
+        (["--policy", str(priced), "--cost", "4"], 4),
+    ):
+        assert main(["replay", *arguments, *trace]) == 0
+        header, row = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
+        assert (header[-1] == "cost") == (expected is not None)
+        if expected is not None:
+            assert float(row[-1]) == pytest.approx(expected * float(row[-4]), abs=0.05)
+
+
+def test_the_page_is_well_formed_and_shows_every_scaler(policy_file, tmp_path):
+    """Three pictures, a curve of each scaler in two of them, nothing from anywhere else."""
+    path = tmp_path / "replay.html"
+    arguments = ["--policy", policy_file, "--generate", "burst", "--duration", "20", "--rivals", "--plot", str(path)]
+    assert main(["replay", *arguments]) == 0
+    text = path.read_text()
+    pictures = [ET.fromstring(part + "</svg>") for part in text[text.index("<svg") :].split("</svg>")[:-1]]
+    assert [sum(1 for path in picture.iter("path")) - 1 for picture in pictures] == [1, 4, 4]
+    assert all(name in text for name in ("octavo", "hpa-queue", "keda-kv", "knative"))
+    assert "http" not in text
+    assert "script" not in text
+
+
+def test_the_curves_are_to_scale():
+    """Half of the time one replica, then four: a quarter of the height, then all of it."""
+    arrivals = [Arrival(float(second), 1, 1) for second in range(101)]
+    text = page([replace(OUTCOME, late=(99.0, 100.0))], arrivals)
+    assert 'd="M56.0 136.5H536.0V24.0H1016"' in text
+    assert "2.5% late" in text
+
+
+def test_a_page_that_cannot_be_written_is_named(policy_file, capsys):
+    arguments = ["--generate", "ramp", "--duration", "30", "--plot", "/no/such/folder.html"]
+    assert main(["replay", "--policy", policy_file, *arguments]) == 64
+    assert "--plot /no/such/folder.html" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from aiohttp import web
 from octavo_operator.core import names
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
-from octavo_operator.scraper import LARGEST_ANSWER, Scraper, Target, _fetch
+from octavo_operator.scraper import LARGEST_ANSWER, SETTLE_SECONDS, Scraper, Target, _fetch
 from octavo_operator.store import Key, Store
 
 KEY = Key("default", "chat")
@@ -76,13 +76,18 @@ def test_addresses_of_both_families(address, host):
 
 
 @pytest.fixture
-def scraper(raw_server, raw_pod):
+def told():
+    return []
+
+
+@pytest.fixture
+def scraper(raw_server, raw_pod, told):
     store, metrics = Store(), Metrics()
     store.put(raw_server())
     store.put(raw_pod("ready", ready=True))
     store.put(raw_pod("starting"))
     store.put(raw_pod("leaving", ready=True, terminating=True))
-    return Scraper(store, metrics, Health(lambda: 0.0), period=1)
+    return Scraper(store, metrics, Health(lambda: 0.0), period=1, tell=lambda *news: told.append(news))
 
 
 def test_only_ready_pods_that_stay_are_asked(scraper):
@@ -107,6 +112,41 @@ def test_an_answer_that_says_nothing_is_remembered_as_such(scraper):
     assert scraper.windows(KEY)["uid-ready"].unusable is None
     scraper._take(target, "<html>hello</html>")
     assert scraper.windows(KEY)["uid-ready"].unusable is not None
+
+
+def test_a_load_that_jumps_is_told_once_and_one_that_stays_or_falls_is_not(scraper, told):
+    (target,) = scraper._targets()
+    scraper._forget_others([target])
+    idle = TEXT.replace(" 30\n", " 1\n").replace(" 2\n", " 0\n")
+    for text in (idle, idle, TEXT):
+        scraper._take(target, text)
+    assert told == [(KEY, SETTLE_SECONDS)]
+    for text in (idle, idle, None, "<html>hello</html>"):
+        scraper._take(target, text)
+    assert len(told) == 1
+
+
+async def test_a_replica_that_hangs_delays_no_others_sample(raw_server, raw_pod, monkeypatch):
+    store, told = Store(), asyncio.Event()
+    store.put(raw_server())
+    for name in ("hangs", "answers"):
+        store.put(raw_pod(name, ready=True))
+    scraper = Scraper(store, Metrics(), Health(lambda: 0.0), period=1, tell=lambda *_: told.set())
+    forever, answers = asyncio.Event(), iter([None, TEXT])
+
+    async def fetch(*_):
+        text = next(answers)
+        if text is None:
+            await forever.wait()
+        return text
+
+    monkeypatch.setattr("octavo_operator.scraper._fetch", fetch)
+    running = asyncio.create_task(scraper._scrape_all(None))
+    async with asyncio.timeout(60):
+        await told.wait()
+    assert not running.done()
+    forever.set()
+    await running
 
 
 def test_windows_of_pods_that_are_gone_are_forgotten(scraper):

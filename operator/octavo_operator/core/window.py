@@ -23,6 +23,9 @@ RATE_SECONDS: Final = 20.0
 LATENCY_SECONDS: Final = 60.0
 WARM_UP_SECONDS: Final = 30.0
 """A replica teaches nothing about what one carries before it has served for so long (ai-dynamo/dynamo#12430)."""
+NEWS_WAITING: Final = 0.5
+"""Requests in the mean of 10 s: two or three more in one sample."""
+NEWS_KV_SHARE: Final = 0.05
 QUANTILE: Final = 0.95
 FEWEST_OBSERVATIONS: Final = 20
 """With fewer, the 95th percentile is the slowest single request."""
@@ -72,6 +75,15 @@ class Window:
         """What the window says, or None when its last sample is not fresh at `now`."""
         reading = self.reading
         return reading if reading is not None and now - WINDOW_SECONDS < reading.time <= now else None
+
+
+def is_news(before: Reading | None, after: Reading) -> bool:
+    """Whether a replica's load rose so much with one sample that the decision should not wait for its turn.
+
+    A fall never is: a scale-down waits for minutes anyway. A slow rise is not either, and is seen a period later.
+    """
+    waiting, kv_used = (before.waiting, before.kv_used) if before else (0.0, 0.0)
+    return after.waiting - waiting >= NEWS_WAITING or after.kv_used - kv_used >= NEWS_KV_SHARE * after.kv_capacity
 
 
 def _read(samples: tuple[Sample, ...]) -> Reading:

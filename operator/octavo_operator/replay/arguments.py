@@ -27,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slo", type=_positive, default=2, help="seconds to the first token, without slo.ttftP95 (default: 2)"
     )
+    parser.add_argument(
+        "--cost",
+        type=_positive,
+        metavar="PRICE",
+        help="price of a replica for an hour (default: budget.replicaCostPerHour of the first policy, if it has one)",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="HTML page to write: load, replicas and late requests over time, in one file"
+    )
     parser.add_argument("--rivals", action="store_true", help="also play HPA on queue, KEDA on KV percent, and Knative")
 
 

@@ -1,4 +1,4 @@
-"""`octavo-operator replay`: from a ModelServer's YAML and a trace to a table."""
+"""`octavo-operator replay`: from a ModelServer's YAML and a trace to a table, and to a page with curves."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,8 @@ import yaml
 from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
+from octavo_operator.core.units import parse_quantity
+from octavo_operator.replay.plot import page
 from octavo_operator.replay.replica import Machine, read_step_time
 from octavo_operator.replay.report import table
 from octavo_operator.replay.run import Outcome, play
@@ -28,8 +30,24 @@ def replay(options: argparse.Namespace) -> str:
     first = _policy(next(iter(specs.values())))
     contest = rivals(first, machine.max_num_seqs) if options.rivals else []
     outcomes += [_play(rival, first, trace, machine, options) for rival in contest]
-    accelerator = next(iter(specs.values())).accelerator
-    return table(outcomes, duration=trace[-1].time, gpus=accelerator.count if accelerator else 0)
+    replica = next(iter(specs.values()))
+    gpus = replica.accelerator.count if replica.accelerator else 0
+    if options.plot:
+        _write(Path(options.plot), page(outcomes, trace))
+    return table(outcomes, duration=trace[-1].time, gpus=gpus, price=_price(replica, options.cost))
+
+
+def _price(replica: ModelServerSpec, given: float | None) -> float | None:
+    """Of a replica for an hour: as told, else as budgeted."""
+    budget = replica.autoscaling.budget if replica.autoscaling else None
+    return given or (float(parse_quantity(budget.replica_cost_per_hour)) if budget else None)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise SettingsError(f"--plot {path}: {error}") from error
 
 
 def _play(

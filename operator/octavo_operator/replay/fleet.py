@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from octavo_operator.core.exposition import Sample
-from octavo_operator.replay.replica import Machine, SimReplica
+from octavo_operator.replay.replica import FirstToken, Machine, SimReplica
 from octavo_operator.replay.trace import Arrival
 
 
@@ -23,7 +23,7 @@ class Fleet:
     starting: list[float] = field(default_factory=list)
     draining: list[SimReplica] = field(default_factory=list)
     held: list[tuple[int, Arrival]] = field(default_factory=list)
-    ttfts: list[float] = field(default_factory=list)
+    first_tokens: list[FirstToken] = field(default_factory=list)
     replica_seconds: float = 0.0
     _born: int = 0
 
@@ -81,7 +81,7 @@ class Fleet:
     def _become_ready(self, time: float) -> None:
         uid = f"replica-{self._born}"
         self._born += 1
-        self.ready[uid] = SimReplica(self.machine, time, self.ttfts)
+        self.ready[uid] = SimReplica(self.machine, time, self.first_tokens)
         self.ready_since[uid] = time
         held, self.held = self.held, []
         for number, arrival in held:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from octavo_operator.core.buckets import Buckets
 from octavo_operator.core.exposition import Sample
@@ -59,13 +59,20 @@ class _Request:
     last_token: float | None = None
 
 
-class SimReplica:
-    """A replica from the moment that it is ready. `ttfts` collects the time to first token of each request."""
+class FirstToken(NamedTuple):
+    """When a request arrived, and the seconds to its first token."""
 
-    def __init__(self, machine: Machine, born: float, ttfts: list[float]) -> None:
+    arrived: float
+    ttft: float
+
+
+class SimReplica:
+    """A replica from the moment that it is ready. `first_tokens` collects those of all replicas."""
+
+    def __init__(self, machine: Machine, born: float, first_tokens: list[FirstToken]) -> None:
         blocks = machine.kv_tokens // machine.block_size
         self.clock = born
-        self._ttfts = ttfts
+        self._first_tokens = first_tokens
         self._block_size = machine.block_size
         self._longest = blocks * machine.block_size
         self._runner = SimRunner(blocks, machine.block_size, _VOCABULARY, machine.step_time, self._pass)
@@ -125,7 +132,7 @@ class SimReplica:
         request = self._requests[number]
         if request.last_token is None:
             self._first_token.observe(self.clock - request.arrived)
-            self._ttfts.append(self.clock - request.arrived)
+            self._first_tokens.append(FirstToken(request.arrived, self.clock - request.arrived))
         else:
             self._next_token.observe(self.clock - request.last_token)
         request.last_token = self.clock

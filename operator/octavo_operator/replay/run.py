@@ -15,7 +15,10 @@ _PATIENCE_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One scaler on one trace. A violation is a first token later than `slo` seconds, or none within an hour."""
+    """One scaler on one trace. A violation is a first token later than `slo` seconds, or none within an hour.
+
+    `replicas` are (since when, how many); `late` are the arrivals of the requests whose first token came too late.
+    """
 
     scaler: str
     requests: int
@@ -26,6 +29,7 @@ class Outcome:
     most: int
     turns: int
     replicas: tuple[tuple[float, int], ...]
+    late: tuple[float, ...] = ()
 
 
 def play(scaler: Scaler, trace: list[Arrival], machine: Machine, *, startup: float, start: int, slo: float) -> Outcome:
@@ -63,7 +67,7 @@ class _Queue:
 def _outcome(
     name: str, fleet: Fleet, requests: int, *, slo: float, seconds: float, history: list[tuple[float, int]]
 ) -> Outcome:
-    ttfts = sorted(fleet.ttfts)
+    ttfts = sorted(first.ttft for first in fleet.first_tokens)
     in_time = sum(1 for value in ttfts if value <= slo)
     ups = [after > before for (_, before), (_, after) in pairwise(history)]
     return Outcome(
@@ -76,6 +80,7 @@ def _outcome(
         most=max(number for _, number in history),
         turns=sum(1 for was, up in pairwise(ups) if up != was),
         replicas=tuple(history),
+        late=tuple(sorted(first.arrived for first in fleet.first_tokens if first.ttft > slo)),
     )
 
 

@@ -1,6 +1,6 @@
 """Who decides: Octavo's own `decide`, and rivals with the rules of other autoscalers at their defaults.
 
-    octavo    scrape 2 s, decide 5 s, the policy of the ModelServer
+    octavo    scrape 2 s, decide 5 s and at jumps of a replica's load, the policy of the ModelServer
     hpa       waiting requests per replica (HPA v2, AverageValue): 15 s, tolerance 10 %, down to the most of 300 s,
               up by at most max(2x, +4) in 15 s
     keda      KV percent (KEDA's Prometheus scaler on an HPA): the same, the metric is read every 30 s
@@ -12,6 +12,7 @@ Sources: kubernetes/pkg/controller/podautoscaler, kedacore/keda docs, knative/se
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ from octavo_operator.core.autoscale import decide
 from octavo_operator.core.demand import tolerant
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import Window, aggregate
+from octavo_operator.core.window import Window, aggregate, is_news
 from octavo_operator.replay.fleet import Fleet
 
 SCRAPE_SECONDS: Final = 2.0
@@ -48,10 +49,10 @@ class Octavo:
     _due: float = 0.0
 
     def look(self, fleet: Fleet) -> int:
-        """Scrapes; decides when it is time."""
-        samples = fleet.samples()
-        self._windows = {uid: self._windows.get(uid, Window()).add(sample) for uid, sample in samples.items()}
-        if fleet.now < self._due:
+        """Scrapes; decides when it is time, or a load has jumped."""
+        before = self._windows
+        self._windows = {uid: before.get(uid, Window()).add(sample) for uid, sample in fleet.samples().items()}
+        if fleet.now < self._due and not self._jumped(before):
             return fleet.size
         self._due = fleet.now + self.period
         signals = aggregate(self._windows, fleet.ready_since, fleet.now, startup_p90=fleet.startup)
@@ -59,6 +60,10 @@ class Octavo:
         self.memory = decision.memory
         self.reasons[decision.reason] = self.reasons.get(decision.reason, 0) + 1
         return decision.replicas
+
+    def _jumped(self, before: Mapping[str, Window]) -> bool:
+        readings = ((before.get(uid, Window()).reading, window.reading) for uid, window in self._windows.items())
+        return any(after is not None and is_news(was, after) for was, after in readings)
 
 
 @dataclass
