@@ -10,7 +10,7 @@ python=$(command -v python3) || fail "python3 is missing: apt-get install python
 
 if [ ! -x "$venv/bin/pip" ]; then
   # One that was cut short is made anew; one that somebody filled without pip is not ours to clear.
-  filled=$(find "$venv" -path '*/site-packages/*.dist-info' -prune ! -name 'pip-*' 2>/dev/null | head -n 1)
+  filled=$(compgen -G "$venv/lib/python*/site-packages/*.dist-info" | grep -v '/pip-' | head -n 1 || true)
   [ -z "$filled" ] || fail "$venv has packages and no pip, so it was not made by this script: move it away"
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     # Debian packs the venv module apart from python3.
