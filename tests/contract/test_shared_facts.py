@@ -7,15 +7,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from octavo_operator.core import names, render
 from octavo_operator.core.exposition import parse_sample
+from octavo_operator.core.sources import model_argument
 from octavo_operator.core.spec import parse_spec
 from octavo_runtime import cli, errors, metrics, termination
 from octavo_runtime.engine.state_page import EngineState
+from octavo_runtime.sources.reference import HubModel, S3Model, parse_model
 
 if TYPE_CHECKING:
-    import pytest
-
     from octavo_runtime.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,25 @@ def parsed_arguments(monkeypatch: pytest.MonkeyPatch) -> ServeConfig:
     monkeypatch.setattr(cli, "_serve", lambda config: seen.append(config) or 0)
     assert cli.main(container()["args"]) == 0
     return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "model"),
+    [
+        ({"hub": {"repo": "org/model"}}, HubModel("org/model", "main")),
+        (
+            {"hub": {"repo": "org/model-1.0", "revision": "refs/pr/7", "file": "q8.gguf"}},
+            HubModel("org/model-1.0", "refs/pr/7", "q8.gguf"),
+        ),
+        ({"s3": {"uri": "s3://models/team/smol/"}}, S3Model("models", "team/smol")),
+    ],
+    ids=["hub", "a revision and a file", "s3"],
+)
+def test_the_model_that_the_operator_names_is_the_one_that_the_runtime_fetches(
+    source: dict[str, Any], model: HubModel | S3Model
+) -> None:
+    spec = parse_spec({"model": {"source": source}})
+    assert parse_model(model_argument(spec.model)) == model
 
 
 def test_every_rendered_argument_means_to_the_runtime_what_the_spec_says(monkeypatch: pytest.MonkeyPatch) -> None:

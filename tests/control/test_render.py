@@ -46,6 +46,25 @@ FULL: dict[str, Any] = {
 }
 
 
+HUB: dict[str, Any] = {
+    "repo": "org/model",
+    "revision": "v1",
+    "file": "model.gguf",
+    "endpoint": "http://mirror.models.svc:8080",
+    "tokenSecretRef": {"name": "hub", "key": "token"},
+}
+S3: dict[str, Any] = {
+    "uri": "s3://models/smol",
+    "endpoint": "https://minio.storage.svc",
+    "region": "eu-central-1",
+    "credentialsSecretRef": {"name": "minio"},
+}
+# FULL with the other sources, and with each kind of cache.
+FETCHED: dict[str, dict[str, Any]] = {
+    "hub": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"sizeLimit": "20Gi"}}},
+    "s3": FULL | {"model": FULL["model"] | {"source": {"s3": S3}, "cache": {"pvc": {"claimName": "cache"}}}},
+}
+
 INSTALLED = Defaults(
     runtime_image="example.invalid/runtime:1",
     operator_namespace="octavo-system",
@@ -197,6 +216,57 @@ def test_the_pod_lives_as_long_as_its_drain(raw_spec):
     assert pod(raw_spec(drain={"timeout": "90s"}))["spec"]["terminationGracePeriodSeconds"] == 105
 
 
+def test_a_model_of_the_hub_is_fetched_into_a_writable_cache_by_the_pod_itself():
+    template = pod(FETCHED["hub"])["spec"]
+    (container,) = template["containers"]
+    assert container["args"][:2] == ["serve", "hf://org/model@v1/model.gguf"]
+    assert {"name": "HF_ENDPOINT", "value": HUB["endpoint"]} in container["env"]
+    secret = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    assert secret in container["env"]
+    assert {"name": "model", "emptyDir": {"sizeLimit": "20Gi"}} in template["volumes"]
+    assert {"name": "model", "mountPath": "/models"} in container["volumeMounts"]
+    assert "fsGroup" not in template["securityContext"], "the kubelet makes an emptyDir writable"
+
+
+def test_a_model_of_s3_comes_with_the_secrets_keys_and_keeps_its_files_on_the_claim():
+    template = pod(FETCHED["s3"])["spec"]
+    (container,) = template["containers"]
+    assert container["args"][:2] == ["serve", "s3://models/smol"]
+    environment = {variable["name"]: variable for variable in container["env"]}
+    assert environment["AWS_ENDPOINT_URL"]["value"] == S3["endpoint"]
+    assert environment["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "minio"
+    assert environment["AWS_SESSION_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True
+    assert "AWS_SKIP_SIGNATURE" not in environment
+    assert template["securityContext"]["fsGroup"] == 65532
+    anonymous = pod({"model": {"source": {"s3": {"uri": "s3://open/model"}}}})["spec"]["containers"][0]["env"]
+    assert {"name": "AWS_SKIP_SIGNATURE", "value": "true"} in anonymous
+
+
+def test_a_fetch_has_time_that_a_load_alone_has_not():
+    def budget(raw: dict[str, Any]) -> int:
+        return int(pod(raw)["spec"]["containers"][0]["startupProbe"]["failureThreshold"])
+
+    assert budget(FETCHED["hub"]) > budget(FULL) == 1800
+
+
+@pytest.mark.parametrize(
+    ("source", "ports"),
+    [
+        ({"pvc": {"claimName": "m"}}, None),
+        ({"hub": {"repo": "a/b"}}, [("UDP", 53), ("TCP", 53), ("TCP", 443)]),
+        ({"hub": HUB}, [("UDP", 53), ("TCP", 53), ("TCP", 8080)]),
+        ({"s3": S3}, [("UDP", 53), ("TCP", 53), ("TCP", 443)]),
+    ],
+    ids=["pvc", "hub", "mirror", "s3"],
+)
+def test_a_replica_may_connect_to_nothing_but_its_models_source(source, ports):
+    spec = policy({"model": {"source": source}})
+    assert "Egress" in spec["policyTypes"]
+    rules = spec.get("egress", [])
+    found = [(port["protocol"], port["port"]) for rule in rules for port in rule["ports"]]
+    assert found == (ports or [])
+
+
 def test_gpus_are_asked_for_only_where_there_are_some(raw_spec):
     assert "resources" not in pod(raw_spec())["spec"]["containers"][0]
     assert "resources" not in pod(raw_spec(accelerator={"count": 0}))["spec"]["containers"][0]
@@ -221,7 +291,12 @@ CHOICES = {
     "256Mi": "512Mi",
     "1024Mi": "2Gi",
     "--block-size": "--other",
+    HUB["endpoint"]: "https://other.models.svc:8081",
+    S3["endpoint"]: "http://minio.storage.svc",
+    S3["uri"]: "s3://models/other",
 }
+FULL_EDITS = [(FULL, path) for path in leaves(FULL)]
+FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
 
 
 def changed(value: Any) -> Any:
@@ -233,15 +308,17 @@ def changed(value: Any) -> Any:
     return CHOICES.get(value) or (f"1{value}" if value[:1].isdigit() else f"x{value}")
 
 
-@pytest.mark.parametrize("path", list(leaves(FULL)), ids=lambda path: ".".join(str(part) for part in path))
-def test_every_edit_of_the_spec_reaches_the_pod(path):
+@pytest.mark.parametrize(
+    ("full", "path"), FULL_EDITS, ids=[".".join(str(part) for part in path) for _, path in FULL_EDITS]
+)
+def test_every_edit_of_the_spec_reaches_the_pod(full, path):
     """production-stack compares a hand-picked list, so that edits of its arguments roll nothing."""
-    edited = copy.deepcopy(FULL)
+    edited = copy.deepcopy(full)
     node = edited
     for part in path[:-1]:
         node = node[part]
     node[path[-1]] = changed(node[path[-1]])
-    assert pod(edited) != pod(FULL)
+    assert pod(edited) != pod(full)
 
 
 OF_THE_POD = ("model", "runtime", "accelerator", "drain")
@@ -261,10 +338,10 @@ def schema_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def test_the_edits_above_are_all_fields_that_concern_the_pod():
-    """A field that is added to the API must be added to FULL, and so must reach the pod."""
+    """A field that is added to the API must be added to FULL or FETCHED, and so must reach the pod."""
     spec = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     assert set(spec["properties"]) == {*OF_THE_POD, *ELSEWHERE}
-    edited = {tuple(part for part in path if isinstance(part, str)) for path in leaves(FULL)}
+    edited = {tuple(part for part in path if isinstance(part, str)) for _, path in FULL_EDITS}
     # One toleration cannot have every field, and a label's key is the user's.
     edited |= {("accelerator", "tolerations", name) for name in ("value", "tolerationSeconds")}
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}

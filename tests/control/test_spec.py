@@ -51,7 +51,7 @@ def test_a_parsed_spec_cannot_be_changed(raw_spec):
         ({"runtime": {"kvCache": {"size": [1]}}}, "spec.runtime.kvCache.size"),
         ({"runtime": {"env": [{"value": "x"}]}}, "spec.runtime.env.0.name"),
         ({"future": True}, "spec.future"),
-        ({"model": {"source": {"s3": {}}}}, "spec.model.source.s3"),
+        ({"model": {"source": {"s3": {}}}}, "spec.model.source.s3.uri"),
         ({"autoscaling": {"targets": {"waitingPerReplica": 1}}}, "spec.autoscaling.maxReplicas"),
         ({"autoscaling": {"maxReplicas": 2, "targets": {}}}, "spec.autoscaling.targets"),
         (
@@ -70,7 +70,7 @@ def test_what_does_not_parse_is_named_by_its_field(raw_spec, changes, field):
 
 
 def test_a_source_that_this_operator_does_not_know_is_refused():
-    with pytest.raises(SpecError, match="set pvc"):
+    with pytest.raises(SpecError, match="set exactly one source: hub, pvc or s3"):
         parse_spec({"model": {"source": {}}})
 
 

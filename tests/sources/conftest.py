@@ -58,6 +58,7 @@ class Storage:
     missing: set[str] = field(default_factory=set)
     spoiled: set[str] = field(default_factory=set)  # files whose content is damaged once
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+    authorizations: list[str | None] = field(default_factory=list)  # of all requests
     tokens_elsewhere: list[str | None] = field(default_factory=list)  # what came to the other host
     resume: threading.Event = field(default_factory=threading.Event)  # ends a stall
     stalls: dict[str, int] = field(default_factory=dict)  # file: bytes after which it stalls
@@ -84,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path = unquote(parts.path)
         self.storage.requests.append((path, self.headers.get("Range")))
+        self.storage.authorizations.append(self.headers.get("Authorization"))
         if self.storage.status:
             self._answer(self.storage.status.pop(0), b"")
         else:
@@ -274,11 +276,14 @@ class Fetching:
 
 @pytest.fixture
 def start_fetch(tmp_path):
-    """`start_fetch(model, storage, NAME=value)` starts a fetch into `tmp_path / "cache"`."""
+    """`start_fetch(model, storage, NAME=value)` starts a fetch into `tmp_path / "cache"`.
+
+    Without a storage the variables that are given are all that it knows.
+    """
     started: list[Fetching] = []
 
-    def start(model: str, storage: Storage, **environment: str) -> Fetching:
-        own = endpoints(storage) | {"HF_HOME": str(tmp_path / "home")}
+    def start(model: str, storage: Storage | None, **environment: str) -> Fetching:
+        own = (endpoints(storage) if storage else {}) | {"HF_HOME": str(tmp_path / "home")}
         started.append(Fetching(model, tmp_path / "cache", own | environment))
         return started[-1]
 

@@ -1,7 +1,7 @@
 """The children that guard the replicas and make them visible: who they are, who reaches them, how many may go at once.
 
 ServiceAccount        always     an identity without a token: the runtime asks the API server nothing
-NetworkPolicy         unless switched off: who may connect, and that the replicas connect to nobody
+NetworkPolicy         unless switched off: who may connect, and that replicas connect to the model's source alone
 PodDisruptionBudget   where there can be more than one replica; with one it could only forbid a node drain
 PodMonitor            where the cluster has the kind
 """
@@ -10,6 +10,7 @@ from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
+from octavo_operator.core.sources import egress
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_network import Peer
 
@@ -23,7 +24,7 @@ def make_service_account(owner: Owner) -> Manifest:
 
 
 def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
-    """In: the runtime's port, from the allowed peers. Out: nothing, since the model comes from a volume.
+    """In: the runtime's port, from the allowed peers. Out: what the model's source needs, from a volume nothing.
 
     The kubelet's probes pass every policy. A model that is read from a volume needs no network, not even DNS.
     """
@@ -36,8 +37,9 @@ def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults)
         "podSelector": {"matchLabels": names.selector(owner.name)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": peers, "ports": ports}],
+        "egress": egress(spec.model),
     }
-    return child(owner, "NetworkPolicy", spec=policy)
+    return child(owner, "NetworkPolicy", spec=without_empty(policy))
 
 
 def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -> Manifest | None:

@@ -28,7 +28,9 @@ Raw = Mapping[str, Any]
 
 _IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
-_FINAL_REASONS: Final = frozenset({Reason.MODEL_NOT_FOUND, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT})
+_FINAL_REASONS: Final = frozenset(
+    {Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT}
+)
 _MANY_RESTARTS: Final = 2
 
 

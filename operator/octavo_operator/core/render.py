@@ -6,7 +6,6 @@ plan can compare field by field.
 """
 
 import math
-import posixpath
 import re
 from typing import Final
 
@@ -19,13 +18,11 @@ from octavo_operator.core.guards import (
     make_service_account,
 )
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, with_revision, without_empty
+from octavo_operator.core.sources import model_argument, model_volume, shares_a_volume, source_env, startup_seconds
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
 from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
 from octavo_operator.core.units import parse_quantity
-
-STARTUP_BUDGET_SECONDS: Final = 1800
-"""Time that a replica may take to load its model; 140 GB from slow storage need a good part of it."""
 
 MIN_READY_SECONDS: Final = 2
 """Between "the pod is ready" and "the replica serves": kube-proxy on every node learns of it about a second later."""
@@ -64,7 +61,7 @@ def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
         "revisionHistoryLimit": 2,
-        "progressDeadlineSeconds": STARTUP_BUDGET_SECONDS + 60,
+        "progressDeadlineSeconds": startup_seconds(spec.model) + 60,
         "selector": {"matchLabels": names.selector(owner.name)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec, replicas)},
         "template": with_revision(template),
@@ -91,10 +88,11 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
             "runAsUser": names.USER_ID,
             "runAsGroup": names.USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
+            **_group(spec),
         },
         "terminationGracePeriodSeconds": spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
         "containers": [_container(spec, name, defaults)],
-        "volumes": [_model_volume(spec), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
+        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
     }
     return pod | _placement(spec.accelerator)
 
@@ -115,26 +113,38 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
         "image": spec.runtime.image or defaults.runtime_image,
         "imagePullPolicy": "IfNotPresent",
         "args": _arguments(spec, name),
-        "env": [{"name": "HOME", "value": names.HOME}, *(_env(variable) for variable in spec.runtime.env)],
+        "env": [
+            {"name": "HOME", "value": names.HOME},
+            *source_env(spec.model),
+            *(_env(variable) for variable in spec.runtime.env),
+        ],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.PORT, "protocol": "TCP"}],
         **_resources(spec.runtime.resources, spec.accelerator),
-        **_probes(),
+        **_probes(startup_seconds(spec.model)),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "model", "mountPath": names.MODELS_FOLDER, "readOnly": True},
+            {"name": "model", "mountPath": names.MODELS_FOLDER} | ({"readOnly": True} if spec.model.source.pvc else {}),
             {"name": "tmp", "mountPath": names.HOME},
         ],
     }
+
+
+def _group(spec: ModelServerSpec) -> Manifest:
+    """A new volume belongs to root: the first replica that mounts a cache makes it writable to our group."""
+    if not shares_a_volume(spec.model):
+        return {}
+    return {"fsGroup": names.USER_ID, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
     kv_cache = spec.runtime.kv_cache
     flags = {
         "--port": names.PORT,
+        "--download-dir": None if spec.model.source.pvc else names.MODELS_FOLDER,
         "--served-model-name": served_name(spec, name),
         "--dtype": spec.model.dtype,
         "--max-model-len": spec.model.max_model_len,
@@ -145,25 +155,13 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }
     words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-    return ["serve", _model_path(spec), *words, *spec.runtime.args]
+    return ["serve", model_argument(spec.model), *words, *spec.runtime.args]
 
 
 def _bytes(quantity: str) -> str:
     """A quantity in the notation that the runtime reads; the rarer ones (1e9, 100m, 2Ei) as plain bytes."""
     common = re.fullmatch(r"[1-9]\d*(k|M|G|Ki|Mi|Gi)?", quantity)
     return quantity if common else str(math.floor(parse_quantity(quantity)))
-
-
-def _model_path(spec: ModelServerSpec) -> str:
-    source = spec.model.source.pvc
-    assert source is not None, "parse_spec admits no other source"
-    return posixpath.normpath(posixpath.join(names.MODELS_FOLDER, source.path))
-
-
-def _model_volume(spec: ModelServerSpec) -> Manifest:
-    source = spec.model.source.pvc
-    assert source is not None, "parse_spec admits no other source"
-    return {"name": "model", "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
 
 
 def _env(variable: EnvVar) -> Manifest:
@@ -183,16 +181,14 @@ def _quantities(amounts: ResourceQuantities | None) -> dict[str, str]:
     return {name: amount for name, amount in pairs.items() if amount is not None}
 
 
-def _probes() -> Manifest:
+def _probes(startup: int) -> Manifest:
     """Started: the model is loaded. Ready: asked every second, a drain is seen at once. Live: a minute of patience."""
 
     def get(path: str, **timing: int) -> Manifest:
         return {"httpGet": {"path": path, "port": names.PORT_NAME, "scheme": "HTTP"}, **timing}
 
     return {
-        "startupProbe": get(
-            names.PATH_STARTUP, periodSeconds=1, timeoutSeconds=5, failureThreshold=STARTUP_BUDGET_SECONDS
-        ),
+        "startupProbe": get(names.PATH_STARTUP, periodSeconds=1, timeoutSeconds=5, failureThreshold=startup),
         "readinessProbe": get(names.PATH_READY, periodSeconds=1, timeoutSeconds=3, failureThreshold=3),
         "livenessProbe": get(names.PATH_LIVE, periodSeconds=10, timeoutSeconds=5, failureThreshold=6),
     }

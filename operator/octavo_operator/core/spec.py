@@ -69,8 +69,6 @@ class ModelServerSpec(SpecModel):
     def _one_scaler(self) -> Self:
         if self.replicas is not None and self.autoscaling is not None and self.autoscaling.mode == "Active":
             raise ValueError("replicas and autoscaling exclude each other")
-        if self.model.source.pvc is None:
-            raise ValueError("model.source has no member that this operator knows: set pvc")
         return self
 
 

@@ -4,51 +4,27 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from octavo_operator.core.schema import SUBDOMAIN, SpecModel, meets, rule, rules
+from octavo_operator.core.schema import SpecModel, rule, rules
+from octavo_operator.core.spec_source import Cache, ModelSource
 
-
-class PvcSource(SpecModel):
-    """A folder or GGUF file on a PersistentVolumeClaim in the ModelServer's namespace, mounted read-only."""
-
-    claim_name: str = Field(
-        max_length=253,
-        pattern=SUBDOMAIN,
-        description="Name of the PersistentVolumeClaim. It must be mountable by all replicas at once.",
-    )
-    path: Annotated[
-        str,
-        meets(
-            (
-                lambda path: not path.startswith("/"),
-                "must be relative to the root of the volume: leave the leading / away",
-            ),
-            (lambda path: ".." not in path.split("/"), "must not contain '..': the path stays in the volume"),
-        ),
-    ] = Field(
-        default=".",
-        min_length=1,
-        max_length=1024,
-        description="Folder (safetensors, config.json, tokenizer) or .gguf file inside the volume, relative to its "
-        "root. Default: the root itself. Example: SmolLM2-135M-Instruct.",
-        json_schema_extra=rules(
-            rule("!self.startsWith('/')", "must be relative to the root of the volume: leave the leading / away"),
-            rule("!self.split('/').exists(part, part == '..')", "must not contain '..': the path stays in the volume"),
-        ),
-    )
-
-
-class ModelSource(SpecModel):
-    """Where the model's files are; exactly one member is set."""
-
-    model_config = ConfigDict(json_schema_extra=rules(rule("has(self.pvc)", "set exactly one source: pvc")))
-
-    pvc: PvcSource | None = Field(default=None, description="Read the model from a PersistentVolumeClaim.")
+_IDLE_CACHE = "cache does nothing for source.pvc, which is read where it is: remove cache"
 
 
 class Model(SpecModel):
     """Which model is served, and under what name."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule("!has(self.cache) || !has(self.source.pvc)", _IDLE_CACHE, fieldPath=".cache"))
+    )
+
+    checks: ClassVar = ((lambda self: self.cache is None or self.source.pvc is None, _IDLE_CACHE),)
+
     source: ModelSource = Field(description="Where the model's files are. Exactly one member must be set.")
+    cache: Cache | None = Field(
+        default=None,
+        description="Where fetched files are kept. Default: on the node's disk, without a limit, while the pod is "
+        "there.",
+    )
     served_name: str | None = Field(
         default=None,
         min_length=1,

@@ -112,6 +112,22 @@ class EnvSource(SpecModel):
     field_ref: FieldSelector | None = Field(default=None, description="A field of the pod.")
 
 
+_VARIABLES_WITH_A_FIELD: Final = {
+    "HF_TOKEN": "spec.model.source.hub.tokenSecretRef",
+    "HF_ENDPOINT": "spec.model.source.hub.endpoint",
+    "AWS_ENDPOINT_URL": "spec.model.source.s3.endpoint",
+    "AWS_REGION": "spec.model.source.s3.region",
+    "AWS_ACCESS_KEY_ID": "spec.model.source.s3.credentialsSecretRef",
+    "AWS_SECRET_ACCESS_KEY": "spec.model.source.s3.credentialsSecretRef",
+    "AWS_SESSION_TOKEN": "spec.model.source.s3.credentialsSecretRef",
+    "AWS_SKIP_SIGNATURE": "spec.model.source.s3.credentialsSecretRef",
+}
+
+
+def _has_a_field(name: str) -> str:
+    return f"set {_VARIABLES_WITH_A_FIELD[name]} instead of {name}"
+
+
 class EnvVar(SpecModel):
     """One environment variable of the runtime's container: a name with a value or a valueFrom."""
 
@@ -119,12 +135,14 @@ class EnvVar(SpecModel):
         json_schema_extra=rules(
             rule("has(self.value) != has(self.valueFrom)", "set exactly one of value and valueFrom"),
             rule("self.name != 'HOME'", "HOME is set by the operator to /tmp, the only writable folder"),
+            *(rule(f"self.name != '{name}'", _has_a_field(name)) for name in _VARIABLES_WITH_A_FIELD),
         )
     )
 
     checks: ClassVar = (
         (lambda self: (self.value is None) != (self.value_from is None), "set exactly one of value and valueFrom"),
         (lambda self: self.name != "HOME", "HOME is set by the operator to /tmp, the only writable folder"),
+        *((lambda self, name=name: self.name != name, _has_a_field(name)) for name in _VARIABLES_WITH_A_FIELD),
     )
 
     name: str = Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable.")
@@ -141,7 +159,7 @@ _FLAGS_WITH_A_FIELD = {
     "--kv-cache-memory": "spec.runtime.kvCache.size",
     "--drain-timeout": "spec.drain.timeout",
 }
-_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay")
+_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay", "--download-dir")
 
 
 def _args_rules() -> dict[str, Any]:

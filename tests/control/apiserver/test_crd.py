@@ -248,6 +248,27 @@ RULES = {
 }
 
 
+VARIABLES_WITH_A_FIELD = {
+    "HF_TOKEN": "hub.tokenSecretRef",
+    "HF_ENDPOINT": "hub.endpoint",
+    "AWS_ENDPOINT_URL": "s3.endpoint",
+    "AWS_REGION": "s3.region",
+    "AWS_ACCESS_KEY_ID": "s3.credentialsSecretRef",
+    "AWS_SECRET_ACCESS_KEY": "s3.credentialsSecretRef",
+    "AWS_SESSION_TOKEN": "s3.credentialsSecretRef",
+    "AWS_SKIP_SIGNATURE": "s3.credentialsSecretRef",
+}
+RULES |= {
+    f"a field for {name}": (
+        env(name=f"{name}_2", value="x"),
+        env(name=name, value="x"),
+        "spec.runtime.env[0]",
+        f"set spec.model.source.{field} instead of {name}",
+    )
+    for name, field in VARIABLES_WITH_A_FIELD.items()
+}
+
+
 def slo(**values):
     return {"autoscaling": SCALED | {"slo": values}}
 
@@ -264,7 +285,70 @@ def policy(**values):
     return {"networking": {"networkPolicy": values}}
 
 
+def source(**member):
+    """Over the base's pvc, which a test of another source takes out."""
+    return {"model": {"source": {"pvc": None} | member}}
+
+
+def cached(**cache):
+    return {"model": {"source": {"pvc": None, "hub": {"repo": "org/model"}}, "cache": cache}}
+
+
 RULES |= {
+    "only one source": (
+        source(hub={"repo": "org/model"}),
+        source(hub={"repo": "org/model"}, s3={"uri": "s3://models/smol"}),
+        "spec.model.source",
+        "set exactly one source: hub, pvc or s3",
+    ),
+    "a repository": (
+        source(hub={"repo": "org/model-1.0_a"}),
+        source(hub={"repo": "model"}),
+        "spec.model.source.hub.repo",
+        "should match",
+    ),
+    "a repository's path": (
+        source(hub={"repo": "org/a.b", "revision": "refs/pr/1"}),
+        source(hub={"repo": "org/a..b"}),
+        "spec.model.source.hub",
+        "must not contain '..'",
+    ),
+    "a revision": (
+        source(hub={"repo": "org/model", "revision": "v1", "file": "model.gguf"}),
+        source(hub={"repo": "org/model", "revision": "model.gguf"}),
+        "spec.model.source.hub.revision",
+        "write a .gguf file into file",
+    ),
+    "a mirror": (
+        source(hub={"repo": "org/model", "endpoint": "http://mirror.models.svc:8080"}),
+        source(hub={"repo": "org/model", "endpoint": "http://mirror:70000"}),
+        "spec.model.source.hub.endpoint",
+        "should match",
+    ),
+    "a bucket and a folder": (
+        source(s3={"uri": "s3://models/smol"}),
+        source(s3={"uri": "s3://models"}),
+        "spec.model.source.s3.uri",
+        "should match",
+    ),
+    "a cache for what is fetched": (
+        cached(sizeLimit="20Gi"),
+        {"model": {"cache": {"sizeLimit": "20Gi"}}},
+        "spec.model.cache",
+        "remove cache",
+    ),
+    "one cache": (
+        cached(pvc={"claimName": "cache"}),
+        cached(pvc={"claimName": "cache"}, sizeLimit="20Gi"),
+        "spec.model.cache",
+        "exactly one of pvc and sizeLimit",
+    ),
+    "the cache is the operator's": (
+        {"runtime": {"args": ["--block-size", "32"]}},
+        {"runtime": {"args": ["--download-dir=/tmp"]}},
+        "spec.runtime.args",
+        "--download-dir belongs to the operator",
+    ),
     "a peer": (
         policy(allowedFrom=[{"namespaceSelector": {}, "podSelector": {}}]),
         policy(allowedFrom=[{}]),
