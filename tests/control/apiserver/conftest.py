@@ -302,7 +302,7 @@ def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> I
     # What kopf says about an outage, and about an end in the middle of its start.
     kopfs = re.compile("will retry|will re-authenticate|never retrieved .*kopf/_cogs")
     lines = operator.log.read_text().splitlines()
-    assert [line for line in lines if "raceback" in line or (" ERROR " in line and not kopfs.search(line))] == []
+    assert [line for line in lines if ("raceback" in line or " ERROR " in line) and not kopfs.search(line)] == []
 
 
 @pytest.fixture(scope="session")
