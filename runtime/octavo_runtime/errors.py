@@ -69,6 +69,12 @@ class EngineFailed(StartError):  # noqa: N818
     reason = "EngineFailed"
 
 
+def start_error(reason: str, message: str, default: type[StartError] = EngineFailed) -> StartError:
+    """The error that another process has named by its reason; `default` for a word that is none of ours."""
+    kinds = {kind.reason: kind for kind in StartError.__subclasses__()}
+    return kinds.get(reason, default)(message)
+
+
 class RequestError(OctavoError):
     """One request cannot be served. `message` is shown to the client, `param` names the field, `code` is OpenAI's."""
 

@@ -47,7 +47,7 @@ def runners(model, lost):
     leading.heard = heard
     yield alone, leading
     leading._workers.close()
-    leading._workers.group.leave()
+    torch.distributed.destroy_process_group()
     torch.set_num_threads(threads)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from octavo_runtime.child_process import die_with_parent, ignore_terminal_and_pod_signals
 from octavo_runtime.engine.channel import EngineChannel, send_last_words
 from octavo_runtime.engine.loop import Loop
 from octavo_runtime.engine.messages import Started, StartFailed
@@ -21,8 +20,6 @@ from octavo_runtime.model.info import read_model_info
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> int:
@@ -64,19 +61,6 @@ def end_at_once(folder: Path, reason: str) -> None:
     """End this process from any of its threads, whatever the others wait for."""
     send_last_words(folder, StartFailed(EngineFailed.reason, reason))
     os._exit(START_FAILED)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when the API process ends, however it ends: also when both hang."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the request was made
-        sys.exit(0)
-
-
-def ignore_terminal_and_pod_signals() -> None:
-    """Ctrl-C and a supervisor's SIGTERM reach the whole group; the API process drains and then says stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

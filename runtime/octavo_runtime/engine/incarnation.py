@@ -85,7 +85,7 @@ class Incarnation:
                     self.limits = message
                     self._on_started(message)
                 case StartFailed():
-                    self._end(_start_error(message))
+                    self._end(errors.start_error(message.reason, message.message))
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
         """A reader that fails leaves us deaf, which for every request is the same as a dead engine."""
@@ -100,8 +100,3 @@ class Incarnation:
     def _end(self, error: errors.StartError) -> None:
         if not self.ended.done():
             self.ended.set_result(error)
-
-
-def _start_error(message: StartFailed) -> errors.StartError:
-    kinds = {kind.reason: kind for kind in errors.StartError.__subclasses__()}
-    return kinds.get(message.reason, errors.EngineFailed)(message.message)

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from octavo_runtime.engine.__main__ import die_with_parent, ignore_terminal_and_pod_signals
+from octavo_runtime.child_process import die_with_parent, ignore_terminal_and_pod_signals
 from octavo_runtime.engine.process import START_FAILED, decode_args
 from octavo_runtime.errors import OutOfMemory, StartError
 from octavo_runtime.logs import configure_logging

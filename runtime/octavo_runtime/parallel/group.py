@@ -71,7 +71,3 @@ class TorchGroup:
         parts = x.new_empty(self.size * rows, columns)
         dist.all_gather_into_tensor(parts, x.contiguous())
         return parts.view(self.size, rows, columns).transpose(0, 1).reshape(rows, self.size * columns)
-
-    @staticmethod
-    def leave() -> None:
-        dist.destroy_process_group()

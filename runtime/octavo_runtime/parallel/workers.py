@@ -70,8 +70,7 @@ class Worker:
         except (EOFError, OSError) as error:
             raise errors.EngineFailed(f"rank {self.rank} ended while it was loading the model") from error
         if isinstance(message, Refused):
-            kinds = {kind.reason: kind for kind in errors.StartError.__subclasses__()}
-            raise kinds.get(message.reason, errors.EngineFailed)(f"rank {self.rank}: {message.message}")
+            raise errors.start_error(message.reason, f"rank {self.rank}: {message.message}")
         return message
 
     def hang_up(self) -> None:

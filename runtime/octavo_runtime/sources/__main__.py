@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from octavo_runtime.engine.__main__ import die_with_parent, ignore_terminal_and_pod_signals
+from octavo_runtime.child_process import die_with_parent, ignore_terminal_and_pod_signals
 from octavo_runtime.errors import StartError
 from octavo_runtime.logs import configure_logging
 from octavo_runtime.sources.fetch import fetch_model

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from octavo_runtime.errors import ModelFetchFailed, StartError
+from octavo_runtime.errors import ModelFetchFailed, start_error
 from octavo_runtime.sources.meter import Meter
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class _Listener:
                 logger.info("fetched revision %s into %s", revision, path)
                 return Path(path), revision
             case {"reason": str(reason), "message": str(message)}:
-                kinds = {kind.reason: kind for kind in StartError.__subclasses__()}
-                raise kinds.get(reason, ModelFetchFailed)(message)
+                raise start_error(reason, message, ModelFetchFailed)
         return None
 
     def _measure(self, done: int, total: int, now: float) -> None:
