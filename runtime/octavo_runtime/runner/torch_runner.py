@@ -11,9 +11,10 @@ import torch
 from octavo_kernels.interface import PagedBatch
 from octavo_runtime.core.batch import StepResult
 from octavo_runtime.model.decoder import LayerCache
+from octavo_runtime.runner.launched import Done, UnderWay, is_described, put_carried
 from octavo_runtime.runner.logprobs import describe
 from octavo_runtime.runner.machine import choose_step_tokens
-from octavo_runtime.runner.sampler import choose
+from octavo_runtime.runner.sampler import choose, pick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from octavo_runtime.core.batch import FlatBatch, ScoreRow, TokenLogprobs
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.spec import CacheShape
+    from octavo_runtime.runner.base import Launched
+
+    _Inputs = tuple[torch.Tensor, torch.Tensor, PagedBatch, list[LayerCache]]
 
 SCORE_ROWS: Final = 64  # of a prompt at a time: the logits of 2,048 rows of a large vocabulary would be 1.2 GB
 
@@ -43,16 +47,40 @@ class TorchRunner:
         self.step_tokens = choose_step_tokens(device)
         self._decoder = decoder
         self.device = device
+        self.computes_apart = device.type == "cuda"
+        self._sampled: torch.Tensor | None = None  # tokens of the step launched last, on the device; None: it raised
         self._caches = allocate_caches(decoder.cache_shapes, num_blocks, block_size, device=device, dtype=dtype)
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
-        inputs = (
+        return self._compute(batch, self._inputs(batch))
+
+    @torch.inference_mode()
+    def launch(self, batch: FlatBatch) -> Launched:
+        """Begin one step. Its tokens stay on the device, for the next one, until somebody waits for them. With log
+        probabilities to give, it is computed here and now.
+        """
+        inputs = self._inputs(batch)
+        sampled, self._sampled = self._sampled, None
+        put_carried(inputs[0], batch, sampled)
+        if is_described(batch):
+            result = self._compute(batch, inputs)
+            self._sampled = self._tensor(result.tokens, torch.int64)
+            return Done(result)
+        logits = self._decoder.forward(*inputs, self._tensor(batch.sample_rows, torch.int64))
+        choice = pick(logits, batch.sampling)
+        self._sampled = choice.tokens
+        return UnderWay(choice)
+
+    def _inputs(self, batch: FlatBatch) -> _Inputs:
+        return (
             self._tensor(batch.token_ids, torch.int64),
             self._tensor(batch.positions, torch.int64),
             self._paged(batch),
             self._caches,
         )
+
+    def _compute(self, batch: FlatBatch, inputs: _Inputs) -> StepResult:
         rows = self._tensor(batch.sample_rows, torch.int64)
         if not batch.scoring:
             return _chosen(self._decoder.forward(*inputs, rows), batch)
