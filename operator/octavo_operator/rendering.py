@@ -5,6 +5,7 @@ number of replicas is the one that a new ModelServer starts with.
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operator-namespace", default="octavo-system", help="default: octavo-system")
     parser.add_argument("--prometheus-namespace", default="monitoring", help="default: monitoring")
     parser.add_argument("--pod-monitors", action="store_true", help="as in a cluster that has PodMonitors")
+
+
+def print_children(options: argparse.Namespace) -> int:
+    """The command; returns the exit status."""
+    try:
+        text, wrong = render_files(options, os.environ.get("OCTAVO_RUNTIME_IMAGE", ""))
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 64
+    if wrong:
+        sys.stderr.write("".join(f"{line}\n" for line in wrong))
+        return 1
+    sys.stdout.write(text)
+    return 0
 
 
 def render_files(options: argparse.Namespace, runtime_image: str) -> tuple[str, list[str]]:
