@@ -96,6 +96,13 @@ def test_a_backend_that_the_device_cannot_run_is_the_users_error(model):
         build_runner(config, read_model_info(model), lambda _phase, _done: None)
 
 
+def test_a_size_of_graphs_is_refused_on_a_cpu_before_weights_are_read(model):
+    config, heard = ServeConfig(model=model, max_cudagraph_capture_size=8), []
+    with pytest.raises(InvalidArgument, match=r"--max-cudagraph-capture-size 8: .* since the device is cpu"):
+        build_runner(config, read_model_info(model), lambda _phase, done: heard.append(done))
+    assert heard == [0.0]
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_cache_of_eight_bits_holds_four_times_the_tokens_of_fp32_and_answers(model, drive, backend):
     """Both backends give the same tokens over it, and it has a quarter of a block's bytes."""

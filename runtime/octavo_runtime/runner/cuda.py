@@ -29,3 +29,30 @@ class PinnedMemory:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return copied.synchronize
+
+
+class CudaCapturer:
+    """Implements `graphs.Capturer`. All graphs share one pool of memory, so each may overwrite what another left."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, compute: Callable[[], object]) -> Callable[[], object]:
+        current = torch.cuda.current_stream()
+        try:
+            self._warm_up(compute, current)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads' calls are no business of this capture.
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                compute()
+        finally:
+            torch.cuda.set_stream(current)  # whatever a capture that failed has left behind
+        return graph.replay
+
+    def _warm_up(self, compute: Callable[[], object], current: torch.cuda.Stream) -> None:
+        """Kernels are compiled and libraries allocate what they keep, which must not happen in a capture."""
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            compute()
+        current.wait_stream(self._stream)

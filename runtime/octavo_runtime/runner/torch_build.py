@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -12,6 +13,8 @@ from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.load import load_decoder
 from octavo_runtime.model.shard import WHOLE, check_divisible
+from octavo_runtime.runner.cuda import CudaCapturer, PinnedMemory
+from octavo_runtime.runner.graphs import choose_limits
 from octavo_runtime.runner.machine import (
     choose_cache_dtype,
     choose_device,
@@ -48,6 +51,7 @@ def build_torch_runner(
     dtype = choose_dtype(config.dtype, info, device)
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype, device)
     backend = select_kernels(config, device)
+    limits = choose_limits(config, info, device, backend)
     workers = _start_workers(config, info, device, fatal) if config.tensor_parallel_size > 1 else None
     try:
         decoder = load_decoder(
@@ -64,6 +68,9 @@ def build_torch_runner(
             workers.wait_until_loaded()
         progress("warmup", 0.0)
         runner = _with_cache(config, info, decoder, device, dtype=cache_dtype, workers=workers)
+        if limits is not None:
+            limits = replace(limits, blocks=min(limits.blocks, runner.num_blocks))
+            runner.capture_decodes(limits, CudaCapturer(), PinnedMemory(device))
         _step(runner, _warmup_tokens(config, runner))
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{info.path} does not fit on {device}: {error}") from error

@@ -11,6 +11,7 @@ from octavo_runtime.core.batch import StepResult
 from octavo_runtime.model.decoder import LayerCache
 from octavo_runtime.runner.buffers import StepBuffers
 from octavo_runtime.runner.cuda import PinnedMemory
+from octavo_runtime.runner.graphs import DecodeGraphs
 from octavo_runtime.runner.logprobs import describe
 from octavo_runtime.runner.machine import choose_step_tokens
 from octavo_runtime.runner.sampler import choose
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.spec import CacheShape
     from octavo_runtime.runner.buffers import Memory, StepInputs
+    from octavo_runtime.runner.graphs import Capturer, GraphLimits
 
 SCORE_ROWS: Final = 64  # of a prompt at a time: the logits of 2,048 rows of a large vocabulary would be 1.2 GB
 
@@ -48,9 +50,16 @@ class TorchRunner:
         self.device = device
         self._caches = allocate_caches(decoder.cache_shapes, num_blocks, block_size, device=device, dtype=dtype)
         self._buffers = StepBuffers(memory_of(device))
+        self._graphs: DecodeGraphs | None = None
+
+    def capture_decodes(self, limits: GraphLimits, capturer: Capturer, memory: Memory) -> None:
+        """From now on compute steps within `limits` as graphs."""
+        self._graphs = DecodeGraphs(limits, self._forward, capturer, memory=memory, device=self.device)
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
+        if self._graphs is not None and (padded := self._graphs.fill(batch)) is not None:
+            return _chosen(self._graphs.compute(padded)[: len(batch.sampling)], batch)
         inputs = self._buffers.fill(batch)
         if not batch.scoring:
             return _chosen(self._forward(inputs), batch)
