@@ -11,8 +11,8 @@ from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.load import load_decoder
 from octavo_runtime.runner.build import build_runner
+from octavo_runtime.runner.kv_cache import count_blocks
 from octavo_runtime.runner.machine import choose_cache_dtype
-from octavo_runtime.runner.torch_build import count_blocks
 from octavo_runtime.runner.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")

@@ -60,6 +60,7 @@ class StepInputs:
     """What a decoder's `forward` takes, on the device. Valid until the second fill after the one that made it."""
 
     shape: StepShape
+    padded: bool  # the shape was asked for, and may be larger than the step
     token_ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64
     sample_rows: Tensor  # int64
@@ -142,17 +143,17 @@ class StepBuffers:
         """`batch` on the device. With a `shape` larger than its own, the rest are sequences without a query, and
         tokens that belong to none and are not stored.
         """
-        shape = shape or shape_of(batch)
+        padded, shape = shape is not None, shape or shape_of(batch)
+        size = size_of(shape)
         self._turn = 1 - self._turn
-        self._grow(size_of(shape))
+        self._grow(size)
         lane = self._lanes[self._turn]
         lane.wait()
-        fields, inputs = self._views(lane, shape)
-        _write(fields, batch)
+        arrays, tensors = self._views(lane, shape)
+        _write(arrays, batch)
         if self._memory is not None and self._device is not None:
-            used = size_of(shape)
-            lane.wait = self._memory.start_copy(lane.host[:used], self._device[:used])
-        return _inputs(shape, inputs, batch)
+            lane.wait = self._memory.start_copy(lane.host[:size], self._device[:size])
+        return _inputs(shape, tensors, batch, padded=padded)
 
     def _grow(self, size: int) -> None:
         if size <= self._size and self._size:
@@ -224,9 +225,10 @@ def _put(array: np.ndarray, values: Sequence[int], rest: int) -> None:
     array[len(values) :] = rest
 
 
-def _inputs(shape: StepShape, tensors: Mapping[str, Tensor], batch: FlatBatch) -> StepInputs:
+def _inputs(shape: StepShape, tensors: Mapping[str, Tensor], batch: FlatBatch, *, padded: bool) -> StepInputs:
     return StepInputs(
         shape=shape,
+        padded=padded,
         token_ids=tensors["token_ids"],
         positions=tensors["positions"],
         sample_rows=tensors["sample_rows"],

@@ -1,7 +1,8 @@
-"""What is asked of CUDA itself, and nothing that decides: pinned memory, copies, captures. Has not run on a GPU yet."""
+"""What is asked of CUDA itself, and nothing that decides: copies, captures, memory. Has not run on a GPU yet."""
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,3 +57,28 @@ class CudaCapturer:
         with torch.cuda.stream(self._stream):
             compute()
         current.wait_stream(self._stream)
+
+
+class CudaGauge:
+    """Implements `kv_cache.Gauge`. What torch holds and does not use counts as free, since it is given back first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def free(self) -> int:
+        gc.collect()
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return free
+
+    def peak_of(self, step: Callable[[], object]) -> int:
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        step()
+        return torch.cuda.max_memory_allocated(self._device) - before
+
+
+def describe_device(device: torch.device) -> tuple[str, int]:
+    """Its name and its bytes of memory."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, properties.total_memory

@@ -14,7 +14,7 @@ query: it stores nothing, no tile of attention is its own, and nobody looks at i
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
@@ -60,6 +60,10 @@ class GraphLimits:
     @property
     def width(self) -> int:
         return table_width(self.blocks)
+
+    def within(self, num_blocks: int) -> GraphLimits:
+        """For a KV cache of so many blocks, which no sequence can have more of."""
+        return replace(self, blocks=min(self.blocks, num_blocks))
 
     @property
     def memory(self) -> int:

@@ -58,19 +58,28 @@ class TorchRunner:
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
-        if self._graphs is not None and (padded := self._graphs.fill(batch)) is not None:
-            return _chosen(self._graphs.compute(padded)[: len(batch.sampling)], batch)
-        inputs = self._buffers.fill(batch)
+        return self._compute(batch, self._inputs(batch))
+
+    def _inputs(self, batch: FlatBatch) -> StepInputs:
+        padded = self._graphs.fill(batch) if self._graphs is not None else None
+        return self._buffers.fill(batch) if padded is None else padded
+
+    def _compute(self, batch: FlatBatch, inputs: StepInputs) -> StepResult:
         if not batch.scoring:
-            return _chosen(self._forward(inputs), batch)
+            return _chosen(self._logits(inputs)[: len(batch.sampling)], batch)
         asked = [batch.scoring[at : at + SCORE_ROWS] for at in range(0, len(batch.scoring), SCORE_ROWS)]
         pieces = [inputs.sample_rows, *torch.split(inputs.score_rows, SCORE_ROWS)]
         logits = self._decoder.forward_pieces(inputs.token_ids, inputs.positions, inputs.batch, self._caches, pieces)
         result = _chosen(next(logits), batch)
         return replace(result, scores=[score for piece in map(_scores, logits, asked) for score in piece])
 
+    def _logits(self, inputs: StepInputs) -> Tensor:
+        """Of `inputs`' sample rows, and of padding after them."""
+        if self._graphs is not None and inputs.padded:
+            return self._graphs.compute(inputs)
+        return self._forward(inputs)
+
     def _forward(self, inputs: StepInputs) -> Tensor:
-        """Logits of `inputs`' sample rows."""
         return self._decoder.forward(inputs.token_ids, inputs.positions, inputs.batch, self._caches, inputs.sample_rows)
 
 
