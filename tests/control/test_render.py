@@ -285,6 +285,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 CHOICES = {
     "bfloat16": "float16",
+    "H100": "H200",
     "Exists": "Equal",
     "NoSchedule": "NoExecute",
     "5m": "6m",
@@ -296,6 +297,8 @@ CHOICES = {
     S3["uri"]: "s3://models/other",
 }
 FULL_EDITS = [(FULL, path) for path in leaves(FULL)]
+PROFILED: dict[str, Any] = {"model": {"source": {"pvc": {"claimName": "m"}}}, "accelerator": {"profile": "H100"}}
+FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
 
 
@@ -346,6 +349,7 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
     edited |= {("accelerator", "tolerations", name) for name in ("value", "tolerationSeconds")}
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
     edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
+    edited |= {("accelerator", "costPerHour")}  # for the budget alone
     edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
     described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
     assert described - edited == set()

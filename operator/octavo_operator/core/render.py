@@ -10,7 +10,6 @@ import re
 from typing import Final
 
 from octavo_operator.core import names
-from octavo_operator.core.budget import affordable
 from octavo_operator.core.guards import (
     make_disruption_budget,
     make_network_policy,
@@ -18,6 +17,7 @@ from octavo_operator.core.guards import (
     make_service_account,
 )
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, with_revision, without_empty
+from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
 from octavo_operator.core.sources import model_argument, model_volume, shares_a_volume, source_env, startup_seconds
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
@@ -72,7 +72,7 @@ def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults
 def _rolling_update(spec: ModelServerSpec, replicas: int) -> Manifest:
     """One more replica while pods are replaced, or one fewer where the budget does not pay for one more."""
     budget = spec.autoscaling.budget if spec.autoscaling else None
-    if budget and replicas >= affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour):
+    if budget and replicas >= budget.replicas:
         return {"maxUnavailable": 1, "maxSurge": 0}
     return {"maxUnavailable": 0, "maxSurge": 1}
 
@@ -94,7 +94,7 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
         "containers": [_container(spec, name, defaults)],
         "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
     }
-    return pod | _placement(spec.accelerator)
+    return pod | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
 
 
 def url(owner: Owner) -> str:
@@ -119,7 +119,7 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
             *(_env(variable) for variable in spec.runtime.env),
         ],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.PORT, "protocol": "TCP"}],
-        **_resources(spec.runtime.resources, spec.accelerator),
+        **_resources(spec.runtime.resources, spec.accelerator, defaults.profiles.of(spec.accelerator)),
         **_probes(startup_seconds(spec.model)),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -168,11 +168,14 @@ def _env(variable: EnvVar) -> Manifest:
     return without_empty(variable.model_dump(by_alias=True, exclude_none=True))
 
 
-def _resources(resources: Resources | None, accelerator: Accelerator | None) -> Manifest:
+def _resources(resources: Resources | None, accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
     asked = resources or Resources()
-    gpus = {names.GPU_RESOURCE: str(accelerator.count)} if accelerator and accelerator.count else {}
-    both = {"requests": _quantities(asked.requests) | gpus, "limits": _quantities(asked.limits) | gpus}
-    filled = {kind: amounts for kind, amounts in both.items() if amounts}
+    resource = profile.resource if profile else names.GPU_RESOURCE
+    gpus = {resource: str(accelerator.gpus)} if accelerator and accelerator.gpus else {}
+    requests, limits = _quantities(asked.requests), _quantities(asked.limits)
+    if accelerator and profile and profile.memory and "memory" not in requests | limits:
+        requests["memory"] = str(math.ceil(parse_quantity(profile.memory) * accelerator.gpus))
+    filled = {kind: amounts for kind, amounts in (("requests", requests | gpus), ("limits", limits | gpus)) if amounts}
     return {"resources": filled} if filled else {}
 
 
@@ -194,10 +197,23 @@ def _probes(startup: int) -> Manifest:
     }
 
 
-def _placement(accelerator: Accelerator | None) -> Manifest:
+def _placement(accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
+    """Where a replica may go: as the spec says, else as its profile does."""
     if accelerator is None:
         return {}
-    tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in accelerator.tolerations]
+    told = accelerator.node_selector
+    tolerations = accelerator.tolerations or (profile.tolerations if profile else ())
     return without_empty(
-        {"nodeSelector": dict(accelerator.node_selector), "tolerations": [without_empty(item) for item in tolerations]}
+        {
+            "nodeSelector": dict(told or (profile.node_selector if profile else {})),
+            "tolerations": [without_empty(item.model_dump(by_alias=True, exclude_none=True)) for item in tolerations],
+            "affinity": _products(profile.products) if profile and profile.products and not told else {},
+        }
     )
+
+
+def _products(products: tuple[str, ...]) -> Manifest:
+    """Nodes whose GPU is one of these: the same kind of GPU has several names."""
+    wanted = {"key": PRODUCT_LABEL, "operator": "In", "values": list(products)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

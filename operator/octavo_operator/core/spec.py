@@ -4,7 +4,7 @@
 here only. Rules across fields stand twice: as CEL for the API server, as validators for objects older than the CRD.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -27,6 +27,18 @@ class Drain(SpecModel):
     )
 
 
+_PRICE_NEEDED: Final = (
+    "a budget needs a price: set budget.replicaCostPerHour, accelerator.costPerHour or accelerator.profile"
+)
+
+
+def _has_a_price(spec: "ModelServerSpec") -> bool:
+    budget = spec.autoscaling.budget if spec.autoscaling else None
+    hardware = spec.accelerator
+    priced = hardware is not None and (hardware.profile is not None or hardware.cost_per_hour is not None)
+    return budget is None or budget.replica_cost_per_hour is not None or priced
+
+
 class ModelServerSpec(SpecModel):
     """What should be served, on what, and with how many replicas."""
 
@@ -37,9 +49,19 @@ class ModelServerSpec(SpecModel):
                 "replicas and autoscaling exclude each other: remove spec.replicas to let the load decide, "
                 "or remove spec.autoscaling (or set its mode to Advisory) to fix the number",
                 fieldPath=".replicas",
-            )
+            ),
+            rule(
+                """!has(self.autoscaling) || !has(self.autoscaling.budget)
+                    || has(self.autoscaling.budget.replicaCostPerHour)
+                    || (has(self.accelerator)
+                    && (has(self.accelerator.profile) || has(self.accelerator.costPerHour)))""",
+                _PRICE_NEEDED,
+                fieldPath=".autoscaling.budget",
+            ),
         )
     )
+
+    checks: ClassVar = ((_has_a_price, _PRICE_NEEDED),)
 
     model: Model = Field(description="Which model is served, and under what name.")
     runtime: Runtime = Field(default=Runtime(), description="The container that serves the model.")

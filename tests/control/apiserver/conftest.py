@@ -107,6 +107,7 @@ class Operator:
             "OCTAVO_DECIDE_PERIOD": "0.5",
             "OCTAVO_RESYNC_PERIOD": "1",
             "OCTAVO_LEASE_DURATION": "6",
+            "OCTAVO_PROFILES_CONFIGMAP": "octavo-operator-profiles",
             "POD_NAMESPACE": "octavo-system",
             "POD_NAME": log.stem,
             **environment,

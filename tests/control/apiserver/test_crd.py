@@ -411,6 +411,30 @@ RULES |= {
         "spec.autoscaling.schedules",
         "must not be greater than maxReplicas",
     ),
+    "a price for the budget": (
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"profile": "H100"}},
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"count": 1}},
+        "spec.autoscaling.budget",
+        "a budget needs a price",
+    ),
+    "some hardware": (
+        {"accelerator": {"profile": "H100"}},
+        {"accelerator": {"nodeSelector": {"a": "b"}}},
+        "spec.accelerator",
+        "set profile, count or both",
+    ),
+    "a profile has GPUs": (
+        {"accelerator": {"profile": "H100", "count": 1}},
+        {"accelerator": {"profile": "H100", "count": 0}},
+        "spec.accelerator.profile",
+        "set count to at least 1 or remove profile",
+    ),
+    "a price of GPUs": (
+        {"accelerator": {"count": 1, "costPerHour": "2.5"}},
+        {"accelerator": {"count": 0, "costPerHour": "2.5"}},
+        "spec.accelerator.costPerHour",
+        "remove costPerHour",
+    ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
         policy(allowedFrom=[]),
