@@ -274,6 +274,23 @@ def test_gpus_are_asked_for_only_where_there_are_some(raw_spec):
     assert resources == {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}
 
 
+def test_several_gpus_divide_a_replica_and_share_memory(raw_spec):
+    template = pod(raw_spec(accelerator={"count": 4}))["spec"]
+    (container,) = template["containers"]
+    args = container["args"]
+    assert args[args.index("--tensor-parallel-size") + 1] == "4"
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in template["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize("accelerator", [{"count": 0}, {"count": 1}, {"profile": "H100"}])
+def test_one_gpu_is_not_divided(raw_spec, accelerator):
+    template = pod(raw_spec(accelerator=accelerator))["spec"]
+    assert "--tensor-parallel-size" not in template["containers"][0]["args"]
+    assert [volume["name"] for volume in template["volumes"]] == ["model", "tmp"]
+
+
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every scalar in a raw spec."""
     if isinstance(node, dict | list):

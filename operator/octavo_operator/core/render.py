@@ -27,6 +27,8 @@ from octavo_operator.core.units import parse_quantity
 MIN_READY_SECONDS: Final = 2
 """Between "the pod is ready" and "the replica serves": kube-proxy on every node learns of it about a second later."""
 
+SHARED_GIB_PER_GPU: Final = 2
+
 
 def render(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> tuple[Manifest, ...]:
     """All children of a ModelServer, in the order in which they are applied."""
@@ -92,7 +94,7 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
         },
         "terminationGracePeriodSeconds": spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
         "containers": [_container(spec, name, defaults)],
-        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
+        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
     }
     return pod | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
 
@@ -129,8 +131,23 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
         "volumeMounts": [
             {"name": "model", "mountPath": names.MODELS_FOLDER} | ({"readOnly": True} if spec.model.source.pvc else {}),
             {"name": "tmp", "mountPath": names.HOME},
+            *({"name": volume["name"], "mountPath": "/dev/shm"} for volume in _shared_memory(spec)),  # noqa: S108
         ],
     }
+
+
+def _gpus(spec: ModelServerSpec) -> int:
+    return spec.accelerator.gpus if spec.accelerator else 0
+
+
+def _shared_memory(spec: ModelServerSpec) -> list[Manifest]:
+    """GPUs of one node exchange through /dev/shm where they have no direct way; a container's own has 64 MiB.
+
+    A bound, not a reservation: pages count into the pod's memory as they are used.
+    """
+    if _gpus(spec) < 2:
+        return []
+    return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHARED_GIB_PER_GPU * _gpus(spec)}Gi"}}]
 
 
 def _group(spec: ModelServerSpec) -> Manifest:
@@ -151,6 +168,7 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
         "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
+        "--tensor-parallel-size": _gpus(spec) if _gpus(spec) > 1 else None,
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }

@@ -14,6 +14,7 @@ from octavo_operator.core.spec_model import Accelerator, Model
 from octavo_operator.core.spec_network import Disruption, Networking
 from octavo_operator.core.spec_runtime import Runtime
 from octavo_operator.core.spec_scaling import Autoscaling
+from octavo_operator.core.units import parse_quantity
 
 
 class Drain(SpecModel):
@@ -27,6 +28,29 @@ class Drain(SpecModel):
     )
 
 
+_CACHE_FITS: Final = "kvCache.size must be less than resources.limits.memory, which also holds the weights"
+_TENSOR_PARALLEL: Final = "--tensor-parallel-size"
+_COUNTED: Final = f"accelerator.count sets {_TENSOR_PARALLEL}: leave it away"
+
+
+def _has_gpus(spec: "ModelServerSpec") -> bool:
+    return spec.accelerator is not None and spec.accelerator.gpus > 0
+
+
+def _cache_fits(spec: "ModelServerSpec") -> bool:
+    """On a CPU the cache and the weights are in the same memory."""
+    cache, limits = spec.runtime.kv_cache, spec.runtime.resources.limits if spec.runtime.resources else None
+    if cache is None or limits is None or limits.memory is None or _has_gpus(spec):
+        return True
+    return parse_quantity(cache.size) < parse_quantity(limits.memory)
+
+
+def _is_divided_once(spec: "ModelServerSpec") -> bool:
+    given = any(argument.split("=", 1)[0] == _TENSOR_PARALLEL for argument in spec.runtime.args)
+    return not (given and _has_gpus(spec))
+
+
+_ON_CPU: Final = "!has(self.accelerator) || (has(self.accelerator.count) && self.accelerator.count == 0)"
 _PRICE_NEEDED: Final = (
     "a budget needs a price: set budget.replicaCostPerHour, accelerator.costPerHour or accelerator.profile"
 )
@@ -58,10 +82,26 @@ class ModelServerSpec(SpecModel):
                 _PRICE_NEEDED,
                 fieldPath=".autoscaling.budget",
             ),
+            rule(
+                f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.resources)
+                    || !has(self.runtime.resources.limits) || !has(self.runtime.resources.limits.memory)
+                    || !isQuantity(string(self.runtime.kvCache.size))
+                    || !isQuantity(string(self.runtime.resources.limits.memory))
+                    || quantity(string(self.runtime.kvCache.size))
+                    .isLessThan(quantity(string(self.runtime.resources.limits.memory)))""",
+                _CACHE_FITS,
+                fieldPath=".runtime.kvCache.size",
+            ),
+            rule(
+                f"""({_ON_CPU}) || !has(self.runtime.args) || !self.runtime.args.exists(arg,
+                    arg == '{_TENSOR_PARALLEL}' || arg.startsWith('{_TENSOR_PARALLEL}='))""",
+                _COUNTED,
+                fieldPath=".runtime.args",
+            ),
         )
     )
 
-    checks: ClassVar = ((_has_a_price, _PRICE_NEEDED),)
+    checks: ClassVar = ((_has_a_price, _PRICE_NEEDED), (_cache_fits, _CACHE_FITS), (_is_divided_once, _COUNTED))
 
     model: Model = Field(description="Which model is served, and under what name.")
     runtime: Runtime = Field(default=Runtime(), description="The container that serves the model.")

@@ -122,8 +122,9 @@ class Accelerator(SpecModel):
     count: int | None = Field(
         default=None,
         ge=0,
-        le=1,
-        description="GPUs of one replica, or 0 for CPU on the nodes that are chosen here. Default with a profile: 1.",
+        le=8,
+        description="GPUs of one replica, all on one node; with several, each layer is divided over them. 0: CPU, on "
+        "the nodes that are chosen here. Default with a profile: 1.",
     )
     cost_per_hour: Price | None = Field(
         default=None,

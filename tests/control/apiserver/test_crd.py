@@ -429,6 +429,18 @@ RULES |= {
         "spec.accelerator.profile",
         "set count to at least 1 or remove profile",
     ),
+    "most GPUs": (
+        {"accelerator": {"count": 8}},
+        {"accelerator": {"count": 9}},
+        "spec.accelerator.count",
+        "less than or equal to 8",
+    ),
+    "a replica is divided once": (
+        {"accelerator": {"count": 0}, "runtime": {"args": ["--tensor-parallel-size", "2"]}},
+        {"accelerator": {"count": 2}, "runtime": {"args": ["--tensor-parallel-size=2"]}},
+        "spec.runtime.args",
+        "accelerator.count sets --tensor-parallel-size",
+    ),
     "a price of GPUs": (
         {"accelerator": {"count": 1, "costPerHour": "2.5"}},
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
