@@ -18,6 +18,7 @@ from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.profiles import BUILT_IN, Profiles, extended, settle
 from octavo_operator.core.render import render
+from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -104,7 +105,9 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
     spec = settle(parse_spec(raw.get("spec", {})), defaults.profiles)
     if not (spec.runtime.image or defaults.runtime_image):
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
-    return [_without_the_cluster(manifest) for manifest in render(spec, owner, _replicas(spec), defaults)]
+    replicas = _replicas(spec)
+    in_place = replaces_in_place(spec, replicas, None, (), now=0.0)
+    return [_without_the_cluster(manifest) for manifest in render(spec, owner, replicas, defaults, in_place=in_place)]
 
 
 def _name(name: object) -> str:

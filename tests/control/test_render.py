@@ -43,6 +43,7 @@ FULL: dict[str, Any] = {
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     },
     "drain": {"timeout": "5m"},
+    "podTemplate": {"metadata": {"annotations": {"note": "mine"}}, "spec": {"priorityClassName": "online"}},
 }
 
 
@@ -341,8 +342,8 @@ def test_every_edit_of_the_spec_reaches_the_pod(full, path):
     assert pod(edited) != pod(full)
 
 
-OF_THE_POD = ("model", "runtime", "accelerator", "drain")
-ELSEWHERE = ("replicas", "autoscaling", "networking", "disruption", "paused")
+OF_THE_POD = ("model", "runtime", "accelerator", "drain", "podTemplate")
+ELSEWHERE = ("rollout", "replicas", "autoscaling", "networking", "disruption", "paused")
 
 
 def schema_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -367,6 +368,7 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
     edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
     edited |= {("accelerator", "costPerHour")}  # for the budget alone
+    edited = {path[:1] if path[0] == "podTemplate" else path for path in edited}
     edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
     described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
     assert described - edited == set()
@@ -380,6 +382,7 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
         {"paused": True},
         {"networking": {"networkPolicy": {"allowedFrom": [{"podSelector": {}}]}}},
         {"disruption": {"maxUnavailable": 2}},
+        {"rollout": {"strategy": "InPlace"}},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -60,7 +60,8 @@ def with_revision(template: Manifest) -> Manifest:
 def _annotated(manifest: Manifest, annotation: str) -> Manifest:
     text = json.dumps(manifest, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return manifest | {"metadata": manifest["metadata"] | {"annotations": {annotation: digest}}}
+    annotations = manifest["metadata"].get("annotations", {})
+    return manifest | {"metadata": manifest["metadata"] | {"annotations": {**annotations, annotation: digest}}}
 
 
 def _metadata(owner: Owner) -> Manifest:

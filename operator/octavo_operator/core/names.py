@@ -112,6 +112,7 @@ class Reason:
     CREATING: Final = "Creating"
     STARTING: Final = "Starting"
     ROLLING_OUT: Final = "RollingOut"
+    REPLACING_IN_PLACE: Final = "ReplacingInPlace"
     SCALING_UP: Final = "ScalingUp"
     SCALING_DOWN: Final = "ScalingDown"
     DRAINING: Final = "Draining"

@@ -30,6 +30,7 @@ from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
+from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Signals, Window, aggregate
@@ -132,7 +133,8 @@ def propose(
     current = _current(spec, scaler, deployment.wanted if deployment else previous.desired_replicas)
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
-    plan = make_plan(render(spec, server.owner, desired, defaults), _as_manifests(children))
+    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
+    plan = make_plan(render(spec, server.owner, desired, defaults, in_place=in_place), _as_manifests(children))
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
     return Proposal(server, plan, desired, after, decision, signals, _conflict(plan))
 

@@ -17,6 +17,7 @@ from octavo_operator.core.guards import (
     make_service_account,
 )
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, with_revision, without_empty
+from octavo_operator.core.pod_template import patched
 from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
 from octavo_operator.core.sources import model_argument, model_volume, shares_a_volume, source_env, startup_seconds
 from octavo_operator.core.spec import ModelServerSpec
@@ -30,14 +31,16 @@ MIN_READY_SECONDS: Final = 2
 SHARED_GIB_PER_GPU: Final = 2
 
 
-def render(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> tuple[Manifest, ...]:
+def render(
+    spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults, *, in_place: bool = False
+) -> tuple[Manifest, ...]:
     """All children of a ModelServer, in the order in which they are applied."""
     children = (
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
         make_service(owner),
         make_disruption_budget(spec, owner, replicas),
-        make_deployment(spec, owner, replicas, defaults),
+        make_deployment(spec, owner, replicas, defaults, in_place=in_place),
         make_pod_monitor(owner, defaults),
     )
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
@@ -56,27 +59,24 @@ def make_service(owner: Owner) -> Manifest:
     return child(owner, "Service", spec=service)
 
 
-def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> Manifest:
-    """The replicas. A new one is ready before an old one goes, so a rollout never takes capacity away."""
+def make_deployment(
+    spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults, *, in_place: bool
+) -> Manifest:
+    """The replicas, replaced one at a time: a new one serves before an old one goes, or an old one goes first."""
     template = {"metadata": {"labels": names.labels(owner.name)}, "spec": make_pod_spec(spec, owner.name, defaults)}
     deployment = {
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
         "revisionHistoryLimit": 2,
-        "progressDeadlineSeconds": startup_seconds(spec.model) + 60,
+        "progressDeadlineSeconds": startup_seconds(spec.model) + _grace_seconds(spec) + 60,
         "selector": {"matchLabels": names.selector(owner.name)},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec, replicas)},
-        "template": with_revision(template),
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": int(in_place), "maxSurge": int(not in_place)},
+        },
+        "template": with_revision(patched(template, spec.pod_template)),
     }
     return child(owner, "Deployment", spec=deployment)
-
-
-def _rolling_update(spec: ModelServerSpec, replicas: int) -> Manifest:
-    """One more replica while pods are replaced, or one fewer where the budget does not pay for one more."""
-    budget = spec.autoscaling.budget if spec.autoscaling else None
-    if budget and replicas >= budget.replicas:
-        return {"maxUnavailable": 1, "maxSurge": 0}
-    return {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
@@ -92,11 +92,16 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
             "seccompProfile": {"type": "RuntimeDefault"},
             **_group(spec),
         },
-        "terminationGracePeriodSeconds": spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": _grace_seconds(spec),
         "containers": [_container(spec, name, defaults)],
         "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
     }
     return pod | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
+
+
+def _grace_seconds(spec: ModelServerSpec) -> int:
+    """How long a replica may take to end; a new one in its place waits for that."""
+    return spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS
 
 
 def url(owner: Owner) -> str:

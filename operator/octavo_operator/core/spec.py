@@ -4,11 +4,12 @@
 here only. Rules across fields stand twice: as CEL for the API server, as validators for objects older than the CRD.
 """
 
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.pod_template import check_patch
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
 from octavo_operator.core.spec_model import Accelerator, Model
 from octavo_operator.core.spec_network import Disruption, Networking
@@ -25,6 +26,18 @@ class Drain(SpecModel):
         validate_default=True,
         description="Time that running answers get to finish when a replica is removed or replaced; what is left "
         "then is ended with an error. Default: 120s.",
+    )
+
+
+class Rollout(SpecModel):
+    """How old replicas make way for new ones, one at a time."""
+
+    strategy: Literal["Auto", "Surge", "InPlace"] = Field(
+        default="Auto",
+        description="Surge: a new replica serves before an old one goes, which needs a free accelerator. InPlace: an "
+        "old one goes first, which takes its capacity away for the time of a start. Auto: Surge, and InPlace for the "
+        "rest of a rollout when no accelerator is free. Where a budget pays for no further replica it is always "
+        "InPlace. Default: Auto.",
     )
 
 
@@ -118,9 +131,17 @@ class ModelServerSpec(SpecModel):
         default=None,
         description="Let the load decide the number of replicas. In mode Active it excludes replicas. Default: off.",
     )
+    rollout: Rollout = Field(default=Rollout(), description="How old replicas make way for new ones.")
     drain: Drain = Field(default=Drain(), description="How a replica ends.")
     networking: Networking = Field(default=Networking(), description="Who reaches the replicas.")
     disruption: Disruption = Field(default=Disruption(), description="What a node drain may do to the replicas.")
+    pod_template: Annotated[dict[str, Any], AfterValidator(check_patch)] | None = Field(
+        default=None,
+        description="What the pods should have beyond the fields of this API: a patch of their template "
+        "(metadata.labels, metadata.annotations, spec), merged as Kubernetes merges a pod's; the replica's container "
+        'is named runtime. What the operator owns is refused. Example: {"spec": {"priorityClassName": "online"}}.',
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
     paused: bool = Field(
         default=False,
         description="true: the operator leaves the children as they are and scales nothing; it only reports. "

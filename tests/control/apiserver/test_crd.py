@@ -209,12 +209,6 @@ RULES = {
         "spec.accelerator.tolerations[0]",
         "needs effect NoExecute",
     ),
-    "one gpu": (
-        {"accelerator": {"count": 1}},
-        {"accelerator": {"count": 2}},
-        "spec.accelerator.count",
-        "less than or equal to 1",
-    ),
     "duration": ({"drain": {"timeout": "1m30s"}}, {"drain": {"timeout": "90"}}, "spec.drain.timeout", "such as 90s"),
     "no empty duration": (
         {"drain": {"timeout": "1s"}},
@@ -428,6 +422,18 @@ RULES |= {
         {"accelerator": {"profile": "H100", "count": 0}},
         "spec.accelerator.profile",
         "set count to at least 1 or remove profile",
+    ),
+    "a KV cache on a GPU": (
+        {
+            "accelerator": {"count": 1},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        {
+            "accelerator": {"count": 0},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        "spec.runtime.kvCache.size",
+        "must be less than resources.limits.memory",
     ),
     "most GPUs": (
         {"accelerator": {"count": 8}},
