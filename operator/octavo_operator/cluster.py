@@ -27,6 +27,9 @@ PAGE: Final = 500
 _READ_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 
 _FINAL_STATUSES: Final = frozenset({400, 403, 404, 405, 422})
+_NO_SUCH_FIELD: Final = "failed to create typed patch object"
+"""What server-side apply says of a field that a kind does not have, or of another type. It calls that a failure of its
+own (HTTP 500), and yet the same object will never do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ class Cluster:
             return answer
         told = answer or {}
         message = f"{verb} {kind} {name}: {told.get('message') or f'{status}, no JSON object: {text[:200]!r}'}"
-        if status in _FINAL_STATUSES:
+        if status in _FINAL_STATUSES or _NO_SUCH_FIELD in message:
             raise Rejected(message, status)
         raise Unavailable(message, status, told.get("details", {}).get("retryAfterSeconds"))
 
