@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from octavo_operator.core import names
+from octavo_operator.core.activator import why_none
 from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.render import render
@@ -28,16 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", metavar="FILE", nargs="+", help="YAML or JSON with ModelServers among others; - is stdin"
     )
     parser.add_argument("--runtime-image", help="where a ModelServer names none; default: $OCTAVO_RUNTIME_IMAGE")
+    parser.add_argument("--activator-image", default="", help="the operator's own; default: $OCTAVO_ACTIVATOR_IMAGE")
     parser.add_argument("--namespace", default="default", help="where a ModelServer names none; default: default")
     parser.add_argument("--operator-namespace", default="octavo-system", help="default: octavo-system")
     parser.add_argument("--prometheus-namespace", default="monitoring", help="default: monitoring")
     parser.add_argument("--pod-monitors", action="store_true", help="as in a cluster that has PodMonitors")
 
 
-def render_files(options: argparse.Namespace, runtime_image: str) -> tuple[str, list[str]]:
-    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file."""
+def render_files(options: argparse.Namespace, runtime_image: str, activator_image: str) -> tuple[str, list[str]]:
+    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file.
+
+    The images are those of the installation, where the options name none.
+    """
     defaults = Defaults(
         runtime_image=options.runtime_image or runtime_image,
+        activator_image=options.activator_image or activator_image,
         operator_namespace=options.operator_namespace,
         prometheus_namespace=options.prometheus_namespace,
         pod_monitors=options.pod_monitors,
@@ -86,6 +92,8 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
     spec = parse_spec(raw.get("spec", {}))
     if not (spec.runtime.image or defaults.runtime_image):
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
+    if why := why_none(spec, defaults):
+        raise SpecError("spec.autoscaling.scaleToZero", f"{why}, or --activator-image")
     return [_without_the_cluster(manifest) for manifest in render(spec, owner, _replicas(spec), defaults)]
 
 
