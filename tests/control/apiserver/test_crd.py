@@ -271,6 +271,10 @@ def budgeted(**values):
     return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
 
 
+def zero(**values):
+    return {"autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}} | values}
+
+
 def scheduled(**values):
     return {"autoscaling": SCALED | {"schedules": [{"name": "day", "from": "08:00", "to": "20:00", **values}]}}
 
@@ -452,6 +456,30 @@ RULES |= {
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
         "spec.accelerator.costPerHour",
         "remove costPerHour",
+    ),
+    "zero needs somebody who wakes": (
+        zero(),
+        zero(mode="Advisory"),
+        "spec.autoscaling.scaleToZero",
+        "scaleToZero needs mode Active",
+    ),
+    "shortest idleness": (
+        zero(scaleToZero={"idleAfter": "10s"}),
+        zero(scaleToZero={"idleAfter": "9s"}),
+        "spec.autoscaling.scaleToZero.idleAfter",
+        "between 10s and 24h",
+    ),
+    "longest hold": (
+        zero(scaleToZero={"holdTimeout": "1h"}),
+        zero(scaleToZero={"holdTimeout": "61m"}),
+        "spec.autoscaling.scaleToZero.holdTimeout",
+        "between 1s and 1h",
+    ),
+    "some are held": (
+        zero(scaleToZero={"maxHeldRequests": 1}),
+        zero(scaleToZero={"maxHeldRequests": 0}),
+        "spec.autoscaling.scaleToZero.maxHeldRequests",
+        "greater than or equal to 1",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
