@@ -13,9 +13,11 @@ from octavo_operator.handlers import Listener, watch
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
+from octavo_operator.reader import Reader
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.recorder import Recorder
 from octavo_operator.resync import Resync
+from octavo_operator.samples import ChosenSamples
 from octavo_operator.scraper import Scraper
 from octavo_operator.settings import Settings
 from octavo_operator.store import Store, slim
@@ -35,8 +37,17 @@ async def serve(settings: Settings) -> None:
         serving(make_app(metrics, health), settings.http_port),
     ):
         scraper = Scraper(store, metrics, health, settings.scrape_period, queue.add)
+        reader = Reader(
+            store,
+            metrics,
+            health,
+            server=settings.prometheus,
+            period=settings.decide_period,
+            tell=queue.add,
+        )
+        samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
-        reconciler = Reconciler(cluster, store, scraper=scraper, recorder=recorder, metrics=metrics, settings=settings)
+        reconciler = Reconciler(cluster, store, samples=samples, recorder=recorder, metrics=metrics, settings=settings)
         resync = Resync(
             cluster,
             store,
@@ -52,19 +63,19 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        leader = Leader(store, queue, reconciler, scraper, health=health, workers=settings.workers)
+        leader = Leader(store, queue, reconciler, (scraper, reader), health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
 
 class Leader:
-    """The work of the one that leads: scrape and reconcile. Lists and the watch go on while another one leads."""
+    """The work of the one that leads: sample and reconcile. Lists and the watch go on while another one leads."""
 
     def __init__(
         self,
         store: Store,
         queue: WorkQueue,
         reconciler: Reconciler,
-        scraper: Scraper,
+        samplers: tuple[Scraper, Reader],
         *,
         health: Health,
         workers: int,
@@ -72,7 +83,7 @@ class Leader:
         self._store = store
         self._queue = queue
         self._reconciler = reconciler
-        self._scraper = scraper
+        self._samplers = samplers
         self._health = health
         self._workers = workers
         self._term: Term | None = None
@@ -87,9 +98,10 @@ class Leader:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(self._reconciler.reconcile, self._workers))
-                group.create_task(self._scraper.run())
+                for sampler in self._samplers:
+                    group.create_task(sampler.run())
         finally:
-            self._health.rest("queue", "scraper")
+            self._health.rest("queue", "scraper", "reader")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

@@ -86,6 +86,10 @@ class Store:
         children = {kind: self._objects[kind][key] for kind in names.CHILD_KINDS if key in self._objects[kind]}
         return Observed(key, server, children, tuple(self._pods.get(key, {}).values()))
 
+    def server(self, key: Key) -> Raw | None:
+        """One ModelServer, also one that is going."""
+        return self._objects[names.KIND].get(key)
+
     def servers(self) -> tuple[Key, ...]:
         """All ModelServers."""
         return tuple(self._objects[names.KIND])

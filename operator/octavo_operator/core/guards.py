@@ -12,10 +12,13 @@ from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
 from octavo_operator.core.sources import egress
 from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.spec_metrics import PROMETHEUS
 from octavo_operator.core.spec_network import Peer
 
 _NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
 _SCRAPE_INTERVAL: Final = "15s"
+_DECISION_INTERVAL: Final = "5s"
+"""Where Prometheus' samples decide: the period of decisions, since what is older cannot be decided on."""
 
 
 def make_service_account(owner: Owner) -> Manifest:
@@ -56,11 +59,13 @@ def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -
     return child(owner, "PodDisruptionBudget", spec=budget)
 
 
-def make_pod_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:
+def make_pod_monitor(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
     """Asks Prometheus' operator to scrape every replica, under the ModelServer's name."""
     if not defaults.pod_monitors:
         return None
-    endpoint = {"port": names.PORT_NAME, "path": names.PATH_METRICS, "interval": _SCRAPE_INTERVAL}
+    decides = spec.autoscaling is not None and spec.autoscaling.metrics.source == PROMETHEUS
+    interval = _DECISION_INTERVAL if decides else _SCRAPE_INTERVAL
+    endpoint = {"port": names.PORT_NAME, "path": names.PATH_METRICS, "interval": interval}
     monitor = {
         "selector": {"matchLabels": names.selector(owner.name)},
         "podTargetLabels": [names.LABEL_MODEL_SERVER],

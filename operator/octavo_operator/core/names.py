@@ -161,6 +161,7 @@ class Reason:
     RECENTLY_SCALED: Final = "RecentlyScaled"
     METRICS_MISSING: Final = "MetricsMissing"
     METRICS_UNUSABLE: Final = "MetricsUnusable"
+    PROMETHEUS_UNAVAILABLE: Final = "PrometheusUnavailable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
     TOO_MANY_REPLICAS: Final = "TooManyReplicas"
     TOO_FEW_REPLICAS: Final = "TooFewReplicas"

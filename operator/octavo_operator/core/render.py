@@ -36,7 +36,7 @@ def render(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Default
         make_service(owner),
         make_disruption_budget(spec, owner, replicas),
         make_deployment(spec, owner, replicas, defaults),
-        make_pod_monitor(owner, defaults),
+        make_pod_monitor(spec, owner, defaults),
     )
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
