@@ -101,6 +101,14 @@ def test_the_prometheus_that_decides_is_named_by_the_installation(chart, kube):
     assert "volumes" not in operator_pod(chart())["spec"]
 
 
+def test_the_recording_rules_are_an_object_where_they_are_wanted(chart):
+    assert of_kind(chart(), "PrometheusRule") == []
+    (rule,) = of_kind(chart("--set=recordingRules.enabled=true", "--set=recordingRules.labels.release=prom"),
+                      "PrometheusRule")  # fmt: skip
+    assert rule["spec"] == yaml.safe_load((CHART / "files/recording-rules.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prom"
+
+
 @pytest.mark.parametrize(
     "option",
     [
