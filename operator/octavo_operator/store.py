@@ -92,6 +92,10 @@ class Store:
         pods = self._pods.get(key, {}).values()
         return Observed(key, server, children, tuple(pod for pod in pods if not _is_activators(pod)))
 
+    def server(self, key: Key) -> Raw | None:
+        """One ModelServer, also one that is going."""
+        return self._objects[names.KIND].get(key)
+
     def servers(self) -> tuple[Key, ...]:
         """All ModelServers."""
         return tuple(self._objects[names.KIND])

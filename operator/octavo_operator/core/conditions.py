@@ -17,6 +17,7 @@ from typing import Final
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.core.window import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted."""
+    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted; `trouble` is the samples'."""
 
     generation: int
     desired: int
@@ -40,6 +41,7 @@ class Facts:
     deployment: DeploymentView | None
     pods: tuple[PodView, ...]
     previous: ModelServerStatus
+    trouble: Trouble | None = None
 
     @property
     def draining(self) -> int:

@@ -179,6 +179,7 @@ class Reason:
     RECENTLY_SCALED: Final = "RecentlyScaled"
     METRICS_MISSING: Final = "MetricsMissing"
     METRICS_UNUSABLE: Final = "MetricsUnusable"
+    PROMETHEUS_UNAVAILABLE: Final = "PrometheusUnavailable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
     IDLE: Final = "Idle"
     HANDING_OVER: Final = "HandingOver"

@@ -38,7 +38,7 @@ from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import Signals, Window, aggregate
+from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
 
 Raw = Mapping[str, Any]
 
@@ -131,8 +131,9 @@ def propose(
 ) -> Proposal:
     """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
-    signals = _with_held(_signals(live_pods(pods), windows, scaler.memory.since, now), held)
     spec, failure = _settled(server, defaults)
+    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
+    signals = _with_held(_signals(live_pods(pods), windows, scaler.memory.since, pace, now), held)
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
@@ -154,6 +155,8 @@ def facts_of(
     children: Mapping[str, Raw],
     pods: tuple[Raw, ...],
     previous: ModelServerStatus,
+    *,
+    trouble: Trouble | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -167,6 +170,7 @@ def facts_of(
         deployment=_deployment(children),
         pods=live_pods(pods),
         previous=previous,
+        trouble=trouble,
     )
 
 
@@ -175,12 +179,12 @@ def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
     return view_deployment(raw) if raw is not None else None
 
 
-def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, now: float) -> Signals:
+def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, pace: Pace, now: float) -> Signals:
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
     startup = _startup_p90(staying)
-    return aggregate(windows, ready, now, since=since, unschedulable=homeless, startup_p90=startup)
+    return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 
 def _with_held(signals: Signals, held: Held | None) -> Signals:

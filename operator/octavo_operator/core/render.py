@@ -60,7 +60,7 @@ def render(
         make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
         make_deployment(spec, owner, replicas, defaults, in_place=in_place),
-        make_pod_monitor(owner, defaults),
+        make_pod_monitor(spec, owner, defaults),
     )
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 

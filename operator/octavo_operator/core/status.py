@@ -48,7 +48,7 @@ _BLIND: Final = (
     Reason.NO_READY_REPLICAS,
     Reason.ACTIVATOR_SILENT,
 )
-_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED})
+_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,9 @@ def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
     if signals.ready == 0:
         return _Finding(kind, None, Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.silent:
-        message = f"{signals.silent} of {signals.ready} ready replicas gave no sample"
+        message, trouble = f"{signals.silent} of {signals.ready} ready replicas gave no sample", facts.trouble
+        if trouble is not None:
+            return _Finding(kind, False, trouble.reason, f"{message}: {trouble.words}")
         return _Finding(kind, False, Reason.METRICS_MISSING, message)
     if signals.unknown and facts.previous.condition(kind) is not None:
         return _as_before(facts, kind)

@@ -267,6 +267,10 @@ def slo(**values):
     return {"autoscaling": SCALED | {"slo": values}}
 
 
+def metrics(**values):
+    return {"autoscaling": SCALED | {"metrics": values}}
+
+
 def budgeted(**values):
     return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
 
@@ -402,6 +406,24 @@ RULES |= {
         {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "ten", "replicaCostPerHour": "1"}}},
         "spec.autoscaling.budget.maxCostPerHour",
         "positive quantity such as '2.5'",
+    ),
+    "staleness of prometheus": (
+        metrics(source="Prometheus", staleAfter="45s"),
+        metrics(staleAfter="45s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "direct samples are stale after 10 s",
+    ),
+    "staleness within bounds": (
+        metrics(source="Prometheus", staleAfter="10s"),
+        metrics(source="Prometheus", staleAfter="61s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "between 10s and 1m",
+    ),
+    "a known source": (
+        metrics(source="Direct"),
+        metrics(source="Datadog"),
+        "spec.autoscaling.metrics.source",
+        "Direct",
     ),
     "schedule within bounds": (
         scheduled(minReplicas=3),
