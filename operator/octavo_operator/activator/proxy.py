@@ -138,7 +138,8 @@ async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> tuple[
 
 
 def _question(request: web.Request, body: bytes | None) -> Question:
-    return Question(request.method, request.raw_path, _end_to_end(request.headers, hdrs.CONTENT_LENGTH), body)
+    headers = _end_to_end(request.headers, hdrs.CONTENT_LENGTH)
+    return Question(request.method, request.rel_url.raw_path_qs, headers, body)
 
 
 def _end_to_end(headers: CIMultiDictProxy[str], *without: str) -> CIMultiDict[str]:

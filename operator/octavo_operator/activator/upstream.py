@@ -33,7 +33,7 @@ class NoReplicaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request as it is passed on."""
+    """A request as it is passed on. `path` begins with a slash, and is never read as more than a path."""
 
     method: str
     path: str
@@ -78,7 +78,7 @@ class Upstream:
         try:
             answer = await self._session.request(
                 question.method,
-                self._url.join(URL(question.path, encoded=True)),
+                URL(f"{self._url.origin()}{question.path}", encoded=True),
                 headers=question.headers,
                 data=question.body,
                 skip_auto_headers=_HEADERS_OF_OURS,
