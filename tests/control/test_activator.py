@@ -109,7 +109,12 @@ async def make():
         async def build(**options):
             port, control, upstream = free_port(), free_port(), free_port()
             defaults = {"max_held": 10, "hold_timeout": SECONDS, "drain_timeout": 0.1, "model": "chat"}
-            addresses = {"port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
+            addresses = {
+                "host": "127.0.0.1",
+                "port": port,
+                "control_port": control,
+                "upstream": f"http://127.0.0.1:{upstream}",
+            }
             await stack.enter_async_context(running(argparse.Namespace(**defaults | addresses | options)))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             replica = Replica(upstream)
@@ -345,7 +350,7 @@ async def test_at_its_end_what_is_held_is_still_served():
     """SIGTERM: no new connections after a while, and the held request gets its answer."""
     port, control, upstream = free_port(), free_port(), free_port()
     options = {"max_held": 10, "hold_timeout": SECONDS, "drain_timeout": SECONDS, "model": "chat"}
-    addresses = {"port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
+    addresses = {"host": "127.0.0.1", "port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
     replica = Replica(upstream)
     async with aiohttp.ClientSession() as session:
         async with running(argparse.Namespace(**options, **addresses)):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.status_model import ModelServerStatus
@@ -40,6 +41,7 @@ class Facts:
     deployment: DeploymentView | None
     pods: tuple[PodView, ...]
     previous: ModelServerStatus
+    contest: Contest = NO_CONTEST
 
     @property
     def draining(self) -> int:
