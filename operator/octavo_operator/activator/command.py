@@ -58,8 +58,10 @@ async def running(options: argparse.Namespace) -> AsyncIterator[web.Application]
 
 @asynccontextmanager
 async def _site(app: web.Application, host: str | None, port: int, *, patience: float) -> AsyncIterator[None]:
-    """A client that leaves ends its handler, and with it the request to the replica."""
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=patience)
+    """A client that leaves ends its handler, and with it the request to the replica. Bodies stay as they came."""
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=patience
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
