@@ -149,7 +149,7 @@ def _subclasses(kind: type[errors.StartError]) -> set[type[errors.StartError]]:
     return {kind}.union(*(_subclasses(child) for child in kind.__subclasses__()))
 
 
-def test_the_activator_knows_a_replica_that_shuts_down_and_what_one_runs_at_once() -> None:
-    assert errors.Draining().code == upstream.SHUTTING_DOWN
+def test_the_activator_knows_a_replica_that_has_not_begun_and_what_one_runs_at_once() -> None:
+    assert {errors.Draining().code, errors.ModelLoading("load").code} == upstream.NOT_BEGUN
     default = {field.name: field.default for field in fields(ServeConfig)}["max_num_seqs"]
     assert default == demand.DEFAULT_MAX_NUM_SEQS

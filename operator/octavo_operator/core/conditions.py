@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.status_model import ModelServerStatus
@@ -42,6 +43,7 @@ class Facts:
     pods: tuple[PodView, ...]
     previous: ModelServerStatus
     trouble: Trouble | None = None
+    contest: Contest = NO_CONTEST
 
     @property
     def draining(self) -> int:

@@ -106,7 +106,7 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 
 class Condition:
-    """Condition types of a ModelServer. `Reconciling` and `Stalled` are there only while they are true (kstatus)."""
+    """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true."""
 
     READY: Final = "Ready"
     AVAILABLE: Final = "Available"
@@ -114,6 +114,7 @@ class Condition:
     SCALING_ACTIVE: Final = "ScalingActive"
     SCALING_LIMITED: Final = "ScalingLimited"
     METRICS_FRESH: Final = "MetricsFresh"
+    CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
 
@@ -194,6 +195,7 @@ class Reason:
     SCHEDULED: Final = "Scheduled"
     WITHIN_RANGE: Final = "DesiredWithinRange"
     SCRAPED: Final = "Scraped"
+    REPLICAS_CHANGED: Final = "ReplicasChangedByOthers"
 
     # Events only
     CREATED: Final = "Created"

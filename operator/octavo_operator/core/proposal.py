@@ -23,13 +23,14 @@ from octavo_operator.core.activator import why_none
 from octavo_operator.core.autoscale import Decision, decide
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
+from octavo_operator.core.contest import NO_CONTEST, Contest, follow
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.held import Held
 from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, Recalled, ScalerMemory
 from octavo_operator.core.names import Reason
-from octavo_operator.core.observed import DeploymentView, PodView, live_pods, view_deployment
+from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import ProfileError, settle
@@ -43,6 +44,8 @@ from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, 
 Raw = Mapping[str, Any]
 
 LONGEST_STARTUP_SECONDS: Final = 900.0
+_REPLICAS: Final = f"Service{names.OF_REPLICAS}"
+_ACTIVATOR: Final = f"Deployment{names.OF_ACTIVATOR}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Scaler:
-    """What survives from one reconcile to the next: the number wanted last, and what `decide` remembers."""
+    """What survives from one reconcile to the next: the last number, the autoscaler's memory, who else scales."""
 
     desired: int | None
     memory: ScalerMemory
+    contest: Contest = NO_CONTEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,9 @@ def propose(
     deployment = _deployment(children)
     spec, failure = _settled(server, defaults)
     pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
-    signals = _with_held(_signals(live_pods(pods), windows, scaler.memory.since, pace, now), held)
+    signals = _signals(live_pods(pods), windows, scaler.memory.since, pace, now)
+    if leads_to_activator(children.get("Service")):
+        signals = _with_held(signals, held)
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
@@ -141,11 +147,15 @@ def propose(
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
     no_activator = _no_activator(spec, defaults)
-    to_activator = no_activator is None and _leads_to_activator(spec, desired, deployment, decision)
+    to_activator = no_activator is None and _needs_activator(spec, desired, deployment, decision)
+    upstream = _address(children.get(_REPLICAS))
     in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
-    wanted = render(spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator)
-    plan = make_plan(wanted, _as_manifests(children))
-    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
+    wanted = render(
+        spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
+    )
+    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
+    contest = follow(scaler.contest, plan, deployment.wanted if deployment else 0, now)
+    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
     return Proposal(server, plan, desired, after, decision, signals, _conflict(plan) or no_activator)
 
 
@@ -171,6 +181,7 @@ def facts_of(
         pods=live_pods(pods),
         previous=previous,
         trouble=trouble,
+        contest=proposal.scaler.contest,
     )
 
 
@@ -189,15 +200,15 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
 
 def _with_held(signals: Signals, held: Held | None) -> Signals:
     if held is None:
-        return signals
+        return replace(signals, deaf=True)
     return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
 
 
-def _leads_to_activator(
+def _needs_activator(
     spec: ModelServerSpec, desired: int, deployment: DeploymentView | None, decision: Decision | None
 ) -> bool:
     """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment."""
-    if spec.autoscaling is None or spec.autoscaling.scale_to_zero is None:
+    if not _sleeps(spec):
         return False
     serves = desired > 0 and deployment is not None and deployment.available > 0
     return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
@@ -211,6 +222,11 @@ def _startup_p90(pods: list[PodView]) -> float | None:
     seconds = sorted(pod.ready_since - from_timestamp(pod.created) for pod in pods if pod.ready and pod.created)
     starts = [value for value in seconds if 0 <= value <= LONGEST_STARTUP_SECONDS]
     return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
+
+
+def _sleeps(spec: ModelServerSpec) -> bool:
+    """Whether there may be no replica while nothing is asked."""
+    return spec.autoscaling is not None and spec.autoscaling.scale_to_zero is not None
 
 
 def _is_active(spec: ModelServerSpec) -> bool:
@@ -231,7 +247,7 @@ def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
         return spec.replicas if spec.replicas is not None else 1
     if spec.replicas is not None:
         return spec.replicas
-    if spec.autoscaling.scale_to_zero is not None:
+    if _sleeps(spec):
         return scaler.desired if scaler.desired is not None else observed
     return scaler.desired or observed or spec.autoscaling.min_replicas
 
@@ -273,5 +289,12 @@ def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
 
 
-def _as_manifests(children: Mapping[str, Raw]) -> dict[str, Manifest]:
-    return {kind: dict(raw) for kind, raw in children.items()}
+def _address(service: Raw | None) -> str | None:
+    """A Service's own address, once it has one."""
+    address = service.get("spec", {}).get("clusterIP") if service else None
+    return str(address) if address and address != "None" else None
+
+
+def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:
+    """An activator whose Service is missing for a moment is not unwanted."""
+    return {place: dict(raw) for place, raw in children.items() if place not in without}

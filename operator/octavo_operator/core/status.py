@@ -9,6 +9,7 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
+    Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
 """
@@ -78,6 +79,7 @@ def compute_status(
         _progressing(facts, verdict),
         *_scaling(facts, spec, signals, decision),
         _metrics_fresh(facts, signals),
+        *_contended(facts),
     ]
     deployment = facts.deployment
     return ModelServerStatus(
@@ -208,6 +210,17 @@ def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
         return _as_before(facts, kind)
     known = f"{signals.known} of {signals.ready} ready replicas gave a sample"
     return _Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
+
+
+def _contended(facts: Facts) -> list[_Finding]:
+    contest = facts.contest
+    if not contest.goes_on:
+        return []
+    message = (
+        f"something else has set the Deployment's replicas again and again, to {contest.last} last; they were put back "
+        f"to {facts.desired}: let it scale the ModelServer, with spec.replicas, or remove it"
+    )
+    return [_Finding(Condition.CONTENDED, True, Reason.REPLICAS_CHANGED, message)]
 
 
 def _settle(finding: _Finding, facts: Facts, now: float) -> ConditionStatus:

@@ -123,7 +123,7 @@ class ModelServerStatus(StatusModel):
         default=(),
         max_length=16,
         description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, "
-        "MetricsFresh; Reconciling or Stalled only while true.",
+        "MetricsFresh; Reconciling, Stalled or Contended only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")

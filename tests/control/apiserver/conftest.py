@@ -103,6 +103,7 @@ class Operator:
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
+            "OCTAVO_ACTIVATOR_IMAGE": "octavo.local/operator:dev",
             "OCTAVO_HTTP_PORT": str(self.port),
             "OCTAVO_SCRAPE_PERIOD": "0.3",
             "OCTAVO_DECIDE_PERIOD": "0.5",
