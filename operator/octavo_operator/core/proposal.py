@@ -31,6 +31,7 @@ from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
+from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Signals, Window, aggregate
@@ -136,7 +137,7 @@ def propose(
     in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
     plan = make_plan(render(spec, server.owner, desired, defaults, in_place=in_place), _as_manifests(children))
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
-    return Proposal(server, plan, desired, after, decision, signals, _conflict(plan))
+    return Proposal(server, plan, desired, after, decision, signals, _conflict(plan) or _missing(spec, defaults))
 
 
 def facts_of(
@@ -227,6 +228,14 @@ def _conflict(plan: Plan) -> Failure | None:
         return None
     taken = " and ".join(plan.conflicts)
     return Failure(Reason.NAME_TAKEN, f"{taken} exists and does not belong to this {names.KIND}: rename one of them")
+
+
+def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
+    missing = missing_kinds(spec, defaults)
+    if not missing:
+        return None
+    advice = "which the cluster does not have: install it, or remove the field"
+    return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
 
 
 def _as_manifests(children: Mapping[str, Raw]) -> dict[str, Manifest]:
