@@ -7,6 +7,7 @@ from typing import Any
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.lease import Timing
+from octavo_operator.doorbell import Doorbell
 from octavo_operator.election import Election, Term
 from octavo_operator.fence import Fence
 from octavo_operator.handlers import Listener, watch
@@ -36,7 +37,16 @@ async def serve(settings: Settings) -> None:
     ):
         scraper = Scraper(store, metrics, health, settings.scrape_period, queue.add)
         recorder = Recorder(cluster, settings.instance)
-        reconciler = Reconciler(cluster, store, scraper=scraper, recorder=recorder, metrics=metrics, settings=settings)
+        doorbell = Doorbell(store, metrics, health, queue.add)
+        reconciler = Reconciler(
+            cluster,
+            store,
+            scraper=scraper,
+            recorder=recorder,
+            metrics=metrics,
+            settings=settings,
+            doorbell=doorbell,
+        )
         resync = Resync(
             cluster,
             store,
@@ -53,7 +63,7 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        leader = Leader(store, queue, reconciler, scraper, health=health, workers=settings.workers)
+        leader = Leader(store, queue, reconciler, scraper, doorbell=doorbell, health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
 
@@ -67,10 +77,12 @@ class Leader:
         reconciler: Reconciler,
         scraper: Scraper,
         *,
+        doorbell: Doorbell,
         health: Health,
         workers: int,
     ) -> None:
         self._store = store
+        self._doorbell = doorbell
         self._queue = queue
         self._reconciler = reconciler
         self._scraper = scraper
@@ -89,8 +101,9 @@ class Leader:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(self._reconciler.reconcile, self._workers))
                 group.create_task(self._scraper.run())
+                group.create_task(self._doorbell.run())
         finally:
-            self._health.rest("queue", "scraper")
+            self._health.rest("queue", "scraper", "doorbell")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

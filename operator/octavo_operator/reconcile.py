@@ -12,7 +12,7 @@ from octavo_operator.cluster import Cluster
 from octavo_operator.core.conditions import Failure
 from octavo_operator.core.errors import ClusterError, Rejected, Unavailable
 from octavo_operator.core.events import status_events, step_events
-from octavo_operator.core.manifest import Defaults
+from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.names import OPTIONAL_KINDS, Reason
 from octavo_operator.core.plan import Step
 from octavo_operator.core.proposal import (
@@ -27,6 +27,7 @@ from octavo_operator.core.proposal import (
 )
 from octavo_operator.core.status import compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.doorbell import Doorbell
 from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
 from octavo_operator.scraper import Scraper
@@ -59,10 +60,12 @@ class Reconciler:
         recorder: Recorder,
         metrics: Metrics,
         settings: Settings,
+        doorbell: Doorbell | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._scraper = scraper
+        self._doorbell = doorbell
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
@@ -99,13 +102,18 @@ class Reconciler:
                 scaler=known.scaler,
                 defaults=self._defaults_now(),
                 now=now,
+                held=self._doorbell.held(observed.key, now) if self._doorbell else None,
             )
 
         proposal = with_children(observed.children)
-        missing = [step.manifest["kind"] for step in proposal.plan.steps if step.reason == Reason.CREATED]
-        found = await asyncio.gather(*(self._cluster.get(kind, *observed.key) for kind in missing))
-        present = {kind: raw for kind, raw in zip(missing, found, strict=True) if raw is not None}
+        missing = [step.manifest for step in proposal.plan.steps if step.reason == Reason.CREATED]
+        found = await asyncio.gather(*(self._look_up(manifest) for manifest in missing))
+        present = {slot(raw, observed.key.name): raw for raw in found if raw is not None}
         return with_children({**observed.children, **present}) if present else proposal
+
+    async def _look_up(self, manifest: Raw) -> Raw | None:
+        raw = await self._cluster.get(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        return raw and {**raw, "kind": manifest["kind"]}
 
     def _defaults_now(self) -> Defaults:
         """What the installation wants, as far as the cluster has it."""

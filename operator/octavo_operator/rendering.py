@@ -5,6 +5,7 @@ number of replicas is the one that a new ModelServer starts with.
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from octavo_operator.core import names
+from octavo_operator.core.activator import why_none
 from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.profiles import BUILT_IN, Profiles, extended, settle
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", metavar="FILE", nargs="+", help="YAML or JSON with ModelServers among others; - is stdin"
     )
     parser.add_argument("--runtime-image", help="where a ModelServer names none; default: $OCTAVO_RUNTIME_IMAGE")
+    parser.add_argument("--activator-image", default="", help="the operator's own; default: $OCTAVO_ACTIVATOR_IMAGE")
     parser.add_argument("--namespace", default="default", help="where a ModelServer names none; default: default")
     parser.add_argument("--operator-namespace", default="octavo-system", help="default: octavo-system")
     parser.add_argument("--prometheus-namespace", default="monitoring", help="default: monitoring")
@@ -39,10 +42,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pod-monitors", action="store_true", help="as in a cluster that has PodMonitors")
 
 
-def render_files(options: argparse.Namespace, runtime_image: str) -> tuple[str, list[str]]:
-    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file."""
+def print_children(options: argparse.Namespace) -> int:
+    """The command; returns the exit status."""
+    try:
+        images = (os.environ.get(f"OCTAVO_{kind}_IMAGE", "") for kind in ("RUNTIME", "ACTIVATOR"))
+        text, wrong = render_files(options, *images)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 64
+    if wrong:
+        sys.stderr.write("".join(f"{line}\n" for line in wrong))
+        return 1
+    sys.stdout.write(text)
+    return 0
+
+
+def render_files(options: argparse.Namespace, runtime_image: str, activator_image: str) -> tuple[str, list[str]]:
+    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file.
+
+    The images are those of the installation, where the options name none.
+    """
     defaults = Defaults(
         runtime_image=options.runtime_image or runtime_image,
+        activator_image=options.activator_image or activator_image,
         operator_namespace=options.operator_namespace,
         prometheus_namespace=options.prometheus_namespace,
         pod_monitors=options.pod_monitors,
@@ -106,6 +128,8 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
     spec = settle(parse_spec(raw.get("spec", {})), defaults.profiles)
     if not (spec.runtime.image or defaults.runtime_image):
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
+    if why := why_none(spec, defaults):
+        raise SpecError("spec.autoscaling.scaleToZero", f"{why}, or --activator-image")
     replicas = _replicas(spec)
     in_place = replaces_in_place(spec, replicas, None, (), now=0.0)
     return [_without_the_cluster(manifest) for manifest in render(spec, owner, replicas, defaults, in_place=in_place)]

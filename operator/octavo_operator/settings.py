@@ -1,6 +1,7 @@
 """The operator's own settings: environment variables, read once at the start into a frozen value.
 
 OCTAVO_RUNTIME_IMAGE      image of the runtime where a ModelServer names none (required)
+OCTAVO_ACTIVATOR_IMAGE    the operator's own image, for activators; empty: nothing can be scaled to zero
 OCTAVO_WATCH_NAMESPACES   namespaces to watch, separated by commas; empty: all
 OCTAVO_PROMETHEUS_NAMESPACE
                           whose pods may scrape the replicas; empty: nobody's
@@ -65,6 +66,7 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
     return Settings(
         defaults=Defaults(
             runtime_image=image,
+            activator_image=environ.get("OCTAVO_ACTIVATOR_IMAGE", "").strip(),
             operator_namespace=environ.get("POD_NAMESPACE", ""),
             prometheus_namespace=environ.get("OCTAVO_PROMETHEUS_NAMESPACE", "").strip(),
             pod_monitors=_truth(environ, "OCTAVO_POD_MONITORS", default=True),

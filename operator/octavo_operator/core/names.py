@@ -56,6 +56,15 @@ CHILD_KINDS: Final = (
 )
 """In the order in which they are applied: before a pod starts, it has its identity and its walls."""
 
+OF_ACTIVATOR: Final = "-activator"
+OF_REPLICAS: Final = "-replicas"
+CHILDREN: Final = (
+    *((kind, "") for kind in CHILD_KINDS),
+    *((kind, OF_ACTIVATOR) for kind in ("NetworkPolicy", "Deployment", "PodMonitor")),
+    ("Service", OF_REPLICAS),
+)
+"""Every child that there can be: its kind, and what its name has behind that of the ModelServer."""
+
 OPTIONAL_KINDS: Final = frozenset({"PodMonitor", "InferencePool", "HTTPRoute"})
 """Kinds that a cluster may lack. They are listed, and not watched: a watch of them could not be added later."""
 
@@ -85,6 +94,12 @@ HOME: Final = "/tmp"  # noqa: S108  the pod's only writable folder, an emptyDir 
 USER_ID: Final = 65532
 DRAIN_DELAY_SECONDS: Final = 5
 KILL_MARGIN_SECONDS: Final = 10
+
+# The activator's container. Its pods' label has a dot, which no ModelServer's name has: no selector of replicas fits.
+ACTIVATOR: Final = "activator"
+CONTROL_PORT_NAME: Final = "control"
+CONTROL_PORT: Final = 8001
+PATH_HELD: Final = "/held"
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 
@@ -177,6 +192,11 @@ class Reason:
     METRICS_MISSING: Final = "MetricsMissing"
     METRICS_UNUSABLE: Final = "MetricsUnusable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
+    IDLE: Final = "Idle"
+    HANDING_OVER: Final = "HandingOver"
+    AT_ZERO: Final = "AtZero"
+    WOKEN: Final = "Woken"
+    ACTIVATOR_SILENT: Final = "ActivatorSilent"
     TOO_MANY_REPLICAS: Final = "TooManyReplicas"
     TOO_FEW_REPLICAS: Final = "TooFewReplicas"
     SCALE_UP_LIMIT: Final = "ScaleUpLimit"
@@ -211,7 +231,7 @@ RUNTIME_REASONS: Final = frozenset(
 
 
 def labels(name: str) -> dict[str, str]:
-    """Labels of every child and pod of the ModelServer `name`."""
+    """Labels of every child and pod of the ModelServer `name`, but for the pods of its activator."""
     return {
         "app.kubernetes.io/name": "octavo-runtime",
         "app.kubernetes.io/instance": name,
@@ -220,6 +240,26 @@ def labels(name: str) -> dict[str, str]:
     }
 
 
+def activator_labels(name: str) -> dict[str, str]:
+    """Labels of the pods of the activator of the ModelServer `name`."""
+    return labels(name) | {"app.kubernetes.io/name": "octavo-activator"} | activator_selector(name)
+
+
 def selector(name: str) -> dict[str, str]:
     """The labels that select the pods of the ModelServer `name`; immutable in a Deployment, so as few as possible."""
     return {LABEL_MODEL_SERVER: name}
+
+
+def activator_selector(name: str) -> dict[str, str]:
+    """The labels that select the pods of its activator."""
+    return {LABEL_MODEL_SERVER: f"{name}.{ACTIVATOR}"}
+
+
+def server_of(label: str) -> str:
+    """The ModelServer that an object with this label belongs to."""
+    return label.partition(".")[0]
+
+
+def is_activators(label: str) -> bool:
+    """Whether a pod with this label, or a Service with this selector, is one of activators and not of replicas."""
+    return label.endswith(f".{ACTIVATOR}")

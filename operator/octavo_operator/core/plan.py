@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from octavo_operator.core import names
-from octavo_operator.core.manifest import Manifest
+from octavo_operator.core.manifest import Manifest, slot
 from octavo_operator.core.names import Reason
 from octavo_operator.core.units import same_quantity
 
@@ -55,11 +55,11 @@ class Plan:
 
 
 def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Plan:
-    """The steps from `observed` (kind -> object) to `desired`."""
+    """The steps from `observed` (slot -> object) to `desired`."""
     steps: list[Step] = []
     conflicts: list[str] = []
     for manifest in desired:
-        existing = observed.get(manifest["kind"])
+        existing = observed.get(_slot(manifest))
         if existing is not None and not _is_ours(manifest, existing):
             conflicts.append(f"{manifest['kind']} {manifest['metadata']['name']}")
         elif (step := _step(manifest, existing)) is not None:
@@ -69,13 +69,18 @@ def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -
 
 def _removals(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> tuple[Step, ...]:
     """Observed children that are certainly ours, are not wanted, and are not going yet."""
-    wanted = {manifest["kind"] for manifest in desired}
+    wanted = {_slot(manifest) for manifest in desired}
     (owner,) = {manifest["metadata"]["ownerReferences"][0]["uid"] for manifest in desired}
     return tuple(
-        Step(existing, Reason.REMOVED, f"{kind} {existing['metadata']['name']} removed")
-        for kind, existing in observed.items()
-        if kind not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
+        Step(existing, Reason.REMOVED, f"{existing['kind']} {existing['metadata']['name']} removed")
+        for place, existing in observed.items()
+        if place not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
     )
+
+
+def _slot(manifest: Manifest) -> str:
+    (owner,) = manifest["metadata"]["ownerReferences"]
+    return slot(manifest, owner["name"])
 
 
 def _controller(existing: Manifest) -> str | None:

@@ -6,8 +6,11 @@ paused, InvalidSpec     what the Deployment has
 replicas                spec.replicas
 mode Off, Advisory      spec.replicas, else what is there; Advisory also reports what decide() says
 mode Active             decide(), starting from what was wanted last: this process's memory, else the Deployment (a
-                        restart between its write and the status' loses nothing), else status, else minReplicas
+                        restart between its write and the status' loses nothing), else status, else minReplicas; with
+                        scaleToZero these may be 0
 none of these           1
+
+With scaleToZero the Service leads to the activator while no replica is available, and shortly before the last one goes.
 """
 
 import math
@@ -16,13 +19,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from octavo_operator.core import names
+from octavo_operator.core.activator import why_none
 from octavo_operator.core.autoscale import Decision, decide
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.held import Held
 from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
-from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, ScalerMemory
+from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, Recalled, ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, PodView, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
@@ -99,18 +104,18 @@ def fresh_scaler(status: ModelServerStatus, now: float) -> Scaler:
     time = from_timestamp(last.time)
     recent = last.mode == "Active" and 0 <= now - time < RATE_PERIOD_SECONDS
     changes = (Change(time, last.from_, last.to),) if recent else ()
-    return Scaler(None, ScalerMemory(since=now, changes=changes, learned=_learned(last.record, time, now)))
+    recalled = _recalled(last.record) if 0 <= now - time < FORGET_SECONDS else None
+    learned = Learned(recalled.kv_tokens, recalled.prompt_rate, time) if recalled else NOTHING_LEARNED
+    capacity = recalled.capacity if recalled else None
+    return Scaler(None, ScalerMemory(since=now, changes=changes, learned=learned, capacity=capacity))
 
 
-def _learned(record: str | None, time: float, now: float) -> Learned:
-    """What a replica carries, as it was known at the last decision."""
-    if record is None or not 0 <= now - time < FORGET_SECONDS:
-        return NOTHING_LEARNED
+def _recalled(record: str | None) -> Recalled | None:
+    """What a replica carries, and more, as it was known at the last decision."""
     try:
-        recalled = from_record(record).recalled
+        return from_record(record).recalled if record is not None else None
     except ValueError:
-        return NOTHING_LEARNED
-    return Learned(recalled.kv_tokens, recalled.prompt_rate, time)
+        return None
 
 
 def propose(
@@ -123,21 +128,26 @@ def propose(
     scaler: Scaler,
     defaults: Defaults,
     now: float,
+    held: Held | None = None,
 ) -> Proposal:
-    """What should happen to one ModelServer now."""
+    """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
-    signals = _signals(live_pods(pods), windows, scaler.memory.since, now)
+    signals = _with_held(_signals(live_pods(pods), windows, scaler.memory.since, now), held)
     spec, failure = _settled(server, defaults)
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
-    current = _current(spec, scaler, deployment.wanted if deployment else previous.desired_replicas)
+    current = _current(spec, scaler, _observed(spec, deployment, previous))
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
+    no_activator = _no_activator(spec, defaults)
+    to_activator = no_activator is None and _leads_to_activator(spec, desired, deployment, decision)
     in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
-    plan = make_plan(render(spec, server.owner, desired, defaults, in_place=in_place), _as_manifests(children))
+    wanted = render(spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator)
+    plan = make_plan(wanted, _as_manifests(children))
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
-    return Proposal(server, plan, desired, after, decision, signals, _conflict(plan) or _missing(spec, defaults))
+    failure = _conflict(plan) or no_activator or _missing(spec, defaults)
+    return Proposal(server, plan, desired, after, decision, signals, failure)
 
 
 def facts_of(
@@ -175,6 +185,22 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     return aggregate(windows, ready, now, since=since, unschedulable=homeless, startup_p90=startup)
 
 
+def _with_held(signals: Signals, held: Held | None) -> Signals:
+    if held is None:
+        return signals
+    return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
+
+
+def _leads_to_activator(
+    spec: ModelServerSpec, desired: int, deployment: DeploymentView | None, decision: Decision | None
+) -> bool:
+    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment."""
+    if spec.autoscaling is None or spec.autoscaling.scale_to_zero is None:
+        return False
+    serves = desired > 0 and deployment is not None and deployment.available > 0
+    return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
+
+
 def _startup_p90(pods: list[PodView]) -> float | None:
     """Seconds from creation to readiness that nine of ten replicas kept to; None while none is ready.
 
@@ -189,12 +215,22 @@ def _is_active(spec: ModelServerSpec) -> bool:
     return spec.autoscaling is not None and spec.autoscaling.mode == "Active"
 
 
+def _observed(spec: ModelServerSpec, deployment: DeploymentView | None, previous: ModelServerStatus) -> int:
+    """The number that was wanted until now, as the cluster knows it; 0 only where it is one that was decided."""
+    if deployment is not None:
+        return deployment.wanted
+    first = spec.autoscaling.min_replicas if spec.autoscaling and previous.observed_generation == 0 else 0
+    return previous.desired_replicas or first
+
+
 def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
     """The number wanted until now; where nothing is scaled, also from now on."""
     if spec.autoscaling is None:
         return spec.replicas if spec.replicas is not None else 1
     if spec.replicas is not None:
         return spec.replicas
+    if spec.autoscaling.scale_to_zero is not None:
+        return scaler.desired if scaler.desired is not None else observed
     return scaler.desired or observed or spec.autoscaling.min_replicas
 
 
@@ -236,6 +272,11 @@ def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
         return None
     advice = "which the cluster does not have: install it, or remove the field"
     return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
+
+
+def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
+    why = why_none(spec, defaults)
+    return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
 
 
 def _as_manifests(children: Mapping[str, Raw]) -> dict[str, Manifest]:

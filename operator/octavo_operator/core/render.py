@@ -10,13 +10,23 @@ import re
 from typing import Final
 
 from octavo_operator.core import names
+from octavo_operator.core.activator import make_activator
 from octavo_operator.core.guards import (
     make_disruption_budget,
     make_network_policy,
     make_pod_monitor,
     make_service_account,
 )
-from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, with_revision, without_empty
+from octavo_operator.core.manifest import (
+    Defaults,
+    Manifest,
+    Owner,
+    child,
+    service_spec,
+    with_hash,
+    with_revision,
+    without_empty,
+)
 from octavo_operator.core.pod_template import patched
 from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
 from octavo_operator.core.routes import make_http_route, make_inference_pool
@@ -40,13 +50,22 @@ SHARED_GIB_PER_GPU: Final = 2
 
 
 def render(
-    spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults, *, in_place: bool = False
+    spec: ModelServerSpec,
+    owner: Owner,
+    replicas: int,
+    defaults: Defaults,
+    *,
+    in_place: bool = False,
+    to_activator: bool = False,
 ) -> tuple[Manifest, ...]:
-    """All children of a ModelServer, in the order in which they are applied."""
+    """All children of a ModelServer, in the order in which they are applied; the Service leads to the replicas, or to
+    the activator.
+    """
     children = (
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
-        make_service(owner),
+        *make_activator(spec, owner, defaults, served_name(spec, owner.name)),
+        make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
         make_deployment(spec, owner, replicas, defaults, in_place=in_place),
         make_pod_monitor(owner, defaults),
@@ -56,17 +75,9 @@ def render(
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
 
-def make_service(owner: Owner) -> Manifest:
-    """The endpoint inside the cluster: port 80 of every ready replica."""
-    port = {
-        "name": names.PORT_NAME,
-        "protocol": "TCP",
-        "appProtocol": "http",
-        "port": names.SERVICE_PORT,
-        "targetPort": names.PORT_NAME,
-    }
-    service = {"type": "ClusterIP", "selector": names.selector(owner.name), "ports": [port]}
-    return child(owner, "Service", spec=service)
+def make_service(owner: Owner, selector: dict[str, str]) -> Manifest:
+    """The endpoint inside the cluster: port 80 of every ready pod that is selected."""
+    return child(owner, "Service", spec=service_spec(selector))
 
 
 def make_deployment(

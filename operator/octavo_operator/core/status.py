@@ -42,6 +42,12 @@ NOISE_PERIOD_SECONDS: Final = 10.0
 
 _MESSAGE_LIMIT: Final = 1024
 _NOT_SCALED: Final = (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF)
+_BLIND: Final = (
+    Reason.METRICS_MISSING,
+    Reason.METRICS_UNUSABLE,
+    Reason.NO_READY_REPLICAS,
+    Reason.ACTIVATOR_SILENT,
+)
 _NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED})
 
 
@@ -159,7 +165,7 @@ def _scaling(
         return _Finding(active, False, Reason.OFF, message), _Finding(limited, False, Reason.OFF, message)
     if decision is None or signals.too_early:
         return _as_before(facts, active), _as_before(facts, limited)
-    works = decision.reason not in (Reason.METRICS_MISSING, Reason.METRICS_UNUSABLE, Reason.NO_READY_REPLICAS)
+    works = decision.reason not in _BLIND
     by = decision.limited_by
     if spec.autoscaling.mode == "Advisory":
         advice = f"advises {decision.replicas} replicas, {decision.reason}: {decision.message}"

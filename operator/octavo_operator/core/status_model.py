@@ -48,6 +48,7 @@ class DecisionInputs(StatusModel):
     )
     waiting: int = Field(ge=0, description="Requests that waited.")
     running: int = Field(ge=0, description="Requests that were being answered.")
+    held: int | None = Field(default=None, ge=0, description="Requests that the activator held, if any.")
     kv_tokens_in_use: int = Field(ge=0, description="Tokens in the KV caches.")
     kv_tokens_capacity: int = Field(ge=0, description="Tokens that fit into the sampled KV caches.")
     waiting_tokens: int = Field(default=0, ge=0, description="Tokens to compute for the requests that waited.")

@@ -134,7 +134,8 @@ def test_the_api_server_takes_every_object_of_the_chart(chart, kube):
     [
         ("patch", "modelservers/status", "yes"),
         ("patch", "modelservers", "no"),
-        ("delete", "deployments", "no"),
+        ("deletecollection", "deployments", "no"),
+        ("delete", "deployments", "yes"),
         ("delete", "serviceaccounts", "no"),
         ("delete", "poddisruptionbudgets", "yes"),
         ("create", "serviceaccounts/token", "no"),

@@ -118,6 +118,12 @@ RULES = {
         "spec.networking.httpRoute.parentRefs",
         "at least 1",
     ),
+    "somebody wakes a pool": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        "spec.networking.inferencePool",
+        "wakes nobody",
+    ),
     "a picker": (
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"}}}},
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker", "port": 0}}}},
@@ -287,6 +293,10 @@ def slo(**values):
 
 def budgeted(**values):
     return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
+
+
+def zero(**values):
+    return {"autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}} | values}
 
 
 def scheduled(**values):
@@ -470,6 +480,30 @@ RULES |= {
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
         "spec.accelerator.costPerHour",
         "remove costPerHour",
+    ),
+    "zero needs somebody who wakes": (
+        zero(),
+        zero(mode="Advisory"),
+        "spec.autoscaling.scaleToZero",
+        "scaleToZero needs mode Active",
+    ),
+    "shortest idleness": (
+        zero(scaleToZero={"idleAfter": "10s"}),
+        zero(scaleToZero={"idleAfter": "9s"}),
+        "spec.autoscaling.scaleToZero.idleAfter",
+        "between 10s and 24h",
+    ),
+    "longest hold": (
+        zero(scaleToZero={"holdTimeout": "1h"}),
+        zero(scaleToZero={"holdTimeout": "61m"}),
+        "spec.autoscaling.scaleToZero.holdTimeout",
+        "between 1s and 1h",
+    ),
+    "some are held": (
+        zero(scaleToZero={"maxHeldRequests": 1}),
+        zero(scaleToZero={"maxHeldRequests": 0}),
+        "spec.autoscaling.scaleToZero.maxHeldRequests",
+        "greater than or equal to 1",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
