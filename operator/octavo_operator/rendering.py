@@ -69,6 +69,7 @@ def render_files(options: argparse.Namespace, runtime_image: str, activator_imag
         operator_namespace=options.operator_namespace,
         prometheus_namespace=options.prometheus_namespace,
         pod_monitors=options.pod_monitors,
+        served=names.OPTIONAL_KINDS,
         profiles=_profiles(options.profiles),
     )
     children: list[Manifest] = []
