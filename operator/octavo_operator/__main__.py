@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(crd_yaml())
         return 0
     if options.command == "render":
-        return _render(options)
+        return rendering.print_children(options)
     if options.command == "replay":
         return _replay(options)
     return _run(options.kubeconfig)
@@ -33,19 +33,6 @@ def _parser() -> argparse.ArgumentParser:
     rendering.add_arguments(commands.add_parser("render", help="print the children of ModelServers, without a cluster"))
     add_arguments(commands.add_parser("replay", help="play a trace against an autoscaling policy, in simulated time"))
     return parser
-
-
-def _render(options: argparse.Namespace) -> int:
-    try:
-        text, wrong = rendering.render_files(options, os.environ.get("OCTAVO_RUNTIME_IMAGE", ""))
-    except SettingsError as error:
-        sys.stderr.write(f"octavo-operator: {error}\n")
-        return 64
-    if wrong:
-        sys.stderr.write("".join(f"{line}\n" for line in wrong))
-        return 1
-    sys.stdout.write(text)
-    return 0
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -45,6 +45,7 @@ async def serve(settings: Settings) -> None:
             metrics=metrics,
             namespaces=settings.watch_namespaces,
             period=settings.resync_period,
+            profiles=(settings.lease_namespace, settings.profiles_configmap) if settings.profiles_configmap else None,
         )
         await resync.first()
         logger.info(

@@ -109,7 +109,8 @@ class Reconciler:
 
     def _defaults_now(self) -> Defaults:
         """What the installation wants, as far as the cluster has it."""
-        return replace(self._defaults, pod_monitors=self._defaults.pod_monitors and "PodMonitor" in self._store.served)
+        monitors = self._defaults.pod_monitors and "PodMonitor" in self._store.served
+        return replace(self._defaults, pod_monitors=monitors, profiles=self._store.profiles)
 
     async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
         """Carries out each step. Returns what the status should say, and the error that asks for another try."""

@@ -7,6 +7,8 @@ OCTAVO_PROMETHEUS_NAMESPACE
 OCTAVO_POD_MONITORS       true or false: PodMonitors where the cluster has them     true
 OCTAVO_POD_MONITOR_LABELS
                           more labels of them, such as release=monitoring,team=ml
+OCTAVO_PROFILES_CONFIGMAP
+                          ConfigMap with more accelerator profiles in the operator's namespace; empty: none
 OCTAVO_HTTP_PORT          port of /metrics, /healthz and /readyz                      8080
 OCTAVO_SCRAPE_PERIOD      seconds between two scrapes of a replica                    2
 OCTAVO_DECIDE_PERIOD      seconds between two scaling decisions of a ModelServer;     5
@@ -46,6 +48,7 @@ class Settings:
     instance: str = "octavo-operator"
     identity: str = "octavo-operator"
     """Who holds the Lease: a pod's name, since a container follows its predecessor only once that is dead."""
+    profiles_configmap: str = ""
     lease_namespace: str = "default"
     lease_name: str = "octavo-operator"
     lease_duration: float = 15.0
@@ -76,6 +79,7 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
         log_level=_log_level(environ),
         instance=instance,
         identity=environ.get("POD_NAME") or f"{instance}_{uuid.uuid4()}",
+        profiles_configmap=environ.get("OCTAVO_PROFILES_CONFIGMAP", "").strip(),
         lease_namespace=environ.get("POD_NAMESPACE") or "default",
         lease_name=environ.get("OCTAVO_LEASE_NAME") or "octavo-operator",
         lease_duration=round(_number(environ, "OCTAVO_LEASE_DURATION", 15, 3, 300)),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core import names
+from octavo_operator.core.profiles import BUILT_IN
 
 Raw = dict[str, Any]
 
@@ -48,6 +49,8 @@ class Store:
         self._seen: dict[str, int] = dict.fromkeys(_KINDS, 0)
         self.served: set[str] = set()
         """The optional kinds that the cluster has, as of the last list."""
+        self.profiles = BUILT_IN
+        """Accelerator profiles, as of the last list."""
 
     def put(self, raw: Raw, *, watched: bool = False) -> Key | None:
         """Takes in an object, unless a newer one is known. Returns the ModelServer that it concerns."""

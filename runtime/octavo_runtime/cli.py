@@ -48,6 +48,8 @@ def _make_config(options: dict[str, Any]) -> ServeConfig:
             f"--max-cudagraph-capture-size {config.max_cudagraph_capture_size} makes no sense with --enforce-eager, "
             "which captures nothing"
         )
+    if config.async_scheduling and config.tensor_parallel_size > 1:
+        _fail(f"--async-scheduling: not with --tensor-parallel-size {config.tensor_parallel_size}, yet")
     if config.runner == "sim" and config.tensor_parallel_size > 1:
         _fail(f"--tensor-parallel-size {config.tensor_parallel_size}: --runner sim has no layers to divide")
     return config
@@ -163,6 +165,10 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-prefix-caching", dest="prefix_caching", action="store_false",
         help="compute every prompt anew, also the start that it shares with an earlier one",
+    )  # fmt: skip
+    group.add_argument(
+        "--async-scheduling", action=argparse.BooleanOptionalAction, default=None,
+        help="plan each step while the device computes the one before; default: on a GPU. Same tokens. No use on a CPU",
     )  # fmt: skip
     _flag(group, "speculative_ngram", _number(int, 0, 64), "tokens to guess ahead from the text so far; 0: none")
     _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "cpu", "triton"))

@@ -24,6 +24,7 @@ class ServeConfig:
     kv_cache_dtype: str = "auto"  # auto: as the model computes | fp8_e4m3
     block_size: int = 16  # tokens
     prefix_caching: bool = True  # keep computed blocks for requests that start alike
+    async_scheduling: bool | None = None  # plan a step while the one before is computed; default: on a GPU
     speculative_ngram: int = 0  # tokens guessed ahead from the sequence itself; 0: none
     attention_backend: str = "auto"  # auto | reference | cpu | triton
     enforce_eager: bool = False  # launch each kernel of each step by itself, also on a GPU

@@ -133,6 +133,15 @@ def test_graphs_and_none_at_once_are_refused(capsys, parsed):
     assert "--max-cudagraph-capture-size 16 makes no sense with --enforce-eager" in message
 
 
+def test_planning_ahead_is_decided_by_the_device_unless_it_is_asked_for(capsys, parsed):
+    assert parsed().async_scheduling is None
+    assert parsed("--async-scheduling").async_scheduling is True
+    assert parsed("--no-async-scheduling", "--tensor-parallel-size", "2").async_scheduling is False
+    message = refused(capsys, "--async-scheduling", "--tensor-parallel-size", "2")
+    assert "--async-scheduling" in message
+    assert "--tensor-parallel-size 2" in message
+
+
 def test_kubernetes_is_told_about_bad_flags(capsys, monkeypatch, tmp_path):
     log = tmp_path / "termination.log"
     log.touch()

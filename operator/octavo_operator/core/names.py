@@ -38,6 +38,7 @@ RESOURCES: Final = {
     "Pod": Resource("", "v1", "pods"),
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
+    "ConfigMap": Resource("", "v1", "configmaps"),
 }
 """Every kind that the operator reads or writes."""
 
@@ -111,6 +112,7 @@ class Reason:
     CREATING: Final = "Creating"
     STARTING: Final = "Starting"
     ROLLING_OUT: Final = "RollingOut"
+    REPLACING_IN_PLACE: Final = "ReplacingInPlace"
     SCALING_UP: Final = "ScalingUp"
     SCALING_DOWN: Final = "ScalingDown"
     DRAINING: Final = "Draining"
@@ -120,6 +122,7 @@ class Reason:
     PROGRESS_DEADLINE: Final = "ProgressDeadlineExceeded"
     PODS_REFUSED: Final = "PodsRefused"
     INVALID_SPEC: Final = "InvalidSpec"
+    UNKNOWN_PROFILE: Final = "UnknownProfile"
     APPLY_REJECTED: Final = "ApplyRejected"
     APPLY_FAILED: Final = "ApplyFailed"
     NAME_TAKEN: Final = "NameTaken"

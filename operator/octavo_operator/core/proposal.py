@@ -27,8 +27,10 @@ from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, PodView, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
+from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Signals, Window, aggregate
@@ -124,15 +126,15 @@ def propose(
     """What should happen to one ModelServer now."""
     deployment = _deployment(children)
     signals = _signals(live_pods(pods), windows, scaler.memory.since, now)
-    spec = server.spec
+    spec, failure = _settled(server, defaults)
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
-        failure = _invalid(server)
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
     current = _current(spec, scaler, deployment.wanted if deployment else previous.desired_replicas)
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
-    plan = make_plan(render(spec, server.owner, desired, defaults), _as_manifests(children))
+    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
+    plan = make_plan(render(spec, server.owner, desired, defaults, in_place=in_place), _as_manifests(children))
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
     return Proposal(server, plan, desired, after, decision, signals, _conflict(plan))
 
@@ -208,8 +210,16 @@ def _memory_after(spec: ModelServerSpec, memory: ScalerMemory, decision: Decisio
     return decision.memory if _is_active(spec) else replace(decision.memory, changes=memory.changes)
 
 
-def _invalid(server: Server) -> Failure | None:
-    return Failure(Reason.INVALID_SPEC, str(server.error)) if server.error else None
+def _settled(server: Server, defaults: Defaults) -> tuple[ModelServerSpec | None, Failure | None]:
+    """The spec with what its profile says, or why there is none; a paused one is not asked for more than to parse."""
+    if server.spec is None or server.spec.paused:
+        return server.spec, Failure(Reason.INVALID_SPEC, str(server.error)) if server.error else None
+    try:
+        return settle(server.spec, defaults.profiles), None
+    except ProfileError as error:
+        return None, Failure(Reason.UNKNOWN_PROFILE, str(error))
+    except SpecError as error:
+        return None, Failure(Reason.INVALID_SPEC, str(error))
 
 
 def _conflict(plan: Plan) -> Failure | None:

@@ -110,7 +110,17 @@ class Budget(SpecModel):
     """What the replicas may cost. It wins over every other bound. Both are in the same currency."""
 
     max_cost_per_hour: Price = Field(description="Most that all replicas together may cost in an hour. Example: '25'.")
-    replica_cost_per_hour: Price = Field(description="Price of one replica for an hour. Example: '2.5'.")
+    replica_cost_per_hour: Price | None = Field(
+        default=None,
+        description="Price of one replica for an hour. Default: accelerator.costPerHour, or else that of "
+        "accelerator.profile, for each of its GPUs. Example: '2.5'.",
+    )
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that it pays for, once their price is known (profiles.py)."""
+        assert self.replica_cost_per_hour is not None, "settle fills it in"
+        return affordable(self.max_cost_per_hour, self.replica_cost_per_hour)
 
 
 class ScheduledMinimum(SpecModel):
@@ -158,7 +168,8 @@ def _minutes(clock: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-_AFFORDABLE = """!has(self.budget) || !isQuantity(string(self.budget.maxCostPerHour))
+_AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour)
+    || !isQuantity(string(self.budget.maxCostPerHour))
     || !isQuantity(string(self.budget.replicaCostPerHour))
     || quantity(string(self.budget.maxCostPerHour)).asApproximateFloat()
     >= quantity(string(self.budget.replicaCostPerHour)).asApproximateFloat() * double(self.minReplicas)"""
@@ -216,7 +227,7 @@ class Autoscaling(SpecModel):
     @model_validator(mode="after")
     def _affordable(self) -> Self:
         budget = self.budget
-        if budget and affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour) < self.min_replicas:
+        if budget and budget.replica_cost_per_hour and budget.replicas < self.min_replicas:
             raise ValueError(f"budget.maxCostPerHour {budget.max_cost_per_hour} does not pay for minReplicas")
         return self
 

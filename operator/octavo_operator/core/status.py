@@ -20,11 +20,12 @@ from typing import Final
 from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.clock import to_timestamp
-from octavo_operator.core.conditions import Facts, Verdict, judge
+from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
 from octavo_operator.core.render import served_name, url
+from octavo_operator.core.rollout import is_rolling
 from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.status_model import (
@@ -133,6 +134,8 @@ def _progressing(facts: Facts, verdict: Verdict) -> _Finding:
 
 def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | None:
     """What the replicas are doing, or None when they are where they should be."""
+    if deployment.in_place and is_rolling(deployment, facts.pods):
+        return Reason.REPLACING_IN_PLACE, f"{deployment.updated} of {facts.desired} replicas updated{in_place(facts)}"
     if deployment.replicas > deployment.updated:
         return Reason.ROLLING_OUT, f"{deployment.updated} of {facts.desired} replicas updated"
     if deployment.available < facts.desired:

@@ -12,9 +12,10 @@ from octavo_runtime.model.decoder import LayerCache
 from octavo_runtime.runner.buffers import StepBuffers
 from octavo_runtime.runner.cuda import PinnedMemory
 from octavo_runtime.runner.graphs import DecodeGraphs
+from octavo_runtime.runner.launched import Done, UnderWay, is_described, put_carried
 from octavo_runtime.runner.logprobs import describe
 from octavo_runtime.runner.machine import choose_step_tokens
-from octavo_runtime.runner.sampler import choose
+from octavo_runtime.runner.sampler import choose, pick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from octavo_runtime.core.batch import FlatBatch, ScoreRow, TokenLogprobs
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.spec import CacheShape
+    from octavo_runtime.runner.base import Launched
     from octavo_runtime.runner.buffers import Memory, StepInputs
     from octavo_runtime.runner.graphs import Capturer, GraphLimits
 
@@ -48,6 +50,8 @@ class TorchRunner:
         self.step_tokens = choose_step_tokens(device)
         self._decoder = decoder
         self.device = device
+        self.computes_apart = device.type == "cuda"
+        self._sampled: torch.Tensor | None = None  # tokens of the step launched last, on the device; None: it raised
         self._caches = allocate_caches(decoder.cache_shapes, num_blocks, block_size, device=device, dtype=dtype)
         self._buffers = StepBuffers(memory_of(device))
         self._graphs: DecodeGraphs | None = None
@@ -59,6 +63,22 @@ class TorchRunner:
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
         return self._compute(batch, self._inputs(batch))
+
+    @torch.inference_mode()
+    def launch(self, batch: FlatBatch) -> Launched:
+        """Begin one step. Its tokens stay on the device, for the next one, until somebody waits for them. With log
+        probabilities to give, it is computed here and now.
+        """
+        inputs = self._inputs(batch)
+        sampled, self._sampled = self._sampled, None
+        put_carried(inputs.token_ids, batch, sampled)
+        if is_described(batch):
+            result = self._compute(batch, inputs)
+            self._sampled = torch.tensor(result.tokens, dtype=torch.int64, device=self.device)
+            return Done(result)
+        choice = pick(self._logits(inputs)[: len(batch.sampling)], batch.sampling)
+        self._sampled = choice.tokens
+        return UnderWay(choice)
 
     def _inputs(self, batch: FlatBatch) -> StepInputs:
         padded = self._graphs.fill(batch) if self._graphs is not None else None

@@ -209,12 +209,6 @@ RULES = {
         "spec.accelerator.tolerations[0]",
         "needs effect NoExecute",
     ),
-    "one gpu": (
-        {"accelerator": {"count": 1}},
-        {"accelerator": {"count": 2}},
-        "spec.accelerator.count",
-        "less than or equal to 1",
-    ),
     "duration": ({"drain": {"timeout": "1m30s"}}, {"drain": {"timeout": "90"}}, "spec.drain.timeout", "such as 90s"),
     "no empty duration": (
         {"drain": {"timeout": "1s"}},
@@ -410,6 +404,54 @@ RULES |= {
         scheduled(minReplicas=4),
         "spec.autoscaling.schedules",
         "must not be greater than maxReplicas",
+    ),
+    "a price for the budget": (
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"profile": "H100"}},
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"count": 1}},
+        "spec.autoscaling.budget",
+        "a budget needs a price",
+    ),
+    "some hardware": (
+        {"accelerator": {"profile": "H100"}},
+        {"accelerator": {"nodeSelector": {"a": "b"}}},
+        "spec.accelerator",
+        "set profile, count or both",
+    ),
+    "a profile has GPUs": (
+        {"accelerator": {"profile": "H100", "count": 1}},
+        {"accelerator": {"profile": "H100", "count": 0}},
+        "spec.accelerator.profile",
+        "set count to at least 1 or remove profile",
+    ),
+    "a KV cache on a GPU": (
+        {
+            "accelerator": {"count": 1},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        {
+            "accelerator": {"count": 0},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        "spec.runtime.kvCache.size",
+        "must be less than resources.limits.memory",
+    ),
+    "most GPUs": (
+        {"accelerator": {"count": 8}},
+        {"accelerator": {"count": 9}},
+        "spec.accelerator.count",
+        "less than or equal to 8",
+    ),
+    "a replica is divided once": (
+        {"accelerator": {"count": 0}, "runtime": {"args": ["--tensor-parallel-size", "2"]}},
+        {"accelerator": {"count": 2}, "runtime": {"args": ["--tensor-parallel-size=2"]}},
+        "spec.runtime.args",
+        "accelerator.count sets --tensor-parallel-size",
+    ),
+    "a price of GPUs": (
+        {"accelerator": {"count": 1, "costPerHour": "2.5"}},
+        {"accelerator": {"count": 0, "costPerHour": "2.5"}},
+        "spec.accelerator.costPerHour",
+        "remove costPerHour",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
