@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from octavo_runtime.core.batch import TokenLogprobs
+from octavo_runtime.runner.transfer import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ def describe(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list
     A rank counts the tokens that are more probable, so equals share one. Raises `FloatingPointError` when they
     are not numbers.
     """
-    chosen = torch.tensor(tokens, device=logits.device)[:, None]
+    chosen = on_device(tokens, logits.device)[:, None]
     whole = logits.logsumexp(-1, keepdim=True)
     own = logits.gather(-1, chosen)
     ranks = (logits > own).sum(-1, keepdim=True) + 1
