@@ -13,7 +13,6 @@ none of these           1
 With scaleToZero the Service leads to the activator while no replica is available, and shortly before the last one goes.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -39,12 +38,12 @@ from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
+from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
 
 Raw = Mapping[str, Any]
 
-LONGEST_STARTUP_SECONDS: Final = 900.0
 _REPLICAS: Final = f"Service{names.OF_REPLICAS}"
 _ACTIVATOR: Final = f"Deployment{names.OF_ACTIVATOR}"
 
@@ -169,6 +168,7 @@ def facts_of(
     previous: ModelServerStatus,
     *,
     trouble: Trouble | None = None,
+    progress: Progress | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -184,6 +184,7 @@ def facts_of(
         previous=previous,
         trouble=trouble,
         contest=proposal.scaler.contest,
+        progress=progress,
     )
 
 
@@ -196,7 +197,7 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
-    startup = _startup_p90(staying)
+    startup = startup_p90(staying)
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 
@@ -214,16 +215,6 @@ def _needs_activator(
         return False
     serves = desired > 0 and deployment is not None and deployment.available > 0
     return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
-
-
-def _startup_p90(pods: list[PodView]) -> float | None:
-    """Seconds from creation to readiness that nine of ten replicas kept to; None while none is ready.
-
-    A replica that lost its readiness and found it again shows a later time; what cannot be a start is left out.
-    """
-    seconds = sorted(pod.ready_since - from_timestamp(pod.created) for pod in pods if pod.ready and pod.created)
-    starts = [value for value in seconds if 0 <= value <= LONGEST_STARTUP_SECONDS]
-    return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
 
 
 def _sleeps(spec: ModelServerSpec) -> bool:
