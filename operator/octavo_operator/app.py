@@ -7,6 +7,7 @@ from typing import Any
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.lease import Timing
+from octavo_operator.doorbell import Doorbell
 from octavo_operator.election import Election, Term
 from octavo_operator.fence import Fence
 from octavo_operator.handlers import Listener, watch
@@ -47,7 +48,16 @@ async def serve(settings: Settings) -> None:
         )
         samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
-        reconciler = Reconciler(cluster, store, samples=samples, recorder=recorder, metrics=metrics, settings=settings)
+        doorbell = Doorbell(store, metrics, health, queue.add)
+        reconciler = Reconciler(
+            cluster,
+            store,
+            samples=samples,
+            recorder=recorder,
+            metrics=metrics,
+            settings=settings,
+            doorbell=doorbell,
+        )
         resync = Resync(
             cluster,
             store,
@@ -56,6 +66,7 @@ async def serve(settings: Settings) -> None:
             metrics=metrics,
             namespaces=settings.watch_namespaces,
             period=settings.resync_period,
+            profiles=(settings.lease_namespace, settings.profiles_configmap) if settings.profiles_configmap else None,
         )
         await resync.first()
         logger.info(
@@ -63,7 +74,8 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        leader = Leader(store, queue, reconciler, (scraper, reader), health=health, workers=settings.workers)
+        samplers = (scraper, reader, doorbell)
+        leader = Leader(store, queue, reconciler, samplers, health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
 
@@ -75,7 +87,7 @@ class Leader:
         store: Store,
         queue: WorkQueue,
         reconciler: Reconciler,
-        samplers: tuple[Scraper, Reader],
+        samplers: tuple[Scraper, Reader, Doorbell],
         *,
         health: Health,
         workers: int,
@@ -101,7 +113,7 @@ class Leader:
                 for sampler in self._samplers:
                     group.create_task(sampler.run())
         finally:
-            self._health.rest("queue", "scraper", "reader")
+            self._health.rest("queue", "scraper", "reader", "doorbell")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

@@ -45,8 +45,13 @@ class Target:
     @property
     def url(self) -> str:
         """Where its metrics are."""
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{names.PORT}{names.PATH_METRICS}"
+        return f"{address_url(self.address, names.PORT)}{names.PATH_METRICS}"
+
+
+def address_url(address: str, port: int) -> str:
+    """Where a pod's port is; the address may be of either family."""
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
 
 
 class Scraper:
@@ -86,7 +91,7 @@ class Scraper:
         await asyncio.gather(*(self._ask(session, target) for target in targets))
 
     async def _ask(self, session: aiohttp.ClientSession, target: Target) -> None:
-        self._take(target, await _fetch(session, target.url))
+        self._take(target, await fetch(session, target.url))
 
     def _targets(self) -> list[Target]:
         sources = {key: metrics_source(self._store.server(key) or {}).source for key in self._store.servers()}
@@ -113,7 +118,7 @@ class Scraper:
             replicas[target.uid] = replicas[target.uid].spoil(now)
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str) -> str | None:
+async def fetch(session: aiohttp.ClientSession, url: str) -> str | None:
     """The body, or None when there is none in time, it is too long, or the answer is not a plain 200."""
     try:
         async with session.get(url, allow_redirects=False) as answer:

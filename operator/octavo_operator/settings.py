@@ -1,12 +1,15 @@
 """The operator's own settings: environment variables, read once at the start into a frozen value.
 
 OCTAVO_RUNTIME_IMAGE      image of the runtime where a ModelServer names none (required)
+OCTAVO_ACTIVATOR_IMAGE    the operator's own image, for activators; empty: nothing can be scaled to zero
 OCTAVO_WATCH_NAMESPACES   namespaces to watch, separated by commas; empty: all
 OCTAVO_PROMETHEUS_NAMESPACE
                           whose pods may scrape the replicas; empty: nobody's
 OCTAVO_POD_MONITORS       true or false: PodMonitors where the cluster has them     true
 OCTAVO_POD_MONITOR_LABELS
                           more labels of them, such as release=monitoring,team=ml
+OCTAVO_PROFILES_CONFIGMAP
+                          ConfigMap with more accelerator profiles in the operator's namespace; empty: none
 OCTAVO_PROMETHEUS_URL     the Prometheus that ModelServers with metrics.source Prometheus are
                           scaled by; empty: none
 OCTAVO_PROMETHEUS_AUTHORIZATION_FILE
@@ -63,6 +66,7 @@ class Settings:
     instance: str = "octavo-operator"
     identity: str = "octavo-operator"
     """Who holds the Lease: a pod's name, since a container follows its predecessor only once that is dead."""
+    profiles_configmap: str = ""
     lease_namespace: str = "default"
     lease_name: str = "octavo-operator"
     lease_duration: float = 15.0
@@ -80,6 +84,7 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
     return Settings(
         defaults=Defaults(
             runtime_image=image,
+            activator_image=environ.get("OCTAVO_ACTIVATOR_IMAGE", "").strip(),
             operator_namespace=environ.get("POD_NAMESPACE", ""),
             prometheus_namespace=environ.get("OCTAVO_PROMETHEUS_NAMESPACE", "").strip(),
             pod_monitors=_truth(environ, "OCTAVO_POD_MONITORS", default=True),
@@ -94,6 +99,7 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
         log_level=_log_level(environ),
         instance=instance,
         identity=environ.get("POD_NAME") or f"{instance}_{uuid.uuid4()}",
+        profiles_configmap=environ.get("OCTAVO_PROFILES_CONFIGMAP", "").strip(),
         lease_namespace=environ.get("POD_NAMESPACE") or "default",
         lease_name=environ.get("OCTAVO_LEASE_NAME") or "octavo-operator",
         lease_duration=round(_number(environ, "OCTAVO_LEASE_DURATION", 15, 3, 300)),

@@ -8,7 +8,7 @@ import pytest
 
 from octavo_operator.core.crd import build_crd
 from octavo_operator.core.manifest import Defaults, Owner
-from octavo_operator.core.names import CHILD_KINDS, MAX_NAME_LENGTH
+from octavo_operator.core.names import CHILD_KINDS, MAX_NAME_LENGTH, OPTIONAL_KINDS
 from octavo_operator.core.render import render, url
 from octavo_operator.core.spec import parse_spec
 
@@ -43,6 +43,7 @@ FULL: dict[str, Any] = {
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     },
     "drain": {"timeout": "5m"},
+    "podTemplate": {"metadata": {"annotations": {"note": "mine"}}, "spec": {"priorityClassName": "online"}},
 }
 
 
@@ -59,10 +60,17 @@ S3: dict[str, Any] = {
     "region": "eu-central-1",
     "credentialsSecretRef": {"name": "minio"},
 }
+OCI: dict[str, Any] = {
+    "image": "example.invalid/smol:1",
+    "path": "smol",
+    "pullPolicy": "Always",
+    "pullSecretRef": {"name": "registry"},
+}
 # FULL with the other sources, and with each kind of cache.
 FETCHED: dict[str, dict[str, Any]] = {
     "hub": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"sizeLimit": "20Gi"}}},
     "s3": FULL | {"model": FULL["model"] | {"source": {"s3": S3}, "cache": {"pvc": {"claimName": "cache"}}}},
+    "oci": FULL | {"model": FULL["model"] | {"source": {"oci": OCI}}},
 }
 
 INSTALLED = Defaults(
@@ -71,7 +79,18 @@ INSTALLED = Defaults(
     prometheus_namespace="monitoring",
     pod_monitors=True,
     pod_monitor_labels={"release": "prometheus"},
+    served=OPTIONAL_KINDS,
 )
+ROUTED: dict[str, Any] = {
+    "httpRoute": {
+        "parentRefs": [
+            {"name": "public", "namespace": "gateways", "sectionName": "https"},
+            {"name": "public", "namespace": "gateways", "port": 8443},
+        ],
+        "hostnames": ["chat.example.com", "*.example.org"],
+    },
+    "inferencePool": {"endpointPickerRef": {"name": "picker", "failureMode": "FailOpen"}},
+}
 
 
 def children(raw: dict[str, Any], replicas: int = 2, defaults: Defaults = DEFAULTS) -> dict[str, Any]:
@@ -84,12 +103,12 @@ def pod(raw: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("name", "full"), [("minimal", False), ("full", True)])
 def test_golden_children(golden, raw_spec, name, full):
-    manifests = children(FULL, 2, INSTALLED) if full else children(raw_spec(), 1)
+    manifests = children(FULL | {"networking": ROUTED}, 2, INSTALLED) if full else children(raw_spec(), 1)
     golden(f"children-{name}", list(manifests.values()))
 
 
 def test_children_are_applied_in_their_order():
-    assert tuple(children(FULL, 2, INSTALLED)) == CHILD_KINDS
+    assert tuple(children(FULL | {"networking": ROUTED}, 2, INSTALLED)) == CHILD_KINDS
 
 
 def test_a_pod_says_what_template_it_is_of_and_scaling_makes_no_new_one():
@@ -186,6 +205,30 @@ def test_samples_that_decide_are_asked_for_more_often(raw_spec):
     assert [monitor["spec"]["podMetricsEndpoints"][0]["interval"] for monitor in monitors] == ["15s", "5s"]
 
 
+def test_a_route_leads_to_the_service_or_to_the_pool(raw_spec):
+    def backend(*fields: str) -> dict[str, Any]:
+        wanted = {field: ROUTED[field] for field in fields}
+        route = children(raw_spec(networking=wanted), 1, INSTALLED)["HTTPRoute"]["spec"]
+        ((found,),) = [rule["backendRefs"] for rule in route["rules"]]
+        return dict(found)
+
+    assert backend("httpRoute") == {"kind": "Service", "name": "chat", "port": 80}
+    pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "chat"}
+    assert backend("httpRoute", "inferencePool") == pool
+
+
+def test_a_pool_is_every_pod_and_names_its_picker(raw_spec):
+    pool = children(raw_spec(networking=ROUTED), 1, INSTALLED)["InferencePool"]["spec"]
+    assert pool["selector"] == {"matchLabels": {"octavo.dev/modelserver": "chat"}}
+    assert pool["targetPorts"] == [{"number": 8000}]
+    picker = {"kind": "Service", "name": "picker", "port": {"number": 9002}, "failureMode": "FailOpen"}
+    assert pool["endpointPickerRef"] == picker
+
+
+def test_what_the_cluster_does_not_have_is_not_rendered(raw_spec):
+    assert not {"HTTPRoute", "InferencePool"} & children(raw_spec(networking=ROUTED), 1, DEFAULTS).keys()
+
+
 # --- the pod ----------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +292,25 @@ def test_a_model_of_s3_comes_with_the_secrets_keys_and_keeps_its_files_on_the_cl
     assert {"name": "AWS_SKIP_SIGNATURE", "value": "true"} in anonymous
 
 
+def test_a_model_in_an_image_is_mounted_by_the_node():
+    template = pod(FETCHED["oci"])["spec"]
+    (container,) = template["containers"]
+    assert container["args"][:2] == ["serve", "/models/smol"]
+    assert "--download-dir" not in container["args"]
+    image = {"reference": "example.invalid/smol:1", "pullPolicy": "Always"}
+    assert {"name": "model", "image": image} in template["volumes"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in container["volumeMounts"]
+    assert template["imagePullSecrets"] == [{"name": "registry"}]
+    plain = pod({"model": {"source": {"oci": {"image": "a"}}}})["spec"]
+    assert {"name": "model", "image": {"reference": "a"}} in plain["volumes"]
+    assert "imagePullSecrets" not in plain
+
+
+def test_the_nodes_pull_counts_into_the_deadline():
+    oci, pvc = (children(raw)["Deployment"]["spec"]["progressDeadlineSeconds"] for raw in (FETCHED["oci"], FULL))
+    assert oci == pvc + 7200
+
+
 def test_a_fetch_has_time_that_a_load_alone_has_not():
     def budget(raw: dict[str, Any]) -> int:
         return int(pod(raw)["spec"]["containers"][0]["startupProbe"]["failureThreshold"])
@@ -260,11 +322,12 @@ def test_a_fetch_has_time_that_a_load_alone_has_not():
     ("source", "ports"),
     [
         ({"pvc": {"claimName": "m"}}, None),
+        ({"oci": OCI}, None),
         ({"hub": {"repo": "a/b"}}, [("UDP", 53), ("TCP", 53), ("TCP", 443)]),
         ({"hub": HUB}, [("UDP", 53), ("TCP", 53), ("TCP", 8080)]),
         ({"s3": S3}, [("UDP", 53), ("TCP", 53), ("TCP", 443)]),
     ],
-    ids=["pvc", "hub", "mirror", "s3"],
+    ids=["pvc", "oci", "hub", "mirror", "s3"],
 )
 def test_a_replica_may_connect_to_nothing_but_its_models_source(source, ports):
     spec = policy({"model": {"source": source}})
@@ -281,6 +344,23 @@ def test_gpus_are_asked_for_only_where_there_are_some(raw_spec):
     assert resources == {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}
 
 
+def test_several_gpus_divide_a_replica_and_share_memory(raw_spec):
+    template = pod(raw_spec(accelerator={"count": 4}))["spec"]
+    (container,) = template["containers"]
+    args = container["args"]
+    assert args[args.index("--tensor-parallel-size") + 1] == "4"
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in template["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize("accelerator", [{"count": 0}, {"count": 1}, {"profile": "H100"}])
+def test_one_gpu_is_not_divided(raw_spec, accelerator):
+    template = pod(raw_spec(accelerator=accelerator))["spec"]
+    assert "--tensor-parallel-size" not in template["containers"][0]["args"]
+    assert [volume["name"] for volume in template["volumes"]] == ["model", "tmp"]
+
+
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every scalar in a raw spec."""
     if isinstance(node, dict | list):
@@ -292,6 +372,8 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 CHOICES = {
     "bfloat16": "float16",
+    "H100": "H200",
+    "Always": "Never",
     "Exists": "Equal",
     "NoSchedule": "NoExecute",
     "5m": "6m",
@@ -303,6 +385,8 @@ CHOICES = {
     S3["uri"]: "s3://models/other",
 }
 FULL_EDITS = [(FULL, path) for path in leaves(FULL)]
+PROFILED: dict[str, Any] = {"model": {"source": {"pvc": {"claimName": "m"}}}, "accelerator": {"profile": "H100"}}
+FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
 
 
@@ -328,8 +412,8 @@ def test_every_edit_of_the_spec_reaches_the_pod(full, path):
     assert pod(edited) != pod(full)
 
 
-OF_THE_POD = ("model", "runtime", "accelerator", "drain")
-ELSEWHERE = ("replicas", "autoscaling", "networking", "disruption", "paused")
+OF_THE_POD = ("model", "runtime", "accelerator", "drain", "podTemplate")
+ELSEWHERE = ("rollout", "replicas", "autoscaling", "networking", "disruption", "paused")
 
 
 def schema_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -353,6 +437,8 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
     edited |= {("accelerator", "tolerations", name) for name in ("value", "tolerationSeconds")}
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
     edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
+    edited |= {("accelerator", "costPerHour")}  # for the budget alone
+    edited = {path[:1] if path[0] == "podTemplate" else path for path in edited}
     edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
     described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
     assert described - edited == set()
@@ -366,6 +452,8 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
         {"paused": True},
         {"networking": {"networkPolicy": {"allowedFrom": [{"podSelector": {}}]}}},
         {"disruption": {"maxUnavailable": 2}},
+        {"rollout": {"strategy": "InPlace"}},
+        {"networking": ROUTED},
     ],
     ids=lambda changes: next(iter(changes)),
 )

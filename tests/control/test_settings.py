@@ -57,6 +57,7 @@ def test_everything_can_be_set():
             "OCTAVO_PROMETHEUS_CA_FILE": "/c",
             "OCTAVO_POD_MONITORS": "False",
             "OCTAVO_POD_MONITOR_LABELS": "release=prom, team=ml",
+            "OCTAVO_ACTIVATOR_IMAGE": " example.invalid/operator:1",
             "KUBECONFIG": "/k",
         }
     )
@@ -66,7 +67,8 @@ def test_everything_can_be_set():
     assert (settings.log_level, settings.instance, settings.kubeconfig) == ("DEBUG", "pod-1", "/k")
     assert (settings.lease_namespace, settings.lease_name, settings.lease_duration) == ("ns", "lease", 30)
     labels = {"release": "prom", "team": "ml"}
-    assert settings.defaults == Defaults("example.invalid/runtime:1", "ns", "monitoring", False, labels)
+    images = ("example.invalid/runtime:1", "example.invalid/operator:1")
+    assert settings.defaults == Defaults(images[0], "ns", "monitoring", False, labels, activator_image=images[1])
 
 
 def test_the_argument_outweighs_the_environment():

@@ -360,3 +360,47 @@ def test_a_decision_without_a_change_is_not_recorded(status_of, raw_deployment):
     decision = replace(decided(signals), memory=ScalerMemory(0))
     status = status_of(raw_deployment(2), signals=signals, desired=2, decision=decision, autoscaling=AUTOSCALING)
     assert status.scaling is None
+
+
+# --- rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def rolling(raw_deployment, *, in_place, **counts):
+    raw = raw_deployment(2, revision="r2", **counts)
+    surge = {"maxSurge": int(not in_place), "maxUnavailable": int(in_place)}
+    raw["spec"]["strategy"] = {"type": "RollingUpdate", "rollingUpdate": surge}
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("in_place", "reason", "words"),
+    [
+        (True, Reason.REPLACING_IN_PLACE, "1 of 2 replicas updated, in place: an old one goes before a new one comes"),
+        (False, Reason.ROLLING_OUT, "1 of 2 replicas updated"),
+    ],
+)
+def test_a_rollout_says_whether_it_takes_capacity_away(status_of, raw_deployment, raw_pod, *, in_place, reason, words):
+    pods = [raw_pod("a", ready=True), raw_pod("b", revision="r2")]
+    deployment = rolling(raw_deployment, in_place=in_place, replicas=2, updated=1, ready=1)
+    status = status_of(deployment, pods, desired=2, replicas=2)
+    progressing = status.condition(Condition.PROGRESSING)
+    assert (progressing.reason, progressing.message) == (reason, words)
+    assert ("in place" in status.condition(Condition.READY).message) == in_place
+
+
+def test_the_gap_of_a_single_replica_is_said_until_the_old_one_is_gone(status_of, raw_deployment, raw_pod):
+    deployment = rolling(raw_deployment, in_place=True, replicas=1, updated=1, ready=0)
+    pods = [raw_pod("a", terminating=True), raw_pod("b", revision="r2")]
+    status = status_of(deployment, pods, desired=1, replicas=1)
+    assert "nothing serves in between" in status.condition(Condition.PROGRESSING).message
+    later = status_of(deployment, pods[1:], desired=1, replicas=1)
+    assert later.condition(Condition.PROGRESSING).reason == Reason.SCALING_UP
+
+
+def test_a_crash_in_a_rollout_says_what_serves_on(status_of, raw_deployment, raw_pod):
+    pods = [raw_pod("a", ready=True), raw_pod("b", revision="r2", container=crash())]
+    deployment = rolling(raw_deployment, in_place=True, replicas=2, updated=1, ready=1)
+    status = status_of(deployment, pods, desired=2, replicas=2)
+    assert summary(status) == ("False", ["Stalled"], Reason.CRASH_LOOP)
+    assert "the rollout stops here, 1 old replicas serve on" in status.condition(Condition.READY).message
+    assert status.condition(Condition.AVAILABLE).status == "True"

@@ -10,15 +10,34 @@ import re
 from typing import Final
 
 from octavo_operator.core import names
-from octavo_operator.core.budget import affordable
+from octavo_operator.core.activator import make_activator
 from octavo_operator.core.guards import (
     make_disruption_budget,
     make_network_policy,
     make_pod_monitor,
     make_service_account,
 )
-from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, with_hash, with_revision, without_empty
-from octavo_operator.core.sources import model_argument, model_volume, shares_a_volume, source_env, startup_seconds
+from octavo_operator.core.manifest import (
+    Defaults,
+    Manifest,
+    Owner,
+    child,
+    service_spec,
+    with_hash,
+    with_revision,
+    without_empty,
+)
+from octavo_operator.core.pod_template import patched
+from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
+from octavo_operator.core.routes import make_http_route, make_inference_pool
+from octavo_operator.core.sources import (
+    model_argument,
+    model_volume,
+    pull_seconds,
+    shares_a_volume,
+    source_env,
+    startup_seconds,
+)
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
 from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
@@ -27,54 +46,60 @@ from octavo_operator.core.units import parse_quantity
 MIN_READY_SECONDS: Final = 2
 """Between "the pod is ready" and "the replica serves": kube-proxy on every node learns of it about a second later."""
 
+SHARED_GIB_PER_GPU: Final = 2
 
-def render(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> tuple[Manifest, ...]:
-    """All children of a ModelServer, in the order in which they are applied."""
+
+def render(
+    spec: ModelServerSpec,
+    owner: Owner,
+    replicas: int,
+    defaults: Defaults,
+    *,
+    in_place: bool = False,
+    to_activator: bool = False,
+    upstream: str | None = None,
+) -> tuple[Manifest, ...]:
+    """All children of a ModelServer, in the order in which they are applied.
+
+    The Service leads to the replicas, or to the activator; that one comes when `upstream` is known (activator.py).
+    """
     children = (
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
-        make_service(owner),
+        *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
+        make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
-        make_deployment(spec, owner, replicas, defaults),
+        make_deployment(spec, owner, replicas, defaults, in_place=in_place),
         make_pod_monitor(spec, owner, defaults),
+        make_inference_pool(spec, owner, defaults),
+        make_http_route(spec, owner, defaults),
     )
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
 
-def make_service(owner: Owner) -> Manifest:
-    """The endpoint inside the cluster: port 80 of every ready replica."""
-    port = {
-        "name": names.PORT_NAME,
-        "protocol": "TCP",
-        "appProtocol": "http",
-        "port": names.SERVICE_PORT,
-        "targetPort": names.PORT_NAME,
-    }
-    service = {"type": "ClusterIP", "selector": names.selector(owner.name), "ports": [port]}
-    return child(owner, "Service", spec=service)
+def make_service(owner: Owner, selector: dict[str, str]) -> Manifest:
+    """The endpoint inside the cluster: port 80 of every ready pod that is selected."""
+    return child(owner, "Service", spec=service_spec(selector))
 
 
-def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> Manifest:
-    """The replicas. A new one is ready before an old one goes, so a rollout never takes capacity away."""
+def make_deployment(
+    spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults, *, in_place: bool
+) -> Manifest:
+    """The replicas, replaced one at a time: a new one serves before an old one goes, or an old one goes first."""
     template = {"metadata": {"labels": names.labels(owner.name)}, "spec": make_pod_spec(spec, owner.name, defaults)}
     deployment = {
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
         "revisionHistoryLimit": 2,
-        "progressDeadlineSeconds": startup_seconds(spec.model) + 60,
+        "progressDeadlineSeconds": pull_seconds(spec.model) + startup_seconds(spec.model) + _grace_seconds(spec) + 60,
         "selector": {"matchLabels": names.selector(owner.name)},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec, replicas)},
-        "template": with_revision(template),
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": int(in_place), "maxSurge": int(not in_place)},
+        },
+        "template": with_revision(patched(template, spec.pod_template)),
     }
     return child(owner, "Deployment", spec=deployment)
-
-
-def _rolling_update(spec: ModelServerSpec, replicas: int) -> Manifest:
-    """One more replica while pods are replaced, or one fewer where the budget does not pay for one more."""
-    budget = spec.autoscaling.budget if spec.autoscaling else None
-    if budget and replicas >= affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour):
-        return {"maxUnavailable": 1, "maxSurge": 0}
-    return {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
@@ -90,11 +115,16 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
             "seccompProfile": {"type": "RuntimeDefault"},
             **_group(spec),
         },
-        "terminationGracePeriodSeconds": spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": _grace_seconds(spec),
         "containers": [_container(spec, name, defaults)],
-        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
+        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
     }
-    return pod | _placement(spec.accelerator)
+    return pod | _pull_secret(spec) | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
+
+
+def _grace_seconds(spec: ModelServerSpec) -> int:
+    """How long a replica may take to end; a new one in its place waits for that."""
+    return spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS
 
 
 def url(owner: Owner) -> str:
@@ -119,7 +149,7 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
             *(_env(variable) for variable in spec.runtime.env),
         ],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.PORT, "protocol": "TCP"}],
-        **_resources(spec.runtime.resources, spec.accelerator),
+        **_resources(spec.runtime.resources, spec.accelerator, defaults.profiles.of(spec.accelerator)),
         **_probes(startup_seconds(spec.model)),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -127,10 +157,31 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "model", "mountPath": names.MODELS_FOLDER} | ({"readOnly": True} if spec.model.source.pvc else {}),
+            {"name": "model", "mountPath": names.MODELS_FOLDER}
+            | ({"readOnly": True} if not spec.model.source.is_fetched else {}),
             {"name": "tmp", "mountPath": names.HOME},
+            *({"name": volume["name"], "mountPath": "/dev/shm"} for volume in _shared_memory(spec)),  # noqa: S108
         ],
     }
+
+
+def _gpus(spec: ModelServerSpec) -> int:
+    return spec.accelerator.gpus if spec.accelerator else 0
+
+
+def _shared_memory(spec: ModelServerSpec) -> list[Manifest]:
+    """GPUs of one node exchange through /dev/shm where they have no direct way; a container's own has 64 MiB.
+
+    A bound, not a reservation: pages count into the pod's memory as they are used.
+    """
+    if _gpus(spec) < 2:
+        return []
+    return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHARED_GIB_PER_GPU * _gpus(spec)}Gi"}}]
+
+
+def _pull_secret(spec: ModelServerSpec) -> Manifest:
+    secret = spec.model.source.oci.pull_secret_ref if spec.model.source.oci else None
+    return {"imagePullSecrets": [{"name": secret.name}]} if secret else {}
 
 
 def _group(spec: ModelServerSpec) -> Manifest:
@@ -144,13 +195,14 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
     kv_cache = spec.runtime.kv_cache
     flags = {
         "--port": names.PORT,
-        "--download-dir": None if spec.model.source.pvc else names.MODELS_FOLDER,
+        "--download-dir": names.MODELS_FOLDER if spec.model.source.is_fetched else None,
         "--served-model-name": served_name(spec, name),
         "--dtype": spec.model.dtype,
         "--max-model-len": spec.model.max_model_len,
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
         "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
+        "--tensor-parallel-size": _gpus(spec) if _gpus(spec) > 1 else None,
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }
@@ -168,11 +220,14 @@ def _env(variable: EnvVar) -> Manifest:
     return without_empty(variable.model_dump(by_alias=True, exclude_none=True))
 
 
-def _resources(resources: Resources | None, accelerator: Accelerator | None) -> Manifest:
+def _resources(resources: Resources | None, accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
     asked = resources or Resources()
-    gpus = {names.GPU_RESOURCE: str(accelerator.count)} if accelerator and accelerator.count else {}
-    both = {"requests": _quantities(asked.requests) | gpus, "limits": _quantities(asked.limits) | gpus}
-    filled = {kind: amounts for kind, amounts in both.items() if amounts}
+    resource = profile.resource if profile else names.GPU_RESOURCE
+    gpus = {resource: str(accelerator.gpus)} if accelerator and accelerator.gpus else {}
+    requests, limits = _quantities(asked.requests), _quantities(asked.limits)
+    if accelerator and profile and profile.memory and "memory" not in requests | limits:
+        requests["memory"] = str(math.ceil(parse_quantity(profile.memory) * accelerator.gpus))
+    filled = {kind: amounts for kind, amounts in (("requests", requests | gpus), ("limits", limits | gpus)) if amounts}
     return {"resources": filled} if filled else {}
 
 
@@ -194,10 +249,23 @@ def _probes(startup: int) -> Manifest:
     }
 
 
-def _placement(accelerator: Accelerator | None) -> Manifest:
+def _placement(accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
+    """Where a replica may go: as the spec says, else as its profile does."""
     if accelerator is None:
         return {}
-    tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in accelerator.tolerations]
+    told = accelerator.node_selector
+    tolerations = accelerator.tolerations or (profile.tolerations if profile else ())
     return without_empty(
-        {"nodeSelector": dict(accelerator.node_selector), "tolerations": [without_empty(item) for item in tolerations]}
+        {
+            "nodeSelector": dict(told or (profile.node_selector if profile else {})),
+            "tolerations": [without_empty(item.model_dump(by_alias=True, exclude_none=True)) for item in tolerations],
+            "affinity": _products(profile.products) if profile and profile.products and not told else {},
+        }
     )
+
+
+def _products(products: tuple[str, ...]) -> Manifest:
+    """Nodes whose GPU is one of these: the same kind of GPU has several names."""
+    wanted = {"key": PRODUCT_LABEL, "operator": "In", "values": list(products)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

@@ -111,7 +111,17 @@ class Budget(SpecModel):
     """What the replicas may cost. It wins over every other bound. Both are in the same currency."""
 
     max_cost_per_hour: Price = Field(description="Most that all replicas together may cost in an hour. Example: '25'.")
-    replica_cost_per_hour: Price = Field(description="Price of one replica for an hour. Example: '2.5'.")
+    replica_cost_per_hour: Price | None = Field(
+        default=None,
+        description="Price of one replica for an hour. Default: accelerator.costPerHour, or else that of "
+        "accelerator.profile, for each of its GPUs. Example: '2.5'.",
+    )
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that it pays for, once their price is known (profiles.py)."""
+        assert self.replica_cost_per_hour is not None, "settle fills it in"
+        return affordable(self.max_cost_per_hour, self.replica_cost_per_hour)
 
 
 class ScheduledMinimum(SpecModel):
@@ -154,15 +164,43 @@ class ScheduledMinimum(SpecModel):
         return Schedule(self.name, days, _minutes(self.from_), _minutes(self.to), self.time_zone, self.min_replicas)
 
 
+class ScaleToZero(SpecModel):
+    """No replica while nothing is asked. A small Deployment, the activator, then takes the requests, holds them until a
+    replica serves, and passes them on.
+    """
+
+    idle_after: Annotated[Seconds, duration("10s", "24h")] = Field(
+        default="10m",
+        validate_default=True,
+        description="Time without any request after which the last replicas go. Default: 10m.",
+    )
+    max_held_requests: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="Requests held at the same time; more get a 503 with Retry-After. Default: 100.",
+    )
+    hold_timeout: Annotated[Seconds, duration("1s", "1h")] = Field(
+        default="5m",
+        validate_default=True,
+        description="Time that a request is held; then it gets a 503 with Retry-After. Choose more than a replica "
+        "takes to start. Default: 5m.",
+    )
+
+
 def _minutes(clock: str) -> int:
     hours, minutes = clock.split(":")
     return 60 * int(hours) + int(minutes)
 
 
-_AFFORDABLE = """!has(self.budget) || !isQuantity(string(self.budget.maxCostPerHour))
+_AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour)
+    || !isQuantity(string(self.budget.maxCostPerHour))
     || !isQuantity(string(self.budget.replicaCostPerHour))
     || quantity(string(self.budget.maxCostPerHour)).asApproximateFloat()
     >= quantity(string(self.budget.replicaCostPerHour)).asApproximateFloat() * double(self.minReplicas)"""
+
+
+_WAKES: Final = "scaleToZero needs mode Active: in any other nobody would wake the replicas"
 
 
 class Autoscaling(SpecModel):
@@ -185,6 +223,11 @@ class Autoscaling(SpecModel):
                 "minReplicas of a schedule must not be greater than maxReplicas",
                 fieldPath=".schedules",
             ),
+            rule(
+                "!has(self.scaleToZero) || self.mode == 'Active'",
+                _WAKES,
+                fieldPath=".scaleToZero",
+            ),
         )
     )
 
@@ -193,7 +236,12 @@ class Autoscaling(SpecModel):
         description="Active: the load decides. Advisory: what it would decide is shown in status.scaling and nothing "
         "is scaled; the number is spec.replicas, or else stays as it is. Off: nothing is decided. Default: Active.",
     )
-    min_replicas: int = Field(default=1, ge=1, le=1000, description="Fewest replicas, whatever the load. Default: 1.")
+    min_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Fewest replicas, whatever the load; with scaleToZero, while there are any. Default: 1.",
+    )
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas, whatever the load.")
     targets: Targets = Field(description="Load that one replica should carry. At least one target must be set.")
     metrics: MetricsSource = Field(default=MetricsSource(), description="Where the samples of the load come from.")
@@ -204,11 +252,17 @@ class Autoscaling(SpecModel):
     schedules: tuple[ScheduledMinimum, ...] = Field(
         default=(),
         max_length=16,
-        description="Fewest replicas at known times, instead of a lower minReplicas. The highest one in force counts.",
+        description="Fewest replicas at known times, instead of a lower minReplicas, or of none at all. The highest "
+        "one in force counts.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
+    scale_to_zero: ScaleToZero | None = Field(
+        default=None, description="Let the last replicas go while nothing is asked. Default: never."
+    )
+
     checks: ClassVar = (
+        (lambda self: self.scale_to_zero is None or self.mode == "Active", _WAKES),
         (
             lambda self: all(schedule.min_replicas <= self.max_replicas for schedule in self.schedules),
             "minReplicas of a schedule must not be greater than maxReplicas",
@@ -218,7 +272,7 @@ class Autoscaling(SpecModel):
     @model_validator(mode="after")
     def _affordable(self) -> Self:
         budget = self.budget
-        if budget and affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour) < self.min_replicas:
+        if budget and budget.replica_cost_per_hour and budget.replicas < self.min_replicas:
             raise ValueError(f"budget.maxCostPerHour {budget.max_cost_per_hour} does not pay for minReplicas")
         return self
 

@@ -9,6 +9,7 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
+    Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
 """
@@ -20,11 +21,12 @@ from typing import Final
 from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.clock import to_timestamp
-from octavo_operator.core.conditions import Facts, Verdict, judge
+from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
 from octavo_operator.core.render import served_name, url
+from octavo_operator.core.rollout import is_rolling
 from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.status_model import (
@@ -41,6 +43,12 @@ NOISE_PERIOD_SECONDS: Final = 10.0
 
 _MESSAGE_LIMIT: Final = 1024
 _NOT_SCALED: Final = (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF)
+_BLIND: Final = (
+    Reason.METRICS_MISSING,
+    Reason.METRICS_UNUSABLE,
+    Reason.NO_READY_REPLICAS,
+    Reason.ACTIVATOR_SILENT,
+)
 _NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH})
 
 
@@ -71,6 +79,7 @@ def compute_status(
         _progressing(facts, verdict),
         *_scaling(facts, spec, signals, decision),
         _metrics_fresh(facts, signals),
+        *_contended(facts),
     ]
     deployment = facts.deployment
     return ModelServerStatus(
@@ -133,6 +142,8 @@ def _progressing(facts: Facts, verdict: Verdict) -> _Finding:
 
 def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | None:
     """What the replicas are doing, or None when they are where they should be."""
+    if deployment.in_place and is_rolling(deployment, facts.pods):
+        return Reason.REPLACING_IN_PLACE, f"{deployment.updated} of {facts.desired} replicas updated{in_place(facts)}"
     if deployment.replicas > deployment.updated:
         return Reason.ROLLING_OUT, f"{deployment.updated} of {facts.desired} replicas updated"
     if deployment.available < facts.desired:
@@ -156,7 +167,7 @@ def _scaling(
         return _Finding(active, False, Reason.OFF, message), _Finding(limited, False, Reason.OFF, message)
     if decision is None or signals.too_early:
         return _as_before(facts, active), _as_before(facts, limited)
-    works = decision.reason not in (Reason.METRICS_MISSING, Reason.METRICS_UNUSABLE, Reason.NO_READY_REPLICAS)
+    works = decision.reason not in _BLIND
     by = decision.limited_by
     if spec.autoscaling.mode == "Advisory":
         advice = f"advises {decision.replicas} replicas, {decision.reason}: {decision.message}"
@@ -199,6 +210,17 @@ def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
         return _as_before(facts, kind)
     known = f"{signals.known} of {signals.ready} ready replicas gave a sample"
     return _Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
+
+
+def _contended(facts: Facts) -> list[_Finding]:
+    contest = facts.contest
+    if not contest.goes_on:
+        return []
+    message = (
+        f"something else has set the Deployment's replicas again and again, to {contest.last} last; they were put back "
+        f"to {facts.desired}: let it scale the ModelServer, with spec.replicas, or remove it"
+    )
+    return [_Finding(Condition.CONTENDED, True, Reason.REPLICAS_CHANGED, message)]
 
 
 def _settle(finding: _Finding, facts: Facts, now: float) -> ConditionStatus:

@@ -72,6 +72,8 @@ class Reading:
     queued: bool
     ttft: Buckets | None
     itl: Buckets | None
+    quiet_since: float | None = None
+    """From when on nothing arrived, waited, ran or was computed; None while something does, or it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,18 @@ class Window:
         """The window with one more sample and without those that have become too old."""
         kept = [old for old in self.samples if sample.time - LATENCY_SECONDS < old.time < sample.time]
         samples = (*kept, sample)
-        return Window(samples, _read(samples, self.pace), pace=self.pace)
+        reading = replace(_read(samples, self.pace), quiet_since=self._quiet_since(sample))
+        return Window(samples, reading, pace=self.pace)
+
+    def _quiet_since(self, sample: Sample) -> float | None:
+        """Idle by the counters: what came and went between two samples moved them, however far apart those are."""
+        counters = (sample.prompt_tokens, sample.generation_tokens)
+        if sample.running or sample.waiting or None in counters:
+            return None
+        last, quiet = self.samples[-1] if self.samples else None, self.reading.quiet_since if self.reading else None
+        if last is None or quiet is None or (last.prompt_tokens, last.generation_tokens) != counters:
+            return sample.time
+        return quiet
 
     def spoil(self, now: float) -> "Window":
         """The same after an answer that was no sample."""
@@ -151,6 +164,10 @@ class Signals:
     `unusable` are those that answer, but with nothing that could be read. What `saturated` replicas (warm, with a
     queue) carry is what a replica can carry; what the `busiest` warm one without a queue carries, it can carry as well.
     Seconds are None while too little was seen. Unschedulable pods are not among the ready ones.
+
+    `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown. `held`
+    requests wait at the activator with about `held_tokens` tokens; `activated` are the seconds for which the Service
+    has led to it and it has answered, None while one of both is not so; `deaf`: the Service does, but no answer comes.
     """
 
     ready: int
@@ -173,6 +190,11 @@ class Signals:
     itl_p95: float | None = None
     unschedulable: int = 0
     startup_p90: float | None = None
+    quiet_for: float | None = None
+    held: float = 0.0
+    held_tokens: float = 0.0
+    activated: float | None = None
+    deaf: bool = False
 
     @property
     def known(self) -> int:
@@ -218,7 +240,16 @@ def aggregate(
         free=[reading for reading in warm if not reading.queued],
         unschedulable=unschedulable,
         startup_p90=startup_p90,
+        quiet_for=_quiet_for(readings.values(), now),
     )
+
+
+def _quiet_for(readings: Iterable[Reading | None], now: float) -> float | None:
+    """Draining replicas too: they may still answer."""
+    since = [reading.quiet_since if reading is not None else None for reading in readings]
+    if not since or None in since:
+        return None
+    return max(0.0, now - max(moment for moment in since if moment is not None))
 
 
 def _answers(window: Window, now: float) -> bool:
@@ -235,6 +266,7 @@ def _sum(
     free: list[Reading],
     unschedulable: int,
     startup_p90: float | None,
+    quiet_for: float | None,
 ) -> Signals:
     """Replicas of one ModelServer are alike: one that claims another capacity than the median must not sway the sum."""
     capacity = median(reading.kv_capacity for reading in known) if known else 0.0
@@ -259,6 +291,7 @@ def _sum(
         itl_p95=_p95(reading.itl for reading in known),
         unschedulable=unschedulable,
         startup_p90=startup_p90,
+        quiet_for=quiet_for,
     )
 
 

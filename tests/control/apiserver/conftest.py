@@ -103,11 +103,13 @@ class Operator:
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
+            "OCTAVO_ACTIVATOR_IMAGE": "octavo.local/operator:dev",
             "OCTAVO_HTTP_PORT": str(self.port),
             "OCTAVO_SCRAPE_PERIOD": "0.3",
             "OCTAVO_DECIDE_PERIOD": "0.5",
             "OCTAVO_RESYNC_PERIOD": "1",
             "OCTAVO_LEASE_DURATION": "6",
+            "OCTAVO_PROFILES_CONFIGMAP": "octavo-operator-profiles",
             "POD_NAMESPACE": "octavo-system",
             "POD_NAME": log.stem,
             **environment,
@@ -227,6 +229,24 @@ class Kubelet:
                 self.replicas[name] = Replica()
                 self._report(name, self.replicas[name].address, {"running": {}}, ready=True)
         return [self.replicas[pod["metadata"]["name"]] for pod in pods]
+
+    def schedule(self, gpus: int) -> list[Raw]:
+        """Makes pods ready as far as there are GPUs, one for each, and says of the others what a scheduler would."""
+        pods = self.pods()
+        free = gpus - sum(1 for pod in pods if pod["metadata"]["name"] in self.replicas)
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            if name in self.replicas:
+                continue
+            if free > 0:
+                free -= 1
+                self.replicas[name] = Replica()
+                self._report(name, self.replicas[name].address, {"running": {}}, ready=True)
+            elif not pod["status"].get("conditions"):
+                message = f"0/1 nodes are available: 1 Insufficient nvidia.com/gpu. {gpus} in use."
+                homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+                self.kube.patch("pod", name, {"status": {"conditions": [homeless]}}, subresource="status")
+        return pods
 
     def fail(self, state: Raw, *, restarts: int = 0, last: Raw | None = None) -> None:
         """Gives the container of every pod that is not ready that state."""

@@ -56,7 +56,8 @@ def test_several_operators_share_one_lease_and_are_spread(chart):
 def test_the_rights_are_for_the_lease_that_the_operator_uses(chart):
     environment = {item["name"]: item.get("value") for item in operator_pod(chart())["spec"]["containers"][0]["env"]}
     (role,) = of_kind(chart(), "Role")
-    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, [environment["OCTAVO_LEASE_NAME"]]]
+    named = [[environment[name]] for name in ("OCTAVO_LEASE_NAME", "OCTAVO_PROFILES_CONFIGMAP")]
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, *named]
     assert role["metadata"]["namespace"] == "octavo-system"
 
 
@@ -170,7 +171,8 @@ def test_the_api_server_takes_every_object_of_the_chart(chart, kube):
     [
         ("patch", "modelservers/status", "yes"),
         ("patch", "modelservers", "no"),
-        ("delete", "deployments", "no"),
+        ("deletecollection", "deployments", "no"),
+        ("delete", "deployments", "yes"),
         ("delete", "serviceaccounts", "no"),
         ("delete", "poddisruptionbudgets", "yes"),
         ("create", "serviceaccounts/token", "no"),

@@ -112,6 +112,24 @@ RULES = {
         "spec.model.source.pvc.path",
         "leading /",
     ),
+    "a gateway": (
+        {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "hostnames": ["*.example.org"]}}},
+        {"networking": {"httpRoute": {"parentRefs": []}}},
+        "spec.networking.httpRoute.parentRefs",
+        "at least 1",
+    ),
+    "a picker": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"}}}},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker", "port": 0}}}},
+        "spec.networking.inferencePool.endpointPickerRef.port",
+        "greater than or equal to 1",
+    ),
+    "no cache beside an image": (
+        {"model": {"source": {"pvc": None, "oci": {"image": "a/b:1", "path": "c"}}}},
+        {"model": {"source": {"pvc": None, "oci": {"image": "a/b:1"}}, "cache": {"sizeLimit": "1Gi"}}},
+        "spec.model.cache",
+        "read where they are",
+    ),
     "path inside": (
         {"model": {"source": {"pvc": {"path": "a/...b"}}}},
         {"model": {"source": {"pvc": {"path": "a/../../b"}}}},
@@ -209,12 +227,6 @@ RULES = {
         "spec.accelerator.tolerations[0]",
         "needs effect NoExecute",
     ),
-    "one gpu": (
-        {"accelerator": {"count": 1}},
-        {"accelerator": {"count": 2}},
-        "spec.accelerator.count",
-        "less than or equal to 1",
-    ),
     "duration": ({"drain": {"timeout": "1m30s"}}, {"drain": {"timeout": "90"}}, "spec.drain.timeout", "such as 90s"),
     "no empty duration": (
         {"drain": {"timeout": "1s"}},
@@ -281,6 +293,10 @@ def budgeted(**values):
     return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
 
 
+def zero(**values):
+    return {"autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}} | values}
+
+
 def scheduled(**values):
     return {"autoscaling": SCALED | {"schedules": [{"name": "day", "from": "08:00", "to": "20:00", **values}]}}
 
@@ -303,7 +319,7 @@ RULES |= {
         source(hub={"repo": "org/model"}),
         source(hub={"repo": "org/model"}, s3={"uri": "s3://models/smol"}),
         "spec.model.source",
-        "set exactly one source: hub, pvc or s3",
+        "set exactly one source: hub, oci, pvc or s3",
     ),
     "a repository": (
         source(hub={"repo": "org/model-1.0_a"}),
@@ -432,6 +448,84 @@ RULES |= {
         scheduled(minReplicas=4),
         "spec.autoscaling.schedules",
         "must not be greater than maxReplicas",
+    ),
+    "a price for the budget": (
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"profile": "H100"}},
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"count": 1}},
+        "spec.autoscaling.budget",
+        "a budget needs a price",
+    ),
+    "some hardware": (
+        {"accelerator": {"profile": "H100"}},
+        {"accelerator": {"nodeSelector": {"a": "b"}}},
+        "spec.accelerator",
+        "set profile, count or both",
+    ),
+    "a profile has GPUs": (
+        {"accelerator": {"profile": "H100", "count": 1}},
+        {"accelerator": {"profile": "H100", "count": 0}},
+        "spec.accelerator.profile",
+        "set count to at least 1 or remove profile",
+    ),
+    "a KV cache on a GPU": (
+        {
+            "accelerator": {"count": 1},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        {
+            "accelerator": {"count": 0},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        "spec.runtime.kvCache.size",
+        "must be less than resources.limits.memory",
+    ),
+    "most GPUs": (
+        {"accelerator": {"count": 8}},
+        {"accelerator": {"count": 9}},
+        "spec.accelerator.count",
+        "less than or equal to 8",
+    ),
+    "a replica is divided once": (
+        {"accelerator": {"count": 0}, "runtime": {"args": ["--tensor-parallel-size", "2"]}},
+        {"accelerator": {"count": 2}, "runtime": {"args": ["--tensor-parallel-size=2"]}},
+        "spec.runtime.args",
+        "accelerator.count sets --tensor-parallel-size",
+    ),
+    "a price of GPUs": (
+        {"accelerator": {"count": 1, "costPerHour": "2.5"}},
+        {"accelerator": {"count": 0, "costPerHour": "2.5"}},
+        "spec.accelerator.costPerHour",
+        "remove costPerHour",
+    ),
+    "somebody wakes a pool": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        "spec.networking.inferencePool",
+        "wakes nobody",
+    ),
+    "zero needs somebody who wakes": (
+        zero(),
+        zero(mode="Advisory"),
+        "spec.autoscaling.scaleToZero",
+        "scaleToZero needs mode Active",
+    ),
+    "shortest idleness": (
+        zero(scaleToZero={"idleAfter": "10s"}),
+        zero(scaleToZero={"idleAfter": "9s"}),
+        "spec.autoscaling.scaleToZero.idleAfter",
+        "between 10s and 24h",
+    ),
+    "longest hold": (
+        zero(scaleToZero={"holdTimeout": "1h"}),
+        zero(scaleToZero={"holdTimeout": "61m"}),
+        "spec.autoscaling.scaleToZero.holdTimeout",
+        "between 1s and 1h",
+    ),
+    "some are held": (
+        zero(scaleToZero={"maxHeldRequests": 1}),
+        zero(scaleToZero={"maxHeldRequests": 0}),
+        "spec.autoscaling.scaleToZero.maxHeldRequests",
+        "greater than or equal to 1",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
