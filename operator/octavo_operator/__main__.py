@@ -1,4 +1,4 @@
-"""`octavo-operator run`, `crd`, `render` and `replay`."""
+"""`octavo-operator run`, `crd`, `render`, `replay`, and `activate` in the activators' pods."""
 
 import argparse
 import asyncio
@@ -6,6 +6,7 @@ import os
 import sys
 
 from octavo_operator import rendering
+from octavo_operator.activator.arguments import add_arguments as add_activator_arguments
 from octavo_operator.core.crd import crd_yaml
 from octavo_operator.core.errors import SettingsError
 from octavo_operator.replay.arguments import add_arguments
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         return rendering.print_children(options)
     if options.command == "replay":
         return _replay(options)
+    if options.command == "activate":
+        return _activate(options)
     return _run(options.kubeconfig)
 
 
@@ -31,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--kubeconfig", help="default: $KUBECONFIG, or else the pod's service account")
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     rendering.add_arguments(commands.add_parser("render", help="print the children of ModelServers, without a cluster"))
+    add_activator_arguments(commands.add_parser("activate", help="hold requests until a replica serves, until SIGTERM"))
     add_arguments(commands.add_parser("replay", help="play a trace against an autoscaling policy, in simulated time"))
     return parser
 
@@ -46,6 +50,15 @@ def _replay(options: argparse.Namespace) -> int:
     except SettingsError as error:
         sys.stderr.write(f"octavo-operator: {error}\n")
         return 64
+    return 0
+
+
+def _activate(options: argparse.Namespace) -> int:
+    from octavo_operator.activator.command import activate  # noqa: PLC0415  aiohttp takes half a second
+    from octavo_operator.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(os.environ.get("OCTAVO_LOG_LEVEL", "INFO").upper())
+    asyncio.run(activate(options))
     return 0
 
 

@@ -7,15 +7,18 @@ from typing import Any
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.lease import Timing
+from octavo_operator.doorbell import Doorbell
 from octavo_operator.election import Election, Term
 from octavo_operator.fence import Fence
 from octavo_operator.handlers import Listener, watch
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
+from octavo_operator.reader import Reader
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.recorder import Recorder
 from octavo_operator.resync import Resync
+from octavo_operator.samples import ChosenSamples
 from octavo_operator.scraper import Scraper
 from octavo_operator.settings import Settings
 from octavo_operator.store import Store, slim
@@ -35,8 +38,26 @@ async def serve(settings: Settings) -> None:
         serving(make_app(metrics, health), settings.http_port),
     ):
         scraper = Scraper(store, metrics, health, settings.scrape_period, queue.add)
+        reader = Reader(
+            store,
+            metrics,
+            health,
+            server=settings.prometheus,
+            period=settings.decide_period,
+            tell=queue.add,
+        )
+        samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
-        reconciler = Reconciler(cluster, store, scraper=scraper, recorder=recorder, metrics=metrics, settings=settings)
+        doorbell = Doorbell(store, metrics, health, queue.add)
+        reconciler = Reconciler(
+            cluster,
+            store,
+            samples=samples,
+            recorder=recorder,
+            metrics=metrics,
+            settings=settings,
+            doorbell=doorbell,
+        )
         resync = Resync(
             cluster,
             store,
@@ -53,19 +74,20 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        leader = Leader(store, queue, reconciler, scraper, health=health, workers=settings.workers)
+        samplers = (scraper, reader, doorbell)
+        leader = Leader(store, queue, reconciler, samplers, health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
 
 class Leader:
-    """The work of the one that leads: scrape and reconcile. Lists and the watch go on while another one leads."""
+    """The work of the one that leads: sample and reconcile. Lists and the watch go on while another one leads."""
 
     def __init__(
         self,
         store: Store,
         queue: WorkQueue,
         reconciler: Reconciler,
-        scraper: Scraper,
+        samplers: tuple[Scraper, Reader, Doorbell],
         *,
         health: Health,
         workers: int,
@@ -73,7 +95,7 @@ class Leader:
         self._store = store
         self._queue = queue
         self._reconciler = reconciler
-        self._scraper = scraper
+        self._samplers = samplers
         self._health = health
         self._workers = workers
         self._term: Term | None = None
@@ -88,9 +110,10 @@ class Leader:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(self._reconciler.reconcile, self._workers))
-                group.create_task(self._scraper.run())
+                for sampler in self._samplers:
+                    group.create_task(sampler.run())
         finally:
-            self._health.rest("queue", "scraper")
+            self._health.rest("queue", "scraper", "reader", "doorbell")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

@@ -12,7 +12,7 @@ from octavo_operator.cluster import Cluster
 from octavo_operator.core.conditions import Failure
 from octavo_operator.core.errors import ClusterError, Rejected, Unavailable
 from octavo_operator.core.events import status_events, step_events
-from octavo_operator.core.manifest import Defaults
+from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.names import OPTIONAL_KINDS, Reason
 from octavo_operator.core.plan import Step
 from octavo_operator.core.proposal import (
@@ -27,9 +27,10 @@ from octavo_operator.core.proposal import (
 )
 from octavo_operator.core.status import compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.doorbell import Doorbell
 from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
-from octavo_operator.scraper import Scraper
+from octavo_operator.samples import Samples
 from octavo_operator.settings import Settings
 from octavo_operator.store import Key, Observed, Raw, Store
 
@@ -55,14 +56,16 @@ class Reconciler:
         cluster: Cluster,
         store: Store,
         *,
-        scraper: Scraper,
+        samples: Samples,
         recorder: Recorder,
         metrics: Metrics,
         settings: Settings,
+        doorbell: Doorbell | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
-        self._scraper = scraper
+        self._samples = samples
+        self._doorbell = doorbell
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
@@ -95,22 +98,28 @@ class Reconciler:
                 previous,
                 children=children,
                 pods=observed.pods,
-                windows=self._scraper.windows(observed.key),
+                windows=self._samples.windows(observed.key),
                 scaler=known.scaler,
                 defaults=self._defaults_now(),
                 now=now,
+                held=self._doorbell.held(observed.key, now) if self._doorbell else None,
             )
 
         proposal = with_children(observed.children)
-        missing = [step.manifest["kind"] for step in proposal.plan.steps if step.reason == Reason.CREATED]
-        found = await asyncio.gather(*(self._cluster.get(kind, *observed.key) for kind in missing))
-        present = {kind: raw for kind, raw in zip(missing, found, strict=True) if raw is not None}
+        missing = [step.manifest for step in proposal.plan.steps if step.reason == Reason.CREATED]
+        found = await asyncio.gather(*(self._look_up(manifest) for manifest in missing))
+        present = {slot(raw, observed.key.name): raw for raw in found if raw is not None}
         return with_children({**observed.children, **present}) if present else proposal
+
+    async def _look_up(self, manifest: Raw) -> Raw | None:
+        raw = await self._cluster.get(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        return raw and {**raw, "kind": manifest["kind"]}
 
     def _defaults_now(self) -> Defaults:
         """What the installation wants, as far as the cluster has it."""
-        monitors = self._defaults.pod_monitors and "PodMonitor" in self._store.served
-        return replace(self._defaults, pod_monitors=monitors, profiles=self._store.profiles)
+        served = frozenset(self._store.served)
+        monitors = self._defaults.pod_monitors and "PodMonitor" in served
+        return replace(self._defaults, pod_monitors=monitors, served=served, profiles=self._store.profiles)
 
     async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
         """Carries out each step. Returns what the status should say, and the error that asks for another try."""
@@ -163,7 +172,8 @@ class Reconciler:
         if before.server is None or after.server is None:
             return
         previous = parse_status(after.server)
-        facts = facts_of(proposal, failure, after.children, after.pods, previous)
+        trouble = self._samples.trouble(key)
+        facts = facts_of(proposal, failure, after.children, after.pods, previous, trouble=trouble)
         server = proposal.server
         status = compute_status(
             server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now

@@ -1,7 +1,8 @@
 """`octavo-operator render FILE…`: the children of ModelServers in files, without a cluster, for reviews and CI.
 
-What only the API server knows is not there: owner references and the hash of what was applied, which contains them. The
-number of replicas is the one that a new ModelServer starts with.
+What only the API server knows is not there: owner references and the hash of what was applied, which contains them; an
+activator has its Service's name instead of its address. The number of replicas is the one that a new ModelServer starts
+with.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from octavo_operator.core import names
+from octavo_operator.core.activator import why_none
 from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.profiles import BUILT_IN, Profiles, extended, settle
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", metavar="FILE", nargs="+", help="YAML or JSON with ModelServers among others; - is stdin"
     )
     parser.add_argument("--runtime-image", help="where a ModelServer names none; default: $OCTAVO_RUNTIME_IMAGE")
+    parser.add_argument("--activator-image", default="", help="the operator's own; default: $OCTAVO_ACTIVATOR_IMAGE")
     parser.add_argument("--namespace", default="default", help="where a ModelServer names none; default: default")
     parser.add_argument("--operator-namespace", default="octavo-system", help="default: octavo-system")
     parser.add_argument("--prometheus-namespace", default="monitoring", help="default: monitoring")
@@ -43,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def print_children(options: argparse.Namespace) -> int:
     """The command; returns the exit status."""
     try:
-        text, wrong = render_files(options, os.environ.get("OCTAVO_RUNTIME_IMAGE", ""))
+        images = (os.environ.get(f"OCTAVO_{kind}_IMAGE", "") for kind in ("RUNTIME", "ACTIVATOR"))
+        text, wrong = render_files(options, *images)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 64
@@ -54,13 +58,18 @@ def print_children(options: argparse.Namespace) -> int:
     return 0
 
 
-def render_files(options: argparse.Namespace, runtime_image: str) -> tuple[str, list[str]]:
-    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file."""
+def render_files(options: argparse.Namespace, runtime_image: str, activator_image: str) -> tuple[str, list[str]]:
+    """The children as YAML, and what is wrong, one line each with file, document and field. SettingsError: no file.
+
+    The images are those of the installation, where the options name none.
+    """
     defaults = Defaults(
         runtime_image=options.runtime_image or runtime_image,
+        activator_image=options.activator_image or activator_image,
         operator_namespace=options.operator_namespace,
         prometheus_namespace=options.prometheus_namespace,
         pod_monitors=options.pod_monitors,
+        served=names.OPTIONAL_KINDS,
         profiles=_profiles(options.profiles),
     )
     children: list[Manifest] = []
@@ -120,9 +129,12 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
     spec = settle(parse_spec(raw.get("spec", {})), defaults.profiles)
     if not (spec.runtime.image or defaults.runtime_image):
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
-    replicas = _replicas(spec)
+    if why := why_none(spec, defaults):
+        raise SpecError("spec.autoscaling.scaleToZero", f"{why}, or --activator-image")
+    replicas, upstream = _replicas(spec), f"{owner.name}{names.OF_REPLICAS}.{owner.namespace}.svc"
     in_place = replaces_in_place(spec, replicas, None, (), now=0.0)
-    return [_without_the_cluster(manifest) for manifest in render(spec, owner, replicas, defaults, in_place=in_place)]
+    manifests = render(spec, owner, replicas, defaults, in_place=in_place, upstream=upstream)
+    return [_without_the_cluster(manifest) for manifest in manifests]
 
 
 def _name(name: object) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core import names
+from octavo_operator.core.observed import leads_to_activator
 from octavo_operator.core.profiles import BUILT_IN
 
 Raw = dict[str, Any]
@@ -37,7 +38,9 @@ class Observed:
     key: Key
     server: Raw | None
     children: Mapping[str, Raw]
+    """By slot (core/manifest.py)."""
     pods: tuple[Raw, ...]
+    """The replicas', without the activator's."""
 
 
 class Store:
@@ -86,22 +89,40 @@ class Store:
         server = self._objects[names.KIND].get(key)
         if server is not None and "deletionTimestamp" in server["metadata"]:
             server = None
-        children = {kind: self._objects[kind][key] for kind in names.CHILD_KINDS if key in self._objects[kind]}
-        return Observed(key, server, children, tuple(self._pods.get(key, {}).values()))
+        children = {kind + suffix: raw for kind, suffix in names.CHILDREN if (raw := self._child(key, kind, suffix))}
+        pods = self._pods.get(key, {}).values()
+        return Observed(key, server, children, tuple(pod for pod in pods if not _is_activators(pod)))
+
+    def server(self, key: Key) -> Raw | None:
+        """One ModelServer, also one that is going."""
+        return self._objects[names.KIND].get(key)
 
     def servers(self) -> tuple[Key, ...]:
         """All ModelServers."""
         return tuple(self._objects[names.KIND])
 
     def pods(self) -> Iterator[tuple[Key, Raw]]:
-        """All pods of known ModelServers."""
-        for key, pods in self._pods.items():
-            if key in self._objects[names.KIND]:
-                yield from ((key, pod) for pod in pods.values())
+        """All replicas of known ModelServers."""
+        return ((key, pod) for key, pod in self._all_pods() if not _is_activators(pod))
+
+    def activators(self) -> Iterator[tuple[Key, Raw]]:
+        """The activators' pods of those ModelServers whose Service leads to them now."""
+        leading = {key for key, service in self._objects["Service"].items() if leads_to_activator(service)}
+        return ((key, pod) for key, pod in self._all_pods() if key in leading and _is_activators(pod))
 
     def newest_watched(self, kind: str) -> int:
         """The newest resource version of that kind that the watch itself has delivered."""
         return self._seen[kind]
+
+    def _child(self, key: Key, kind: str, suffix: str) -> Raw | None:
+        """A child under the ModelServer's name; under a longer name only if it is not another one's."""
+        raw = self._objects[kind].get(Key(key.namespace, key.name + suffix))
+        return raw if raw is not None and (not suffix or owner_key(raw) == key) else None
+
+    def _all_pods(self) -> Iterator[tuple[Key, Raw]]:
+        for key, pods in self._pods.items():
+            if key in self._objects[names.KIND]:
+                yield from ((key, pod) for pod in pods.values())
 
     def _index(self, raw: Raw, own: Key) -> None:
         if raw["kind"] == "Pod" and (key := owner_key(raw)) is not None:
@@ -130,8 +151,16 @@ def version_of(raw: Mapping[str, Any]) -> int:
 def owner_key(raw: Mapping[str, Any]) -> Key | None:
     """The ModelServer that an object is or belongs to, by its label."""
     metadata = raw["metadata"]
-    name = metadata["name"] if raw["kind"] == names.KIND else metadata.get("labels", {}).get(names.LABEL_MODEL_SERVER)
+    name = metadata["name"] if raw["kind"] == names.KIND else names.server_of(_label(raw))
     return Key(metadata["namespace"], name) if name else None
+
+
+def _label(raw: Mapping[str, Any]) -> str:
+    return str(raw["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER, ""))
+
+
+def _is_activators(pod: Mapping[str, Any]) -> bool:
+    return names.is_activators(_label(pod))
 
 
 def _own_key(raw: Mapping[str, Any]) -> Key:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from octavo_operator.core import names, render
+from octavo_operator.activator import upstream
+from octavo_operator.core import demand, names, render
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.sources import model_argument
 from octavo_operator.core.spec import parse_spec
 from octavo_runtime import cli, errors, metrics, termination
+from octavo_runtime.config import ServeConfig
 from octavo_runtime.engine.state_page import EngineState
 from octavo_runtime.runner.plan_file import plan_folders
 from octavo_runtime.sources.reference import HubModel, S3Model, parse_model
-
-if TYPE_CHECKING:
-    from octavo_runtime.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 FULL_SPEC: dict[str, Any] = {
@@ -147,3 +147,9 @@ def test_the_operator_knows_every_reason_that_the_runtime_can_end_with() -> None
 
 def _subclasses(kind: type[errors.StartError]) -> set[type[errors.StartError]]:
     return {kind}.union(*(_subclasses(child) for child in kind.__subclasses__()))
+
+
+def test_the_activator_knows_a_replica_that_has_not_begun_and_what_one_runs_at_once() -> None:
+    assert {errors.Draining().code, errors.ModelLoading("load").code} == upstream.NOT_BEGUN
+    default = {field.name: field.default for field in fields(ServeConfig)}["max_num_seqs"]
+    assert default == demand.DEFAULT_MAX_NUM_SEQS

@@ -9,7 +9,7 @@ from aiohttp import web
 from octavo_operator.core import names
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
-from octavo_operator.scraper import LARGEST_ANSWER, SETTLE_SECONDS, Scraper, Target, _fetch
+from octavo_operator.scraper import LARGEST_ANSWER, SETTLE_SECONDS, Scraper, Target, fetch
 from octavo_operator.store import Key, Store
 
 KEY = Key("default", "chat")
@@ -58,16 +58,16 @@ async def session():
 
 @pytest.mark.parametrize("kind", ["good", "fits"])
 async def test_a_plain_answer_is_taken(server, session, kind):
-    assert await _fetch(session, f"{server}/{kind}")
+    assert await fetch(session, f"{server}/{kind}")
 
 
 @pytest.mark.parametrize("kind", ["broken", "hang", "redirect", "large", "endless"])
 async def test_everything_else_is_missing(server, session, kind):
-    assert await _fetch(session, f"{server}/{kind}") is None
+    assert await fetch(session, f"{server}/{kind}") is None
 
 
 async def test_nobody_there_is_missing(session):
-    assert await _fetch(session, "http://127.0.0.1:1/metrics") is None
+    assert await fetch(session, "http://127.0.0.1:1/metrics") is None
 
 
 @pytest.mark.parametrize(("address", "host"), [("10.1.2.3", "10.1.2.3"), ("fd00::1", "[fd00::1]")])
@@ -140,7 +140,7 @@ async def test_a_replica_that_hangs_delays_no_others_sample(raw_server, raw_pod,
             await forever.wait()
         return text
 
-    monkeypatch.setattr("octavo_operator.scraper._fetch", fetch)
+    monkeypatch.setattr("octavo_operator.scraper.fetch", fetch)
     running = asyncio.create_task(scraper._scrape_all(None))
     async with asyncio.timeout(60):
         await told.wait()

@@ -9,6 +9,10 @@
                 down: one, 15 s apart, and only if the rest carries the load
     clamp       minReplicas .. maxReplicas, and never more than the budget pays for
 
+With scaleToZero (`_wish`): idle for `idleAfter`, and the Service leads to the activator, which answers -> 0, whatever
+the window. At 0 a held request wakes, and so does an activator that is silent for a minute. While no replica is ready,
+more held requests ask for more. A schedule in force, maxReplicas, the budget and the step up bound this as ever.
+
 The memory (memory.py) is read once into plain numbers (`Recalled`), and `judge` makes the decision from those: what the
 status records of a decision is enough to make it again. Sources: Kubernetes HPA (replica_calculator.go, horizontal.go),
 Knative (hold until the window has data), llm-d WVA (N-1).
@@ -19,6 +23,7 @@ from typing import Final
 
 from octavo_operator.core.demand import (
     SIGNAL_FORECAST,
+    SIGNAL_HELD,
     SIGNAL_ITL,
     SIGNAL_KV,
     SIGNAL_PREFILL,
@@ -52,7 +57,10 @@ _REASONS: Final = {
     SIGNAL_TTFT: Reason.SLO_VIOLATED,
     SIGNAL_ITL: Reason.SLO_VIOLATED,
     SIGNAL_FORECAST: Reason.LOAD_GROWS,
+    SIGNAL_HELD: Reason.WOKEN,
 }
+HANDOVER_SECONDS: Final = 5.0
+"""Time in which every node learns that the Service leads to the activator, before the last replica goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,12 @@ class Inputs:
     policy: ScalingPolicy
     current: int
     recalled: Recalled
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no reason for any replica, but for the way to the activator, which may be missing."""
+        after = self.policy.idle_after
+        return self.policy.may_sleep and after is not None and self.recalled.idle_for >= after
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +130,7 @@ def judge(inputs: Inputs) -> Verdict:
     """The decision itself, from recorded inputs as from live ones."""
     view = View(inputs.signals, inputs.policy, inputs.current, inputs.recalled)
     case = _Case(view, candidates(view, unknown_full=False), candidates(view, unknown_full=True))
-    wish = _clamp(_step(_stabilise(case), case), case)
+    wish = _wish(case, idle=inputs.is_idle)
     return Verdict(wish.replicas, wish.reason, wish.message, wish.limiters, case.low, case.high)
 
 
@@ -145,7 +159,8 @@ class _Case:
     @property
     def load(self) -> str:
         signals = self.view.signals
-        return f"KV {signals.kv_utilization:.0%}, {signals.waiting:.0f} waiting on {signals.ready} ready replicas"
+        held = f" and {signals.held:.0f} held" if signals.held else ""
+        return f"KV {signals.kv_utilization:.0%}, {signals.waiting:.0f} waiting{held} on {signals.ready} ready replicas"
 
     def keep(self, reason: str, why: str) -> "_Wish":
         return _Wish(self.current, reason, f"{why}: {self.current} kept ({self.load})")
@@ -164,11 +179,48 @@ class _Wish:
         return replace(self, replicas=replicas, message=f"{self.message}; {why}", limiters=(*self.limiters, by))
 
 
+def _wish(case: _Case, *, idle: bool) -> _Wish:
+    """No replica where there is nothing to do; otherwise what the load asks for."""
+    signals, policy = case.view.signals, case.view.policy
+    if case.current == 0 and policy.idle_after is not None:
+        wish = _asleep(case)
+    elif idle and signals.activated is not None and signals.activated >= HANDOVER_SECONDS:
+        wish = _Wish(0, Reason.IDLE, f"no request for {case.view.recalled.idle_for:.0f} s")
+    else:
+        wish = _stabilise(case)
+    wish = _clamp(_step(wish, case), case)
+    return _waits_for_activator(case) if idle and wish.replicas == case.current > 0 else wish
+
+
+def _waits_for_activator(case: _Case) -> _Wish:
+    recalled = case.view.recalled
+    if recalled.deaf < BLIND_SECONDS:
+        return case.keep(Reason.HANDING_OVER, f"idle for {recalled.idle_for:.0f} s, the activator takes over first")
+    return case.keep(Reason.ACTIVATOR_SILENT, f"idle for {recalled.idle_for:.0f} s, but the activator does not answer")
+
+
+def _asleep(case: _Case) -> _Wish:
+    """0 replicas, until a request is held, or nobody could say whether one is."""
+    signals, deaf = case.view.signals, case.view.recalled.deaf
+    if signals.held:
+        return _woken(case)
+    if deaf >= BLIND_SECONDS:
+        return _Wish(1, Reason.ACTIVATOR_SILENT, f"the activator has not answered for {deaf:.0f} s, so 1 is woken")
+    return case.keep(Reason.AT_ZERO, "no request is held")
+
+
+def _woken(case: _Case) -> _Wish:
+    """No window: a held request waits for its first replica."""
+    signals = case.view.signals
+    held = f"{signals.held:.0f} held requests of about {signals.held_tokens:.0f} tokens"
+    return _Wish(case.at_least, Reason.WOKEN, f"{held} need {case.at_least} replicas")
+
+
 def _stabilise(case: _Case) -> _Wish:
     """Up to what was needed throughout the up window, or down to the most needed within the down window."""
     signals, current = case.view.signals, case.current
     if signals.ready == 0:
-        return case.keep(Reason.NO_READY_REPLICAS, "no replica is ready")
+        return _woken(case) if case.at_least > current else case.keep(Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.known == 0:
         return _blind(case)
     if case.at_least > current:
@@ -210,7 +262,9 @@ def _stabilise_down(case: _Case) -> _Wish:
 
 
 def _step(wish: _Wish, case: _Case) -> _Wish:
-    """How far to go now."""
+    """How far to go now; to none all at once, since there is nothing that the rest could have to carry."""
+    if wish.reason == Reason.IDLE:
+        return wish
     if wish.replicas > case.current:
         return _step_up(wish, case)
     if wish.replicas < case.current:
@@ -244,7 +298,7 @@ def _clamp(wish: _Wish, case: _Case) -> _Wish:
     policy = case.view.policy
     if wish.replicas > policy.max_replicas:
         wish = _bounded(wish, case, policy.max_replicas, Reason.TOO_MANY_REPLICAS, "maxReplicas is")
-    elif wish.replicas < policy.min_replicas:
+    elif wish.replicas < policy.min_replicas and not (wish.replicas == 0 and policy.may_sleep):
         wish = _raised(wish, case)
     if policy.affordable is not None and wish.replicas > policy.affordable:
         wish = _bounded(wish, case, policy.affordable, Reason.BUDGET_EXHAUSTED, "the budget pays for")

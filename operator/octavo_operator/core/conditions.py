@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.core.window import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted."""
+    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted; `trouble` is the samples'."""
 
     generation: int
     desired: int
@@ -40,6 +42,8 @@ class Facts:
     deployment: DeploymentView | None
     pods: tuple[PodView, ...]
     previous: ModelServerStatus
+    trouble: Trouble | None = None
+    contest: Contest = NO_CONTEST
 
     @property
     def draining(self) -> int:

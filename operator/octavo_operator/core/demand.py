@@ -7,8 +7,10 @@
     prefillTokens          prompt tokens/s + waiting tokens / 30 s           learned tokens/s * 0.8
     ttftP95, itlP95        ready replicas * p95 / limit                      at most twice what the others ask for
     forecast               the first and the third, grown on as until now    over the start-up time of a replica
+    held                   requests held at the activator, their tokens      maxNumSeqs, or 64; as the first
 
-Waiting tokens count for the KV cache: they will be held there. An unknown replica adds what it would carry if it were
+Waiting tokens count for the KV cache: they will be held there. Requests held at the activator count as waiting; while
+no replica is ready they are a candidate of their own. An unknown replica adds what it would carry if it were
 full. Sources: llm-d WVA V2 (tokens, learned supply), Dynamo planner (predicted
 latency below 0.8 of the limit before a step down), HPA (relative tolerance).
 """
@@ -36,6 +38,10 @@ SIGNAL_PREFILL: Final = "prefillTokens"
 SIGNAL_TTFT: Final = "ttftP95"
 SIGNAL_ITL: Final = "itlP95"
 SIGNAL_FORECAST: Final = "forecast"
+SIGNAL_HELD: Final = "held"
+
+DEFAULT_MAX_NUM_SEQS: Final = 64
+"""The runtime's own (tests/contract holds both equal)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +67,18 @@ class View:
     @property
     def kv_demand(self) -> float:
         """KV tokens in use, and those that come in as soon as there is room."""
-        return self.signals.kv_used + self.signals.waiting_tokens
+        return self.signals.kv_used + self.signals.waiting_tokens + self.signals.held_tokens
+
+    @property
+    def waiting(self) -> float:
+        """Requests that wait, in the replicas or before them."""
+        return self.signals.waiting + self.signals.held
 
     @property
     def prefill_demand(self) -> float:
         """Prompt tokens per second to compute."""
-        return self.signals.prompt_rate + self.signals.waiting_tokens / BACKLOG_SECONDS
+        waiting = self.signals.waiting_tokens + self.signals.held_tokens
+        return self.signals.prompt_rate + waiting / BACKLOG_SECONDS
 
     @property
     def prefill_supply(self) -> float | None:
@@ -78,6 +90,8 @@ class View:
 def candidates(view: View, *, unknown_full: bool) -> dict[str, int]:
     """What each signal alone asks for; without a single sample, what is there."""
     extra = view.signals.unknown if unknown_full else 0
+    if view.signals.ready == 0 and view.signals.held:
+        return {SIGNAL_HELD: max(view.current, _to_wake(view))}
     if view.signals.known == 0:
         return dict.fromkeys(_targets(view.policy), view.current)
     demands = _load(view, extra)
@@ -85,6 +99,16 @@ def candidates(view: View, *, unknown_full: bool) -> dict[str, int]:
     if (ahead := _forecast(view, demands)) is not None:
         demands[SIGNAL_FORECAST] = ahead
     return {signal: tolerant(demand, view.current) for signal, demand in demands.items()}
+
+
+def _to_wake(view: View) -> int:
+    """Replicas for the held requests; what one carries is not measured now, so it is what is known of it."""
+    policy, recalled = view.policy, view.recalled
+    demand = view.signals.held / (policy.max_num_seqs or DEFAULT_MAX_NUM_SEQS)
+    known = [tokens for tokens in (recalled.capacity, recalled.kv_tokens) if tokens]
+    if known:
+        demand = max(demand, view.signals.held_tokens / (min(known) * policy.supply_share))
+    return max(1, math.ceil(demand - 1e-9))
 
 
 def tolerant(demand: float, current: int) -> int:
@@ -102,11 +126,11 @@ def _targets(policy: ScalingPolicy) -> Iterable[str]:
 
 
 def _load(view: View, extra: int) -> dict[str, float]:
-    signals, policy, demands = view.signals, view.policy, dict[str, float]()
+    policy, demands = view.policy, dict[str, float]()
     if policy.kv_target is not None:
         demands[SIGNAL_KV] = (view.kv_demand / view.carried + extra) / policy.kv_target
     if policy.waiting_target is not None:
-        demands[SIGNAL_WAITING] = signals.waiting / policy.waiting_target + extra
+        demands[SIGNAL_WAITING] = view.waiting / policy.waiting_target + extra
     if view.prefill_supply is not None:
         demands[SIGNAL_PREFILL] = view.prefill_demand / view.prefill_supply + extra / PREFILL_SHARE
     return demands
@@ -156,7 +180,7 @@ def obstacle(view: View, survivors: int) -> str | None:
     used = view.kv_demand + signals.unknown * view.carried
     if used > survivors * view.carried * policy.supply_share:
         return f"{used:.0f} KV tokens in use do not fit into {survivors} replicas at {policy.supply_share:.0%}"
-    requests = signals.running + signals.waiting
+    requests = signals.running + view.waiting
     if policy.max_num_seqs is not None and requests > survivors * policy.max_num_seqs:
         return f"{requests:.0f} requests do not fit into {survivors} replicas that run {policy.max_num_seqs} each"
     supply = view.prefill_supply

@@ -1,7 +1,8 @@
 """The children that guard the replicas and make them visible: who they are, who reaches them, how many may go at once.
 
 ServiceAccount        always     an identity without a token: the runtime asks the API server nothing
-NetworkPolicy         unless switched off: who may connect, and that replicas connect to the model's source alone
+NetworkPolicy         unless switched off: who may connect, and that replicas connect to the model's source alone; the
+                      activator's: that it connects to the replicas alone
 PodDisruptionBudget   where there can be more than one replica; with one it could only forbid a node drain
 PodMonitor            where the cluster has the kind
 """
@@ -12,10 +13,13 @@ from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
 from octavo_operator.core.sources import egress
 from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.spec_metrics import PROMETHEUS
 from octavo_operator.core.spec_network import Peer
 
 _NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
 _SCRAPE_INTERVAL: Final = "15s"
+_DECISION_INTERVAL: Final = "5s"
+"""Where Prometheus' samples decide: the period of decisions, since what is older cannot be decided on."""
 
 
 def make_service_account(owner: Owner) -> Manifest:
@@ -31,15 +35,45 @@ def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults)
     wanted = spec.networking.network_policy
     if not wanted.enabled:
         return None
-    peers = [*_users(wanted.allowed_from), *_scrapers(defaults)]
-    ports = [{"protocol": "TCP", "port": names.PORT}]
+    peers = [*_users(wanted.allowed_from), *_scrapers(defaults), *_activator(spec, owner)]
     policy = {
         "podSelector": {"matchLabels": names.selector(owner.name)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": peers, "ports": ports}],
+        "ingress": [{"from": peers, "ports": _tcp(names.PORT)}],
         "egress": egress(spec.model),
     }
     return child(owner, "NetworkPolicy", spec=without_empty(policy))
+
+
+def make_activator_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
+    """In: who may reach the replicas; the control port from the operator and Prometheus. Out: the replicas."""
+    wanted = spec.networking.network_policy
+    if not wanted.enabled:
+        return None
+    ingress = [
+        {"from": _users(wanted.allowed_from), "ports": _tcp(names.PORT)},
+        *([{"from": scrapers, "ports": _tcp(names.CONTROL_PORT)}] if (scrapers := _scrapers(defaults)) else []),
+    ]
+    replicas = {"podSelector": {"matchLabels": names.selector(owner.name)}}
+    policy = {
+        "podSelector": {"matchLabels": names.activator_selector(owner.name)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": ingress,
+        "egress": [{"to": [replicas], "ports": _tcp(names.PORT)}],
+    }
+    return child(owner, "NetworkPolicy", names.OF_ACTIVATOR, spec=policy)
+
+
+def _tcp(port: int) -> list[Manifest]:
+    return [{"protocol": "TCP", "port": port}]
+
+
+def _activator(spec: ModelServerSpec, owner: Owner) -> list[Manifest]:
+    """The activator, where the spec names peers and does not let the whole namespace in."""
+    zero = spec.autoscaling and spec.autoscaling.scale_to_zero
+    if zero is None or spec.networking.network_policy.allowed_from is None:
+        return []
+    return [{"podSelector": {"matchLabels": names.activator_selector(owner.name)}}]
 
 
 def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -> Manifest | None:
@@ -56,17 +90,31 @@ def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -
     return child(owner, "PodDisruptionBudget", spec=budget)
 
 
-def make_pod_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:
+def make_pod_monitor(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
     """Asks Prometheus' operator to scrape every replica, under the ModelServer's name."""
+    decides = spec.autoscaling is not None and spec.autoscaling.metrics.source == PROMETHEUS
+    interval = _DECISION_INTERVAL if decides else _SCRAPE_INTERVAL
+    return _pod_monitor(child(owner, "PodMonitor"), names.selector(owner.name), names.PORT_NAME, interval, defaults)
+
+
+def make_activator_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:
+    """The same for the activator, which tells its own metrics on its control port."""
+    manifest = child(owner, "PodMonitor", names.OF_ACTIVATOR)
+    selector = names.activator_selector(owner.name)
+    return _pod_monitor(manifest, selector, names.CONTROL_PORT_NAME, _SCRAPE_INTERVAL, defaults)
+
+
+def _pod_monitor(
+    manifest: Manifest, selector: dict[str, str], port: str, interval: str, defaults: Defaults
+) -> Manifest | None:
     if not defaults.pod_monitors:
         return None
-    endpoint = {"port": names.PORT_NAME, "path": names.PATH_METRICS, "interval": _SCRAPE_INTERVAL}
-    monitor = {
-        "selector": {"matchLabels": names.selector(owner.name)},
+    endpoint = {"port": port, "path": names.PATH_METRICS, "interval": interval}
+    manifest["spec"] = {
+        "selector": {"matchLabels": selector},
         "podTargetLabels": [names.LABEL_MODEL_SERVER],
         "podMetricsEndpoints": [endpoint],
     }
-    manifest = child(owner, "PodMonitor", spec=monitor)
     manifest["metadata"]["labels"] = {**defaults.pod_monitor_labels, **manifest["metadata"]["labels"]}
     return manifest
 

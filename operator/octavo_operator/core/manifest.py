@@ -32,14 +32,35 @@ class Defaults:
     """Whose pods may scrape the replicas; empty: nobody's."""
     pod_monitors: bool = False
     """Whether PodMonitors are wanted, and the cluster has the kind."""
+    served: frozenset[str] = frozenset()
+    """The optional kinds that the cluster has."""
     pod_monitor_labels: Mapping[str, str] = field(default_factory=dict)
     profiles: Profiles = BUILT_IN
+    activator_image: str = ""
+    """The operator's own; empty: not known, and nothing can be scaled to zero."""
 
 
-def child(owner: Owner, kind: str, **content: Any) -> Manifest:  # noqa: ANN401  any JSON value
-    """A child of the ModelServer, under its name."""
+def child(owner: Owner, kind: str, suffix: str = "", **content: Any) -> Manifest:  # noqa: ANN401  any JSON value
+    """A child of the ModelServer, under its name and a suffix of `names.CHILDREN`."""
     resource = names.RESOURCES[kind]
-    return {"apiVersion": resource.api_version, "kind": kind, "metadata": _metadata(owner), **content}
+    return {"apiVersion": resource.api_version, "kind": kind, "metadata": _metadata(owner, suffix), **content}
+
+
+def slot(manifest: Mapping[str, Any], owner: str) -> str:
+    """Which child of the ModelServer `owner` it is: `Deployment`, or `Deployment-activator`."""
+    return f"{manifest['kind']}{manifest['metadata']['name'].removeprefix(owner)}"
+
+
+def service_spec(selector: Mapping[str, str]) -> Manifest:
+    """A ClusterIP with port 80 for the port `http` of the selected pods."""
+    port = {
+        "name": names.PORT_NAME,
+        "protocol": "TCP",
+        "appProtocol": "http",
+        "port": names.SERVICE_PORT,
+        "targetPort": names.PORT_NAME,
+    }
+    return {"type": "ClusterIP", "selector": dict(selector), "ports": [port]}
 
 
 def without_empty(node: Manifest) -> Manifest:
@@ -64,7 +85,7 @@ def _annotated(manifest: Manifest, annotation: str) -> Manifest:
     return manifest | {"metadata": manifest["metadata"] | {"annotations": {**annotations, annotation: digest}}}
 
 
-def _metadata(owner: Owner) -> Manifest:
+def _metadata(owner: Owner, suffix: str) -> Manifest:
     reference = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -74,7 +95,7 @@ def _metadata(owner: Owner) -> Manifest:
         "blockOwnerDeletion": True,
     }
     return {
-        "name": owner.name,
+        "name": f"{owner.name}{suffix}",
         "namespace": owner.namespace,
         "labels": names.labels(owner.name),
         "ownerReferences": [reference],

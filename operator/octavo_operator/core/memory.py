@@ -40,7 +40,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ScalerMemory:
-    """`since`: from when on everything was seen. `blind_since`: from when on no ready replica gave a sample."""
+    """`since`: from when on everything was seen. `blind_since`: from when on no ready replica gave a sample.
+
+    `active_at`: when there was something to do last, or it was not known. `deaf_since`: from when on the activator
+    was asked and gave no answer. `capacity`: KV tokens of a replica, as the last of them told.
+    """
 
     since: float
     recommendations: tuple[Recommendation, ...] = ()
@@ -49,6 +53,9 @@ class ScalerMemory:
     trend: tuple[TrendPoint, ...] = ()
     blind_since: float | None = None
     seen: float | None = None
+    active_at: float | None = None
+    deaf_since: float | None = None
+    capacity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class Recalled:
 
     `lowest` and `highest` were needed within the up and the down window, None where those are empty; `rate_base` is the
     least number of replicas before any increase of the last 15 s, `changed_ago` the seconds since a change in those.
+    `idle_for`, `deaf` and `capacity` are told where there may be no replica.
     """
 
     observed: float
@@ -70,6 +78,9 @@ class Recalled:
     kv_tokens: float | None = None
     prompt_rate: float | None = None
     growth: float = 1.0
+    idle_for: float = 0.0
+    deaf: float = 0.0
+    capacity: float | None = None
 
 
 def take_in(memory: ScalerMemory, signals: Signals, now: float) -> ScalerMemory:
@@ -82,7 +93,18 @@ def take_in(memory: ScalerMemory, signals: Signals, now: float) -> ScalerMemory:
         trend=follow(memory.trend, signals, now),
         blind_since=(memory.blind_since if memory.blind_since is not None else now) if blind else None,
         seen=now,
+        active_at=_active_at(memory, signals, now),
+        deaf_since=(memory.deaf_since if memory.deaf_since is not None else now) if signals.deaf else None,
+        capacity=signals.kv_capacity / signals.known if signals.known else memory.capacity,
     )
+
+
+def _active_at(memory: ScalerMemory, signals: Signals, now: float) -> float:
+    """What is unknown counts as active. A replica that was active and is gone counts as well."""
+    if signals.quiet_for is None or signals.held:
+        return now
+    before = memory.since if memory.active_at is None else memory.active_at
+    return max(before, now - signals.quiet_for)
 
 
 def _mended(memory: ScalerMemory, now: float) -> ScalerMemory:
@@ -97,6 +119,8 @@ def _mended(memory: ScalerMemory, now: float) -> ScalerMemory:
         learned=replace(memory.learned, time=min(memory.learned.time, now)),
         trend=(),
         blind_since=None,
+        active_at=now,
+        deaf_since=None,
     )
 
 
@@ -105,6 +129,7 @@ def recall(memory: ScalerMemory, signals: Signals, policy: ScalingPolicy, now: f
     down_window = _down_window(policy, signals)
     recent = [change for change in memory.changes if now - change.time < RATE_PERIOD_SECONDS]
     added = [change for change in memory.changes if change.after > change.before]
+    rests = policy.idle_after is not None
     return Recalled(
         observed=now - memory.since,
         lowest=min((item.low for item in _within(memory, now, policy.up_window)), default=None),
@@ -113,11 +138,18 @@ def recall(memory: ScalerMemory, signals: Signals, policy: ScalingPolicy, now: f
         rate_base=min((change.before for change in recent if change.after > change.before), default=None),
         changed_ago=now - recent[-1].time if recent else None,
         added_ago=now - added[-1].time if added else None,
-        blind=now - memory.blind_since if memory.blind_since is not None else 0.0,
+        blind=_ago(memory.blind_since, now),
         kv_tokens=memory.learned.kv_tokens,
         prompt_rate=memory.learned.prompt_rate,
         growth=growth(memory.trend, signals.startup_p90),
+        idle_for=_ago(memory.active_at, now) if rests else 0.0,
+        deaf=_ago(memory.deaf_since, now) if rests else 0.0,
+        capacity=memory.capacity if rests else None,
     )
+
+
+def _ago(time: float | None, now: float) -> float:
+    return now - time if time is not None else 0.0
 
 
 def _down_window(policy: ScalingPolicy, signals: Signals) -> float:

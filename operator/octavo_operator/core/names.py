@@ -35,6 +35,8 @@ RESOURCES: Final = {
     "NetworkPolicy": Resource("networking.k8s.io", "v1", "networkpolicies"),
     "PodDisruptionBudget": Resource("policy", "v1", "poddisruptionbudgets"),
     "PodMonitor": Resource("monitoring.coreos.com", "v1", "podmonitors"),
+    "InferencePool": Resource("inference.networking.k8s.io", "v1", "inferencepools"),
+    "HTTPRoute": Resource("gateway.networking.k8s.io", "v1", "httproutes"),
     "Pod": Resource("", "v1", "pods"),
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
@@ -42,10 +44,28 @@ RESOURCES: Final = {
 }
 """Every kind that the operator reads or writes."""
 
-CHILD_KINDS: Final = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment", "PodMonitor")
+CHILD_KINDS: Final = (
+    "ServiceAccount",
+    "NetworkPolicy",
+    "Service",
+    "PodDisruptionBudget",
+    "Deployment",
+    "PodMonitor",
+    "InferencePool",
+    "HTTPRoute",
+)
 """In the order in which they are applied: before a pod starts, it has its identity and its walls."""
 
-OPTIONAL_KINDS: Final = frozenset({"PodMonitor"})
+OF_ACTIVATOR: Final = "-activator"
+OF_REPLICAS: Final = "-replicas"
+CHILDREN: Final = (
+    *((kind, "") for kind in CHILD_KINDS),
+    *((kind, OF_ACTIVATOR) for kind in ("NetworkPolicy", "Deployment", "PodMonitor")),
+    ("Service", OF_REPLICAS),
+)
+"""Every child that there can be: its kind, and what its name has behind that of the ModelServer."""
+
+OPTIONAL_KINDS: Final = frozenset({"PodMonitor", "InferencePool", "HTTPRoute"})
 """Kinds that a cluster may lack. They are listed, and not watched: a watch of them could not be added later."""
 
 LABEL_MODEL_SERVER: Final = f"{GROUP}/modelserver"
@@ -75,6 +95,12 @@ USER_ID: Final = 65532
 DRAIN_DELAY_SECONDS: Final = 5
 KILL_MARGIN_SECONDS: Final = 10
 
+# The activator's container. Its pods' label has a dot, which no ModelServer's name has: no selector of replicas fits.
+ACTIVATOR: Final = "activator"
+CONTROL_PORT_NAME: Final = "control"
+CONTROL_PORT: Final = 8001
+PATH_HELD: Final = "/held"
+
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 
 # Metrics that the operator reads from a runtime pod.
@@ -91,7 +117,7 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 
 class Condition:
-    """Condition types of a ModelServer. `Reconciling` and `Stalled` are there only while they are true (kstatus)."""
+    """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true."""
 
     READY: Final = "Ready"
     AVAILABLE: Final = "Available"
@@ -99,6 +125,7 @@ class Condition:
     SCALING_ACTIVE: Final = "ScalingActive"
     SCALING_LIMITED: Final = "ScalingLimited"
     METRICS_FRESH: Final = "MetricsFresh"
+    CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
 
@@ -126,6 +153,7 @@ class Reason:
     APPLY_REJECTED: Final = "ApplyRejected"
     APPLY_FAILED: Final = "ApplyFailed"
     NAME_TAKEN: Final = "NameTaken"
+    KIND_MISSING: Final = "KindMissing"
     PAUSED: Final = "Paused"
 
     # What a pod says
@@ -164,7 +192,13 @@ class Reason:
     RECENTLY_SCALED: Final = "RecentlyScaled"
     METRICS_MISSING: Final = "MetricsMissing"
     METRICS_UNUSABLE: Final = "MetricsUnusable"
+    PROMETHEUS_UNAVAILABLE: Final = "PrometheusUnavailable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
+    IDLE: Final = "Idle"
+    HANDING_OVER: Final = "HandingOver"
+    AT_ZERO: Final = "AtZero"
+    WOKEN: Final = "Woken"
+    ACTIVATOR_SILENT: Final = "ActivatorSilent"
     TOO_MANY_REPLICAS: Final = "TooManyReplicas"
     TOO_FEW_REPLICAS: Final = "TooFewReplicas"
     SCALE_UP_LIMIT: Final = "ScaleUpLimit"
@@ -173,6 +207,7 @@ class Reason:
     SCHEDULED: Final = "Scheduled"
     WITHIN_RANGE: Final = "DesiredWithinRange"
     SCRAPED: Final = "Scraped"
+    REPLICAS_CHANGED: Final = "ReplicasChangedByOthers"
 
     # Events only
     CREATED: Final = "Created"
@@ -199,7 +234,7 @@ RUNTIME_REASONS: Final = frozenset(
 
 
 def labels(name: str) -> dict[str, str]:
-    """Labels of every child and pod of the ModelServer `name`."""
+    """Labels of every child and pod of the ModelServer `name`, but for the pods of its activator."""
     return {
         "app.kubernetes.io/name": "octavo-runtime",
         "app.kubernetes.io/instance": name,
@@ -208,6 +243,26 @@ def labels(name: str) -> dict[str, str]:
     }
 
 
+def activator_labels(name: str) -> dict[str, str]:
+    """Labels of the pods of the activator of the ModelServer `name`."""
+    return labels(name) | {"app.kubernetes.io/name": "octavo-activator"} | activator_selector(name)
+
+
 def selector(name: str) -> dict[str, str]:
     """The labels that select the pods of the ModelServer `name`; immutable in a Deployment, so as few as possible."""
     return {LABEL_MODEL_SERVER: name}
+
+
+def activator_selector(name: str) -> dict[str, str]:
+    """The labels that select the pods of its activator."""
+    return {LABEL_MODEL_SERVER: f"{name}.{ACTIVATOR}"}
+
+
+def server_of(label: str) -> str:
+    """The ModelServer that an object with this label belongs to."""
+    return label.partition(".")[0]
+
+
+def is_activators(label: str) -> bool:
+    """Whether a pod with this label, or a Service with this selector, is one of activators and not of replicas."""
+    return label.endswith(f".{ACTIVATOR}")

@@ -160,6 +160,12 @@ def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:
     return tuple(sorted(views, key=lambda pod: pod.name))
 
 
+def leads_to_activator(service: Raw | None) -> bool:
+    """Whether a Service leads to the activator and not to replicas."""
+    selector: Raw = service.get("spec", {}).get("selector", {}) if service else {}
+    return names.is_activators(selector.get(names.LABEL_MODEL_SERVER, ""))
+
+
 def gravest_problem(pods: Iterable[PodView], revision: str | None) -> Problem | None:
     """The gravest problem among the pods of a revision that stay."""
     staying = [pod for pod in pods if pod.revision == revision and not pod.terminating]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from octavo_operator.core import names
-from octavo_operator.core.manifest import Manifest
+from octavo_operator.core.manifest import Manifest, slot
 from octavo_operator.core.names import Reason
 from octavo_operator.core.units import same_quantity
 
@@ -42,6 +42,8 @@ class Step:
     manifest: Manifest
     reason: str
     message: str
+    drift: tuple[str, ...] = ()
+    """Paths of the fields that somebody else has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,11 @@ class Plan:
 
 
 def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Plan:
-    """The steps from `observed` (kind -> object) to `desired`."""
+    """The steps from `observed` (slot -> object) to `desired`."""
     steps: list[Step] = []
     conflicts: list[str] = []
     for manifest in desired:
-        existing = observed.get(manifest["kind"])
+        existing = observed.get(_slot(manifest))
         if existing is not None and not _is_ours(manifest, existing):
             conflicts.append(f"{manifest['kind']} {manifest['metadata']['name']}")
         elif (step := _step(manifest, existing)) is not None:
@@ -69,13 +71,18 @@ def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -
 
 def _removals(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> tuple[Step, ...]:
     """Observed children that are certainly ours, are not wanted, and are not going yet."""
-    wanted = {manifest["kind"] for manifest in desired}
+    wanted = {_slot(manifest) for manifest in desired}
     (owner,) = {manifest["metadata"]["ownerReferences"][0]["uid"] for manifest in desired}
     return tuple(
-        Step(existing, Reason.REMOVED, f"{kind} {existing['metadata']['name']} removed")
-        for kind, existing in observed.items()
-        if kind not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
+        Step(existing, Reason.REMOVED, f"{existing['kind']} {existing['metadata']['name']} removed")
+        for place, existing in observed.items()
+        if place not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
     )
+
+
+def _slot(manifest: Manifest) -> str:
+    (owner,) = manifest["metadata"]["ownerReferences"]
+    return slot(manifest, owner["name"])
 
 
 def _controller(existing: Manifest) -> str | None:
@@ -103,7 +110,7 @@ def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:
     manifest = _over(existing, manifest)
     if any(path.endswith(names.ANNOTATION_APPLIED) for path in differences):
         return Step(manifest, Reason.UPDATED, f"{what} updated")
-    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}")
+    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}", differences)
 
 
 def _over(existing: Manifest, manifest: Manifest) -> Manifest:
@@ -135,9 +142,10 @@ def _is_rewritten(desired: object, observed: object, path: str) -> bool:
 
 
 def _list_difference(desired: list[Any], observed: list[Any], path: str) -> tuple[str, ...]:
-    """Lists whose items have names are maps (others may add items); the rest are one value."""
+    """Lists whose items have names of their own are maps (others may add items); the rest are one value."""
     key = _KEYS.get(path.rsplit(".", 1)[-1], "name")
-    if all(isinstance(item, dict) and key in item for item in desired) and desired:
+    keys = [item[key] for item in desired if isinstance(item, dict) and key in item]
+    if keys and len(keys) == len(desired) and all(keys.count(name) == 1 for name in keys):
         present = {item[key]: item for item in observed if isinstance(item, dict) and key in item}
         return tuple(
             found for item in desired for found in difference(item, present.get(item[key]), f"{path}[{item[key]}]")

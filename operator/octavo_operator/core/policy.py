@@ -16,7 +16,7 @@ class ScalingPolicy:
     """`max_num_seqs` is what one replica runs at once, where the spec says so; latencies and windows are seconds.
 
     `affordable` is the number of replicas that the budget pays for, None without a budget; `scheduled_by` names the
-    schedule that raised the minimum.
+    schedule that raised the minimum, which is 0 for an idle ModelServer with `idle_after`.
     """
 
     min_replicas: int
@@ -30,15 +30,17 @@ class ScalingPolicy:
     itl_p95: float | None = None
     affordable: int | None = None
     scheduled_by: str | None = None
+    idle_after: float | None = None
 
     @classmethod
     def of(cls, spec: ModelServerSpec, autoscaling: Autoscaling, now: float) -> "ScalingPolicy":
         """The policy of a spec at `now`; a schedule in force may raise the minimum."""
         floor = floor_at([item.resolved() for item in autoscaling.schedules], now)
-        raised = floor if floor and floor.replicas > autoscaling.min_replicas else None
+        zero, least = autoscaling.scale_to_zero, autoscaling.min_replicas
+        raised = floor if floor and (zero or floor.replicas > least) else None
         percent, slo, budget = autoscaling.targets.kv_utilization_percent, autoscaling.slo, autoscaling.budget
         return cls(
-            min_replicas=raised.replicas if raised else autoscaling.min_replicas,
+            min_replicas=max(raised.replicas, least) if raised else least,
             max_replicas=autoscaling.max_replicas,
             kv_target=percent / 100 if percent else None,
             waiting_target=autoscaling.targets.waiting_per_replica,
@@ -49,7 +51,13 @@ class ScalingPolicy:
             itl_p95=slo.itl_p95 / 1000 if slo and slo.itl_p95 else None,
             affordable=budget.replicas if budget else None,
             scheduled_by=raised.name if raised else None,
+            idle_after=zero.idle_after if zero else None,
         )
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether there may be no replica at all; not while a schedule asks for some."""
+        return self.idle_after is not None and self.scheduled_by is None
 
     @property
     def supply_share(self) -> float:

@@ -6,8 +6,11 @@ paused, InvalidSpec     what the Deployment has
 replicas                spec.replicas
 mode Off, Advisory      spec.replicas, else what is there; Advisory also reports what decide() says
 mode Active             decide(), starting from what was wanted last: this process's memory, else the Deployment (a
-                        restart between its write and the status' loses nothing), else status, else minReplicas
+                        restart between its write and the status' loses nothing), else status, else minReplicas; with
+                        scaleToZero these may be 0
 none of these           1
+
+With scaleToZero the Service leads to the activator while no replica is available, and shortly before the last one goes.
 """
 
 import math
@@ -16,28 +19,34 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from octavo_operator.core import names
+from octavo_operator.core.activator import why_none
 from octavo_operator.core.autoscale import Decision, decide
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
+from octavo_operator.core.contest import NO_CONTEST, Contest, follow
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.held import Held
 from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
-from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, ScalerMemory
+from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, Recalled, ScalerMemory
 from octavo_operator.core.names import Reason
-from octavo_operator.core.observed import DeploymentView, PodView, live_pods, view_deployment
+from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
+from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import Signals, Window, aggregate
+from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
 
 Raw = Mapping[str, Any]
 
 LONGEST_STARTUP_SECONDS: Final = 900.0
+_REPLICAS: Final = f"Service{names.OF_REPLICAS}"
+_ACTIVATOR: Final = f"Deployment{names.OF_ACTIVATOR}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +61,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Scaler:
-    """What survives from one reconcile to the next: the number wanted last, and what `decide` remembers."""
+    """What survives from one reconcile to the next: the last number, the autoscaler's memory, who else scales."""
 
     desired: int | None
     memory: ScalerMemory
+    contest: Contest = NO_CONTEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +108,18 @@ def fresh_scaler(status: ModelServerStatus, now: float) -> Scaler:
     time = from_timestamp(last.time)
     recent = last.mode == "Active" and 0 <= now - time < RATE_PERIOD_SECONDS
     changes = (Change(time, last.from_, last.to),) if recent else ()
-    return Scaler(None, ScalerMemory(since=now, changes=changes, learned=_learned(last.record, time, now)))
+    recalled = _recalled(last.record) if 0 <= now - time < FORGET_SECONDS else None
+    learned = Learned(recalled.kv_tokens, recalled.prompt_rate, time) if recalled else NOTHING_LEARNED
+    capacity = recalled.capacity if recalled else None
+    return Scaler(None, ScalerMemory(since=now, changes=changes, learned=learned, capacity=capacity))
 
 
-def _learned(record: str | None, time: float, now: float) -> Learned:
-    """What a replica carries, as it was known at the last decision."""
-    if record is None or not 0 <= now - time < FORGET_SECONDS:
-        return NOTHING_LEARNED
+def _recalled(record: str | None) -> Recalled | None:
+    """What a replica carries, and more, as it was known at the last decision."""
     try:
-        recalled = from_record(record).recalled
+        return from_record(record).recalled if record is not None else None
     except ValueError:
-        return NOTHING_LEARNED
-    return Learned(recalled.kv_tokens, recalled.prompt_rate, time)
+        return None
 
 
 def propose(
@@ -122,21 +132,33 @@ def propose(
     scaler: Scaler,
     defaults: Defaults,
     now: float,
+    held: Held | None = None,
 ) -> Proposal:
-    """What should happen to one ModelServer now."""
+    """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
-    signals = _signals(live_pods(pods), windows, scaler.memory.since, now)
     spec, failure = _settled(server, defaults)
+    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
+    signals = _signals(live_pods(pods), windows, scaler.memory.since, pace, now)
+    if leads_to_activator(children.get("Service")):
+        signals = _with_held(signals, held)
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
-    current = _current(spec, scaler, deployment.wanted if deployment else previous.desired_replicas)
+    current = _current(spec, scaler, _observed(spec, deployment, previous))
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
+    no_activator = _no_activator(spec, defaults)
+    to_activator = no_activator is None and _needs_activator(spec, desired, deployment, decision)
+    upstream = _address(children.get(_REPLICAS))
     in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
-    plan = make_plan(render(spec, server.owner, desired, defaults, in_place=in_place), _as_manifests(children))
-    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
-    return Proposal(server, plan, desired, after, decision, signals, _conflict(plan))
+    wanted = render(
+        spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
+    )
+    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
+    contest = follow(scaler.contest, plan, deployment.wanted if deployment else 0, now)
+    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
+    failure = _conflict(plan) or no_activator or _missing(spec, defaults)
+    return Proposal(server, plan, desired, after, decision, signals, failure)
 
 
 def facts_of(
@@ -145,6 +167,8 @@ def facts_of(
     children: Mapping[str, Raw],
     pods: tuple[Raw, ...],
     previous: ModelServerStatus,
+    *,
+    trouble: Trouble | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -158,6 +182,8 @@ def facts_of(
         deployment=_deployment(children),
         pods=live_pods(pods),
         previous=previous,
+        trouble=trouble,
+        contest=proposal.scaler.contest,
     )
 
 
@@ -166,12 +192,28 @@ def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
     return view_deployment(raw) if raw is not None else None
 
 
-def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, now: float) -> Signals:
+def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, pace: Pace, now: float) -> Signals:
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
     startup = _startup_p90(staying)
-    return aggregate(windows, ready, now, since=since, unschedulable=homeless, startup_p90=startup)
+    return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
+
+
+def _with_held(signals: Signals, held: Held | None) -> Signals:
+    if held is None:
+        return replace(signals, deaf=True)
+    return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
+
+
+def _needs_activator(
+    spec: ModelServerSpec, desired: int, deployment: DeploymentView | None, decision: Decision | None
+) -> bool:
+    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment."""
+    if not _sleeps(spec):
+        return False
+    serves = desired > 0 and deployment is not None and deployment.available > 0
+    return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
 
 
 def _startup_p90(pods: list[PodView]) -> float | None:
@@ -184,8 +226,21 @@ def _startup_p90(pods: list[PodView]) -> float | None:
     return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
 
 
+def _sleeps(spec: ModelServerSpec) -> bool:
+    """Whether there may be no replica while nothing is asked."""
+    return spec.autoscaling is not None and spec.autoscaling.scale_to_zero is not None
+
+
 def _is_active(spec: ModelServerSpec) -> bool:
     return spec.autoscaling is not None and spec.autoscaling.mode == "Active"
+
+
+def _observed(spec: ModelServerSpec, deployment: DeploymentView | None, previous: ModelServerStatus) -> int:
+    """The number that was wanted until now, as the cluster knows it; 0 only where it is one that was decided."""
+    if deployment is not None:
+        return deployment.wanted
+    first = spec.autoscaling.min_replicas if spec.autoscaling and previous.observed_generation == 0 else 0
+    return previous.desired_replicas or first
 
 
 def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
@@ -194,6 +249,8 @@ def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
         return spec.replicas if spec.replicas is not None else 1
     if spec.replicas is not None:
         return spec.replicas
+    if _sleeps(spec):
+        return scaler.desired if scaler.desired is not None else observed
     return scaler.desired or observed or spec.autoscaling.min_replicas
 
 
@@ -229,5 +286,25 @@ def _conflict(plan: Plan) -> Failure | None:
     return Failure(Reason.NAME_TAKEN, f"{taken} exists and does not belong to this {names.KIND}: rename one of them")
 
 
-def _as_manifests(children: Mapping[str, Raw]) -> dict[str, Manifest]:
-    return {kind: dict(raw) for kind, raw in children.items()}
+def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
+    missing = missing_kinds(spec, defaults)
+    if not missing:
+        return None
+    advice = "which the cluster does not have: install it, or remove the field"
+    return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
+
+
+def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
+    why = why_none(spec, defaults)
+    return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
+
+
+def _address(service: Raw | None) -> str | None:
+    """A Service's own address, once it has one."""
+    address = service.get("spec", {}).get("clusterIP") if service else None
+    return str(address) if address and address != "None" else None
+
+
+def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:
+    """An activator whose Service is missing for a moment is not unwanted."""
+    return {place: dict(raw) for place, raw in children.items() if place not in without}

@@ -75,6 +75,7 @@ def _inputs(signals: Signals | None) -> DecisionInputs | None:
         kv_utilization_percent=min(100, round(100 * signals.kv_utilization)),
         waiting=round(signals.waiting),
         running=round(signals.running),
+        held=round(signals.held) or None,
         kv_tokens_in_use=round(signals.kv_used),
         kv_tokens_capacity=round(signals.kv_capacity),
         waiting_tokens=round(signals.waiting_tokens),

@@ -17,6 +17,7 @@ from octavo_operator.core.schema import (
     rule,
     rules,
 )
+from octavo_operator.core.spec_metrics import MetricsSource
 
 _CLOCK: Final = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
@@ -163,6 +164,30 @@ class ScheduledMinimum(SpecModel):
         return Schedule(self.name, days, _minutes(self.from_), _minutes(self.to), self.time_zone, self.min_replicas)
 
 
+class ScaleToZero(SpecModel):
+    """No replica while nothing is asked. A small Deployment, the activator, then takes the requests, holds them until a
+    replica serves, and passes them on.
+    """
+
+    idle_after: Annotated[Seconds, duration("10s", "24h")] = Field(
+        default="10m",
+        validate_default=True,
+        description="Time without any request after which the last replicas go. Default: 10m.",
+    )
+    max_held_requests: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="Requests held at the same time; more get a 503 with Retry-After. Default: 100.",
+    )
+    hold_timeout: Annotated[Seconds, duration("1s", "1h")] = Field(
+        default="5m",
+        validate_default=True,
+        description="Time that a request is held; then it gets a 503 with Retry-After. Choose more than a replica "
+        "takes to start. Default: 5m.",
+    )
+
+
 def _minutes(clock: str) -> int:
     hours, minutes = clock.split(":")
     return 60 * int(hours) + int(minutes)
@@ -175,8 +200,11 @@ _AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour)
     >= quantity(string(self.budget.replicaCostPerHour)).asApproximateFloat() * double(self.minReplicas)"""
 
 
+_WAKES: Final = "scaleToZero needs mode Active: in any other nobody would wake the replicas"
+
+
 class Autoscaling(SpecModel):
-    """Scaling on the load that the operator scrapes from the replicas."""
+    """Scaling on the load of the replicas."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -195,6 +223,11 @@ class Autoscaling(SpecModel):
                 "minReplicas of a schedule must not be greater than maxReplicas",
                 fieldPath=".schedules",
             ),
+            rule(
+                "!has(self.scaleToZero) || self.mode == 'Active'",
+                _WAKES,
+                fieldPath=".scaleToZero",
+            ),
         )
     )
 
@@ -203,9 +236,15 @@ class Autoscaling(SpecModel):
         description="Active: the load decides. Advisory: what it would decide is shown in status.scaling and nothing "
         "is scaled; the number is spec.replicas, or else stays as it is. Off: nothing is decided. Default: Active.",
     )
-    min_replicas: int = Field(default=1, ge=1, le=1000, description="Fewest replicas, whatever the load. Default: 1.")
+    min_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Fewest replicas, whatever the load; with scaleToZero, while there are any. Default: 1.",
+    )
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas, whatever the load.")
     targets: Targets = Field(description="Load that one replica should carry. At least one target must be set.")
+    metrics: MetricsSource = Field(default=MetricsSource(), description="Where the samples of the load come from.")
     behavior: Behavior = Field(default=Behavior(), description="How fast the number of replicas follows the load.")
     slo: Slo | None = Field(default=None, description="Latencies to keep to. Default: none.")
     budget: Budget | None = Field(default=None, description="What the replicas may cost. Default: no limit.")
@@ -213,11 +252,17 @@ class Autoscaling(SpecModel):
     schedules: tuple[ScheduledMinimum, ...] = Field(
         default=(),
         max_length=16,
-        description="Fewest replicas at known times, instead of a lower minReplicas. The highest one in force counts.",
+        description="Fewest replicas at known times, instead of a lower minReplicas, or of none at all. The highest "
+        "one in force counts.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
+    scale_to_zero: ScaleToZero | None = Field(
+        default=None, description="Let the last replicas go while nothing is asked. Default: never."
+    )
+
     checks: ClassVar = (
+        (lambda self: self.scale_to_zero is None or self.mode == "Active", _WAKES),
         (
             lambda self: all(schedule.min_replicas <= self.max_replicas for schedule in self.schedules),
             "minReplicas of a schedule must not be greater than maxReplicas",

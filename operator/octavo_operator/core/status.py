@@ -9,6 +9,7 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
+    Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
 """
@@ -42,7 +43,13 @@ NOISE_PERIOD_SECONDS: Final = 10.0
 
 _MESSAGE_LIMIT: Final = 1024
 _NOT_SCALED: Final = (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF)
-_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED})
+_BLIND: Final = (
+    Reason.METRICS_MISSING,
+    Reason.METRICS_UNUSABLE,
+    Reason.NO_READY_REPLICAS,
+    Reason.ACTIVATOR_SILENT,
+)
+_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ def compute_status(
         _progressing(facts, verdict),
         *_scaling(facts, spec, signals, decision),
         _metrics_fresh(facts, signals),
+        *_contended(facts),
     ]
     deployment = facts.deployment
     return ModelServerStatus(
@@ -159,7 +167,7 @@ def _scaling(
         return _Finding(active, False, Reason.OFF, message), _Finding(limited, False, Reason.OFF, message)
     if decision is None or signals.too_early:
         return _as_before(facts, active), _as_before(facts, limited)
-    works = decision.reason not in (Reason.METRICS_MISSING, Reason.METRICS_UNUSABLE, Reason.NO_READY_REPLICAS)
+    works = decision.reason not in _BLIND
     by = decision.limited_by
     if spec.autoscaling.mode == "Advisory":
         advice = f"advises {decision.replicas} replicas, {decision.reason}: {decision.message}"
@@ -194,12 +202,25 @@ def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
     if signals.ready == 0:
         return _Finding(kind, None, Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.silent:
-        message = f"{signals.silent} of {signals.ready} ready replicas gave no sample"
+        message, trouble = f"{signals.silent} of {signals.ready} ready replicas gave no sample", facts.trouble
+        if trouble is not None:
+            return _Finding(kind, False, trouble.reason, f"{message}: {trouble.words}")
         return _Finding(kind, False, Reason.METRICS_MISSING, message)
     if signals.unknown and facts.previous.condition(kind) is not None:
         return _as_before(facts, kind)
     known = f"{signals.known} of {signals.ready} ready replicas gave a sample"
     return _Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
+
+
+def _contended(facts: Facts) -> list[_Finding]:
+    contest = facts.contest
+    if not contest.goes_on:
+        return []
+    message = (
+        f"something else has set the Deployment's replicas again and again, to {contest.last} last; they were put back "
+        f"to {facts.desired}: let it scale the ModelServer, with spec.replicas, or remove it"
+    )
+    return [_Finding(Condition.CONTENDED, True, Reason.REPLICAS_CHANGED, message)]
 
 
 def _settle(finding: _Finding, facts: Facts, now: float) -> ConditionStatus:

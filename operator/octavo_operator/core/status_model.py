@@ -48,6 +48,7 @@ class DecisionInputs(StatusModel):
     )
     waiting: int = Field(ge=0, description="Requests that waited.")
     running: int = Field(ge=0, description="Requests that were being answered.")
+    held: int | None = Field(default=None, ge=0, description="Requests that the activator held, if any.")
     kv_tokens_in_use: int = Field(ge=0, description="Tokens in the KV caches.")
     kv_tokens_capacity: int = Field(ge=0, description="Tokens that fit into the sampled KV caches.")
     waiting_tokens: int = Field(default=0, ge=0, description="Tokens to compute for the requests that waited.")
@@ -122,7 +123,7 @@ class ModelServerStatus(StatusModel):
         default=(),
         max_length=16,
         description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, "
-        "MetricsFresh; Reconciling or Stalled only while true.",
+        "MetricsFresh; Reconciling, Stalled or Contended only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")

@@ -112,6 +112,30 @@ RULES = {
         "spec.model.source.pvc.path",
         "leading /",
     ),
+    "a gateway": (
+        {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "hostnames": ["*.example.org"]}}},
+        {"networking": {"httpRoute": {"parentRefs": []}}},
+        "spec.networking.httpRoute.parentRefs",
+        "at least 1",
+    ),
+    "somebody wakes a pool": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        "spec.networking.inferencePool",
+        "wakes nobody",
+    ),
+    "a picker": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"}}}},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker", "port": 0}}}},
+        "spec.networking.inferencePool.endpointPickerRef.port",
+        "greater than or equal to 1",
+    ),
+    "no cache beside an image": (
+        {"model": {"source": {"pvc": None, "oci": {"image": "a/b:1", "path": "c"}}}},
+        {"model": {"source": {"pvc": None, "oci": {"image": "a/b:1"}}, "cache": {"sizeLimit": "1Gi"}}},
+        "spec.model.cache",
+        "read where they are",
+    ),
     "path inside": (
         {"model": {"source": {"pvc": {"path": "a/...b"}}}},
         {"model": {"source": {"pvc": {"path": "a/../../b"}}}},
@@ -267,8 +291,16 @@ def slo(**values):
     return {"autoscaling": SCALED | {"slo": values}}
 
 
+def metrics(**values):
+    return {"autoscaling": SCALED | {"metrics": values}}
+
+
 def budgeted(**values):
     return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
+
+
+def zero(**values):
+    return {"autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}} | values}
 
 
 def scheduled(**values):
@@ -293,7 +325,7 @@ RULES |= {
         source(hub={"repo": "org/model"}),
         source(hub={"repo": "org/model"}, s3={"uri": "s3://models/smol"}),
         "spec.model.source",
-        "set exactly one source: hub, pvc or s3",
+        "set exactly one source: hub, oci, pvc or s3",
     ),
     "a repository": (
         source(hub={"repo": "org/model-1.0_a"}),
@@ -399,6 +431,24 @@ RULES |= {
         "spec.autoscaling.budget.maxCostPerHour",
         "positive quantity such as '2.5'",
     ),
+    "staleness of prometheus": (
+        metrics(source="Prometheus", staleAfter="45s"),
+        metrics(staleAfter="45s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "direct samples are stale after 10 s",
+    ),
+    "staleness within bounds": (
+        metrics(source="Prometheus", staleAfter="10s"),
+        metrics(source="Prometheus", staleAfter="61s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "between 10s and 1m",
+    ),
+    "a known source": (
+        metrics(source="Direct"),
+        metrics(source="Datadog"),
+        "spec.autoscaling.metrics.source",
+        "Direct",
+    ),
     "schedule within bounds": (
         scheduled(minReplicas=3),
         scheduled(minReplicas=4),
@@ -452,6 +502,30 @@ RULES |= {
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
         "spec.accelerator.costPerHour",
         "remove costPerHour",
+    ),
+    "zero needs somebody who wakes": (
+        zero(),
+        zero(mode="Advisory"),
+        "spec.autoscaling.scaleToZero",
+        "scaleToZero needs mode Active",
+    ),
+    "shortest idleness": (
+        zero(scaleToZero={"idleAfter": "10s"}),
+        zero(scaleToZero={"idleAfter": "9s"}),
+        "spec.autoscaling.scaleToZero.idleAfter",
+        "between 10s and 24h",
+    ),
+    "longest hold": (
+        zero(scaleToZero={"holdTimeout": "1h"}),
+        zero(scaleToZero={"holdTimeout": "61m"}),
+        "spec.autoscaling.scaleToZero.holdTimeout",
+        "between 1s and 1h",
+    ),
+    "some are held": (
+        zero(scaleToZero={"maxHeldRequests": 1}),
+        zero(scaleToZero={"maxHeldRequests": 0}),
+        "spec.autoscaling.scaleToZero.maxHeldRequests",
+        "greater than or equal to 1",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
