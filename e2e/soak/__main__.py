@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import cancels, engine_kills, memory
+from soak import cancels, engine_kills, fleet, memory
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main() -> int:
     soaks: dict[str, list[Callable[[], Iterable[Goal]]]] = {
         "kills": [partial(engine_kills.run, runner, options.count or 50) for runner in runners],
         "cancels": [partial(cancels.run, runner, options.count or 2000) for runner in runners],
+        "fleet": [partial(fleet.run, options.count or 1000)],
         "memory": [memory.stalled_readers, memory.overhead],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
@@ -35,9 +36,11 @@ def main() -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
-    parser.add_argument("soak", nargs="?", choices=("kills", "cancels", "memory"), help="default: all of them")
+    parser.add_argument("soak", nargs="?", choices=("kills", "cancels", "fleet", "memory"), help="default: all of them")
     parser.add_argument("--runner", choices=RUNNERS, help="sim: no weights; torch: SmolLM2-135M; default: both")
-    parser.add_argument("--count", type=int, help="kills (default 50) or cancels (default 2000)")
+    parser.add_argument(
+        "--count", type=int, help="kills (default 50), cancels (default 2000) or ModelServers (default 1000)"
+    )
     return parser.parse_args(arguments)
 
 

@@ -66,7 +66,7 @@ def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
     """One sequence's keys or values out of its blocks, `[num_kv_heads, seq_len, head_dim]`."""
     _, num_kv_heads, block_size, head_dim = cache.shape
     blocks = block_table[: -(-seq_len // block_size)].long()
-    return cache[blocks].transpose(0, 1).reshape(num_kv_heads, -1, head_dim)[:, :seq_len]
+    return cache[blocks].transpose(0, 1).reshape(num_kv_heads, len(blocks) * block_size, head_dim)[:, :seq_len]
 
 
 def _attend_one(

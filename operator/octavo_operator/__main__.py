@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(crd_yaml())
         return 0
     if options.command == "render":
-        return _render(options)
+        return rendering.print_children(options)
     if options.command == "replay":
         return _replay(options)
     if options.command == "activate":
@@ -37,20 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     add_activator_arguments(commands.add_parser("activate", help="hold requests until a replica serves, until SIGTERM"))
     add_arguments(commands.add_parser("replay", help="play a trace against an autoscaling policy, in simulated time"))
     return parser
-
-
-def _render(options: argparse.Namespace) -> int:
-    try:
-        images = (os.environ.get(f"OCTAVO_{kind}_IMAGE", "") for kind in ("RUNTIME", "ACTIVATOR"))
-        text, wrong = rendering.render_files(options, *images)
-    except SettingsError as error:
-        sys.stderr.write(f"octavo-operator: {error}\n")
-        return 64
-    if wrong:
-        sys.stderr.write("".join(f"{line}\n" for line in wrong))
-        return 1
-    sys.stdout.write(text)
-    return 0
 
 
 def _replay(options: argparse.Namespace) -> int:

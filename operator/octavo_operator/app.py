@@ -14,9 +14,11 @@ from octavo_operator.handlers import Listener, watch
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
+from octavo_operator.reader import Reader
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.recorder import Recorder
 from octavo_operator.resync import Resync
+from octavo_operator.samples import ChosenSamples
 from octavo_operator.scraper import Scraper
 from octavo_operator.settings import Settings
 from octavo_operator.store import Store, slim
@@ -36,12 +38,21 @@ async def serve(settings: Settings) -> None:
         serving(make_app(metrics, health), settings.http_port),
     ):
         scraper = Scraper(store, metrics, health, settings.scrape_period, queue.add)
+        reader = Reader(
+            store,
+            metrics,
+            health,
+            server=settings.prometheus,
+            period=settings.decide_period,
+            tell=queue.add,
+        )
+        samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
         doorbell = Doorbell(store, metrics, health, queue.add)
         reconciler = Reconciler(
             cluster,
             store,
-            scraper=scraper,
+            samples=samples,
             recorder=recorder,
             metrics=metrics,
             settings=settings,
@@ -55,6 +66,7 @@ async def serve(settings: Settings) -> None:
             metrics=metrics,
             namespaces=settings.watch_namespaces,
             period=settings.resync_period,
+            profiles=(settings.lease_namespace, settings.profiles_configmap) if settings.profiles_configmap else None,
         )
         await resync.first()
         logger.info(
@@ -62,29 +74,28 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        leader = Leader(store, queue, reconciler, scraper, doorbell=doorbell, health=health, workers=settings.workers)
+        samplers = (scraper, reader, doorbell)
+        leader = Leader(store, queue, reconciler, samplers, health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
 
 class Leader:
-    """The work of the one that leads: scrape and reconcile. Lists and the watch go on while another one leads."""
+    """The work of the one that leads: sample and reconcile. Lists and the watch go on while another one leads."""
 
     def __init__(
         self,
         store: Store,
         queue: WorkQueue,
         reconciler: Reconciler,
-        scraper: Scraper,
+        samplers: tuple[Scraper, Reader, Doorbell],
         *,
-        doorbell: Doorbell,
         health: Health,
         workers: int,
     ) -> None:
         self._store = store
-        self._doorbell = doorbell
         self._queue = queue
         self._reconciler = reconciler
-        self._scraper = scraper
+        self._samplers = samplers
         self._health = health
         self._workers = workers
         self._term: Term | None = None
@@ -99,10 +110,10 @@ class Leader:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(self._reconciler.reconcile, self._workers))
-                group.create_task(self._scraper.run())
-                group.create_task(self._doorbell.run())
+                for sampler in self._samplers:
+                    group.create_task(sampler.run())
         finally:
-            self._health.rest("queue", "scraper", "doorbell")
+            self._health.rest("queue", "scraper", "reader", "doorbell")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

@@ -27,6 +27,9 @@ PAGE: Final = 500
 _READ_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 
 _FINAL_STATUSES: Final = frozenset({400, 403, 404, 405, 422})
+_NO_SUCH_FIELD: Final = "failed to create typed patch object"
+"""What server-side apply says of a field that a kind does not have, or of another type. It calls that a failure of its
+own (HTTP 500), and yet the same object will never do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +193,13 @@ class Cluster:
         finally:
             self._metrics.api_requests.labels(verb=verb, kind=kind, status=str(status)).inc()
         answer = _parse(text)
-        if status < 300:
+        if status < 300 and answer is not None:
             return answer
-        message = f"{verb} {kind} {name}: {answer.get('message') or text[:200]}"
-        if status in _FINAL_STATUSES:
+        told = answer or {}
+        message = f"{verb} {kind} {name}: {told.get('message') or f'{status}, no JSON object: {text[:200]!r}'}"
+        if status in _FINAL_STATUSES or _NO_SUCH_FIELD in message:
             raise Rejected(message, status)
-        raise Unavailable(message, status, answer.get("details", {}).get("retryAfterSeconds"))
+        raise Unavailable(message, status, told.get("details", {}).get("retryAfterSeconds"))
 
     async def _send(self, verb: str, kind: str, path: str, body: Raw | None) -> tuple[int, str]:
         headers = {"Accept": "application/json", "User-Agent": names.FIELD_MANAGER}
@@ -222,9 +226,10 @@ def _group(resource: names.Resource) -> str:
     return f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
 
 
-def _parse(text: str) -> Raw:
+def _parse(text: str) -> Raw | None:
+    """The object in an answer, or None where there is none."""
     try:
         answer = json.loads(text)
     except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+        return None
+    return answer if isinstance(answer, dict) else None

@@ -30,7 +30,7 @@ from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.doorbell import Doorbell
 from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
-from octavo_operator.scraper import Scraper
+from octavo_operator.samples import Samples
 from octavo_operator.settings import Settings
 from octavo_operator.store import Key, Observed, Raw, Store
 
@@ -56,7 +56,7 @@ class Reconciler:
         cluster: Cluster,
         store: Store,
         *,
-        scraper: Scraper,
+        samples: Samples,
         recorder: Recorder,
         metrics: Metrics,
         settings: Settings,
@@ -64,7 +64,7 @@ class Reconciler:
     ) -> None:
         self._cluster = cluster
         self._store = store
-        self._scraper = scraper
+        self._samples = samples
         self._doorbell = doorbell
         self._recorder = recorder
         self._metrics = metrics
@@ -98,7 +98,7 @@ class Reconciler:
                 previous,
                 children=children,
                 pods=observed.pods,
-                windows=self._scraper.windows(observed.key),
+                windows=self._samples.windows(observed.key),
                 scaler=known.scaler,
                 defaults=self._defaults_now(),
                 now=now,
@@ -117,7 +117,8 @@ class Reconciler:
 
     def _defaults_now(self) -> Defaults:
         """What the installation wants, as far as the cluster has it."""
-        return replace(self._defaults, pod_monitors=self._defaults.pod_monitors and "PodMonitor" in self._store.served)
+        monitors = self._defaults.pod_monitors and "PodMonitor" in self._store.served
+        return replace(self._defaults, pod_monitors=monitors, profiles=self._store.profiles)
 
     async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
         """Carries out each step. Returns what the status should say, and the error that asks for another try."""
@@ -170,7 +171,8 @@ class Reconciler:
         if before.server is None or after.server is None:
             return
         previous = parse_status(after.server)
-        facts = facts_of(proposal, failure, after.children, after.pods, previous)
+        trouble = self._samples.trouble(key)
+        facts = facts_of(proposal, failure, after.children, after.pods, previous, trouble=trouble)
         server = proposal.server
         status = compute_status(
             server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now

@@ -6,6 +6,7 @@ with.
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from octavo_operator.core import names
 from octavo_operator.core.activator import why_none
 from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
+from octavo_operator.core.profiles import BUILT_IN, Profiles, extended, settle
 from octavo_operator.core.render import render
+from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -34,7 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="default", help="where a ModelServer names none; default: default")
     parser.add_argument("--operator-namespace", default="octavo-system", help="default: octavo-system")
     parser.add_argument("--prometheus-namespace", default="monitoring", help="default: monitoring")
+    parser.add_argument(
+        "--profiles", metavar="FILE", help="more accelerator profiles: the installation's ConfigMap, or name: profile"
+    )
     parser.add_argument("--pod-monitors", action="store_true", help="as in a cluster that has PodMonitors")
+
+
+def print_children(options: argparse.Namespace) -> int:
+    """The command; returns the exit status."""
+    try:
+        images = (os.environ.get(f"OCTAVO_{kind}_IMAGE", "") for kind in ("RUNTIME", "ACTIVATOR"))
+        text, wrong = render_files(options, *images)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 64
+    if wrong:
+        sys.stderr.write("".join(f"{line}\n" for line in wrong))
+        return 1
+    sys.stdout.write(text)
+    return 0
 
 
 def render_files(options: argparse.Namespace, runtime_image: str, activator_image: str) -> tuple[str, list[str]]:
@@ -48,6 +69,7 @@ def render_files(options: argparse.Namespace, runtime_image: str, activator_imag
         operator_namespace=options.operator_namespace,
         prometheus_namespace=options.prometheus_namespace,
         pod_monitors=options.pod_monitors,
+        profiles=_profiles(options.profiles),
     )
     children: list[Manifest] = []
     wrong: list[str] = []
@@ -65,6 +87,19 @@ def _model_servers(files: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, document in enumerate(_documents(file), start=1):
             for raw in _items(document):
                 yield f"{file}: document {number}, {names.KIND} {raw.get('metadata', {}).get('name')}", raw
+
+
+def _profiles(file: str | None) -> Profiles:
+    """The built-in ones and those of a file, all of which must be right: it is being reviewed."""
+    if file is None:
+        return BUILT_IN
+    document = next(iter(_documents(file)), None)
+    if not isinstance(document, dict):
+        raise SettingsError(f"--profiles {file}: must be a ConfigMap, or a mapping of names to profiles")
+    found = extended((document.get("data") or {}) if document.get("kind") == "ConfigMap" else document)
+    if found.broken:
+        raise SettingsError(f"--profiles {file}: " + "; ".join(f"{name}: {why}" for name, why in found.broken.items()))
+    return found
 
 
 def _documents(file: str) -> list[Any]:
@@ -90,13 +125,15 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
     owner = Owner(metadata.get("namespace") or namespace, _name(metadata.get("name")), uid="")
     if raw["apiVersion"] != names.API_VERSION:
         raise SpecError("apiVersion", f"must be {names.API_VERSION} (got {raw['apiVersion']!r})")
-    spec = parse_spec(raw.get("spec", {}))
+    spec = settle(parse_spec(raw.get("spec", {})), defaults.profiles)
     if not (spec.runtime.image or defaults.runtime_image):
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
     if why := why_none(spec, defaults):
         raise SpecError("spec.autoscaling.scaleToZero", f"{why}, or --activator-image")
+    replicas = _replicas(spec)
+    in_place = replaces_in_place(spec, replicas, None, (), now=0.0)
     upstream = f"{owner.name}{names.OF_REPLICAS}.{owner.namespace}.svc"
-    manifests = render(spec, owner, _replicas(spec), defaults, upstream=upstream)
+    manifests = render(spec, owner, replicas, defaults, in_place=in_place, upstream=upstream)
     return [_without_the_cluster(manifest) for manifest in manifests]
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from octavo_operator.cluster import Cluster
 from octavo_operator.core import names
 from octavo_operator.core.errors import ClusterError
+from octavo_operator.core.profiles import extended
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
@@ -37,6 +38,7 @@ class Resync:
         metrics: Metrics,
         namespaces: tuple[str, ...],
         period: float,
+        profiles: tuple[str, str] | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
@@ -45,6 +47,8 @@ class Resync:
         self._metrics = metrics
         self._namespaces = namespaces
         self._period = period
+        self._profiles = profiles
+        self._told: set[tuple[str, str]] = set()
 
     async def first(self) -> None:
         """Lists until it succeeds. Before the CRD is installed or the API server answers, there is nothing to do."""
@@ -84,6 +88,7 @@ class Resync:
             newest[kind] = max(map(version_of, raws), default=0)
         for kind in names.OPTIONAL_KINDS:
             await self._list_optional(kind)
+        await self._read_profiles()
         for key in {*before, *self._store.servers()}:
             self._queue.add(key)
         return newest
@@ -97,6 +102,17 @@ class Resync:
         else:
             self._store.served.discard(kind)
         self._store.replace(kind, raws, version)
+
+    async def _read_profiles(self) -> None:
+        """Takes in the user's accelerator profiles: a ConfigMap that may be missing, by namespace and name."""
+        if self._profiles is None:
+            return
+        found = await self._cluster.get("ConfigMap", *self._profiles)
+        profiles = extended((found or {}).get("data") or {})
+        broken = set(profiles.broken.items())
+        for name, why in broken - self._told:
+            logger.warning("accelerator profile is wrong", extra=kv(profile=name, error=why))
+        self._told, self._store.profiles = broken, profiles
 
     def _missed(self, newest: dict[str, int]) -> str | None:
         """Which kind's watch is deaf, or None."""

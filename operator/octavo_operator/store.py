@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from octavo_operator.core import names
 from octavo_operator.core.observed import leads_to_activator
+from octavo_operator.core.profiles import BUILT_IN
 
 Raw = dict[str, Any]
 
@@ -51,6 +52,8 @@ class Store:
         self._seen: dict[str, int] = dict.fromkeys(_KINDS, 0)
         self.served: set[str] = set()
         """The optional kinds that the cluster has, as of the last list."""
+        self.profiles = BUILT_IN
+        """Accelerator profiles, as of the last list."""
 
     def put(self, raw: Raw, *, watched: bool = False) -> Key | None:
         """Takes in an object, unless a newer one is known. Returns the ModelServer that it concerns."""
@@ -89,6 +92,10 @@ class Store:
         children = {kind + suffix: raw for kind, suffix in names.CHILDREN if (raw := self._child(key, kind, suffix))}
         pods = self._pods.get(key, {}).values()
         return Observed(key, server, children, tuple(pod for pod in pods if not _is_activators(pod)))
+
+    def server(self, key: Key) -> Raw | None:
+        """One ModelServer, also one that is going."""
+        return self._objects[names.KIND].get(key)
 
     def servers(self) -> tuple[Key, ...]:
         """All ModelServers."""

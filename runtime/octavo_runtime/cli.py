@@ -43,6 +43,13 @@ def _make_config(options: dict[str, Any]) -> ServeConfig:
             f"--max-num-seqs {config.max_num_seqs} is more than --max-num-batched-tokens "
             f"{config.max_num_batched_tokens}: each running sequence needs a token of each step"
         )
+    if config.enforce_eager and config.max_cudagraph_capture_size is not None:
+        _fail(
+            f"--max-cudagraph-capture-size {config.max_cudagraph_capture_size} makes no sense with --enforce-eager, "
+            "which captures nothing"
+        )
+    if config.async_scheduling and config.tensor_parallel_size > 1:
+        _fail(f"--async-scheduling: not with --tensor-parallel-size {config.tensor_parallel_size}, yet")
     if config.runner == "sim" and config.tensor_parallel_size > 1:
         _fail(f"--tensor-parallel-size {config.tensor_parallel_size}: --runner sim has no layers to divide")
     return config
@@ -159,8 +166,21 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "--no-prefix-caching", dest="prefix_caching", action="store_false",
         help="compute every prompt anew, also the start that it shares with an earlier one",
     )  # fmt: skip
+    group.add_argument(
+        "--async-scheduling", action=argparse.BooleanOptionalAction, default=None,
+        help="plan each step while the device computes the one before; default: on a GPU. Same tokens. No use on a CPU",
+    )  # fmt: skip
     _flag(group, "speculative_ngram", _number(int, 0, 64), "tokens to guess ahead from the text so far; 0: none")
     _flag(group, "attention_backend", str, "kernels", choices=("auto", "reference", "cpu", "triton"))
+    group.add_argument(
+        "--enforce-eager", action="store_true", help="no CUDA graphs: less memory on the GPU, slower decodes"
+    )
+    _flag(
+        group,
+        "max_cudagraph_capture_size",
+        _number(int, 1),
+        "sequences in the largest decode step that is captured as a CUDA graph; default: --max-num-seqs, at most 256",
+    )
     _flag(group, "tensor_parallel_size", _number(int, 1), "processes that divide each layer, one per GPU")
     _flag(group, "threads", _number(int, 1), "CPU threads, of all processes; default: the cgroup's quota")
     _flag(group, "runner", str, "sim: no weights, made-up tokens; for tests and simulation", choices=("torch", "sim"))

@@ -24,8 +24,13 @@ class ServeConfig:
     kv_cache_dtype: str = "auto"  # auto: as the model computes | fp8_e4m3
     block_size: int = 16  # tokens
     prefix_caching: bool = True  # keep computed blocks for requests that start alike
+    async_scheduling: bool | None = None  # plan a step while the one before is computed; default: on a GPU
     speculative_ngram: int = 0  # tokens guessed ahead from the sequence itself; 0: none
     attention_backend: str = "auto"  # auto | reference | cpu | triton
+    enforce_eager: bool = False  # launch each kernel of each step by itself, also on a GPU
+    max_cudagraph_capture_size: int | None = (
+        None  # sequences in the largest captured step; default: max_num_seqs or 256
+    )
     tensor_parallel_size: int = 1  # processes that divide each layer, one per GPU
     threads: int | None = None  # default: the cgroup's CPU quota
     drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM

@@ -18,6 +18,7 @@ from octavo_operator.core.spec import parse_spec
 from octavo_runtime import cli, errors, metrics, termination
 from octavo_runtime.config import ServeConfig
 from octavo_runtime.engine.state_page import EngineState
+from octavo_runtime.runner.plan_file import plan_folders
 from octavo_runtime.sources.reference import HubModel, S3Model, parse_model
 
 ROOT = Path(__file__).parents[2]
@@ -38,19 +39,19 @@ FULL_SPEC: dict[str, Any] = {
 }
 
 
-def container() -> dict[str, Any]:
+def container(spec: dict[str, Any] = FULL_SPEC) -> dict[str, Any]:
     owner = render.Owner(namespace="team", name="chat", uid="1")
-    children = render.render(parse_spec(FULL_SPEC), owner, 1, render.Defaults(runtime_image="image"))
+    children = render.render(parse_spec(spec), owner, 1, render.Defaults(runtime_image="image"))
     (deployment,) = [child for child in children if child["kind"] == "Deployment"]
     (found,) = deployment["spec"]["template"]["spec"]["containers"]
     return dict(found)
 
 
-def parsed_arguments(monkeypatch: pytest.MonkeyPatch) -> ServeConfig:
+def parsed_arguments(monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any] = FULL_SPEC) -> ServeConfig:
     """What the runtime's own command line makes of the arguments that the operator renders."""
     seen: list[ServeConfig] = []
     monkeypatch.setattr(cli, "_serve", lambda config: seen.append(config) or 0)
-    assert cli.main(container()["args"]) == 0
+    assert cli.main(container(spec)["args"]) == 0
     return seen[0]
 
 
@@ -71,6 +72,31 @@ def test_the_model_that_the_operator_names_is_the_one_that_the_runtime_fetches(
 ) -> None:
     spec = parse_spec({"model": {"source": source}})
     assert parse_model(model_argument(spec.model)) == model
+
+
+@pytest.mark.parametrize(
+    ("model", "folders"),
+    [
+        ({"source": {"pvc": {"claimName": "models", "path": "m"}}}, ["/tmp/.cache/octavo/kv-plans"]),
+        ({"source": {"hub": {"repo": "org/model"}}}, ["/models/kv-plans", "/tmp/.cache/octavo/kv-plans"]),
+        (
+            {"source": {"s3": {"uri": "s3://models/m"}}, "cache": {"pvc": {"claimName": "cache"}}},
+            ["/models/kv-plans", "/tmp/.cache/octavo/kv-plans"],
+        ),
+    ],
+    ids=["a claim, read-only", "an emptyDir", "a cache that outlives the pod"],
+)
+def test_a_rendered_pod_can_keep_a_plan_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], folders: list[str]
+) -> None:
+    """Its root file system is read-only, so each place must lie on a volume that can be written."""
+    rendered = container({"model": model})
+    (home,) = [variable["value"] for variable in rendered["env"] if variable["name"] == "HOME"]
+    monkeypatch.setenv("HOME", home)
+    found = plan_folders(parsed_arguments(monkeypatch, {"model": model}))
+    assert [str(folder) for folder in found] == folders
+    writable = [Path(mount["mountPath"]) for mount in rendered["volumeMounts"] if not mount.get("readOnly")]
+    assert all(any(mount in folder.parents for mount in writable) for folder in found)
 
 
 def test_every_rendered_argument_means_to_the_runtime_what_the_spec_says(monkeypatch: pytest.MonkeyPatch) -> None:

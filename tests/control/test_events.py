@@ -106,3 +106,22 @@ def test_a_server_that_is_gone_is_forgotten():
     limiter.admits(KEY, event(), 0)
     limiter.forget(KEY)
     assert limiter.admits(KEY, event(), 0)
+
+
+def test_replicas_that_are_replaced_in_place_are_an_event_once():
+    def progressing(reason):
+        words = {
+            "type": "Progressing",
+            "status": "True",
+            "reason": reason,
+            "message": "1 of 2",
+            "observedGeneration": 1,
+        }
+        condition = ConditionStatus.model_validate(words | {"lastTransitionTime": "2026-01-01T00:00:00Z"})
+        return ModelServerStatus(conditions=(condition,))
+
+    surging, in_place = progressing(Reason.ROLLING_OUT), progressing(Reason.REPLACING_IN_PLACE)
+    (event,) = status_events(surging, in_place)
+    assert (event.type, event.reason, event.note) == ("Normal", "ReplacingInPlace", "1 of 2")
+    assert status_events(in_place, in_place) == ()
+    assert status_events(in_place, surging) == ()

@@ -146,3 +146,28 @@ def test_differences_name_every_place():
     assert difference({"a": {"b": 1, "c": [1, 2]}}, {"a": {"b": 2, "c": [1]}}) == ("a.b", "a.c")
     assert difference({"a": [{"x": 1}]}, {"a": [{"x": 2}]}) == ("a[0].x",)
     assert difference({"a": {}}, {}) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("path", "written", "answered", "expected"),
+    [
+        ("spec.template.spec.a.resources.limits.cpu", 0.5, "500m", ()),
+        ("spec.template.spec.a.resources.limits.cpu", "1000m", "2", ("spec.template.spec.a.resources.limits.cpu",)),
+        ("spec.template.spec.schedulerName", "", "default-scheduler", ()),
+        ("spec.template.spec.hostAliases", [], None, ()),
+        ("spec.template.metadata.labels.a", "", "x", ("spec.template.metadata.labels.a",)),
+        ("spec.template.spec.a.readOnly", False, None, ()),
+        ("spec.template.spec.a.readOnly", False, True, ("spec.template.spec.a.readOnly",)),
+        ("spec.template.spec.hostUsers", False, None, ("spec.template.spec.hostUsers",)),
+        ("spec.replicas", 0, None, ("spec.replicas",)),
+    ],
+)  # fmt: skip
+def test_only_what_the_api_server_rewrites_is_no_difference(path, written, answered, expected):
+    assert difference(written, answered, path) == expected
+
+
+def test_a_volume_that_is_mounted_twice_is_compared_by_its_folders():
+    mounts = [{"name": "a", "mountPath": "/x"}, {"name": "a", "mountPath": "/y", "subPath": "b"}]
+    assert difference(mounts, copy.deepcopy(mounts), "volumeMounts") == ()
+    moved = [mounts[0], mounts[1] | {"subPath": "c"}]
+    assert difference(mounts, moved, "volumeMounts") == ("volumeMounts[/y].subPath",)

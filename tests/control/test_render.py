@@ -43,6 +43,7 @@ FULL: dict[str, Any] = {
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     },
     "drain": {"timeout": "5m"},
+    "podTemplate": {"metadata": {"annotations": {"note": "mine"}}, "spec": {"priorityClassName": "online"}},
 }
 
 
@@ -179,6 +180,13 @@ def test_a_monitor_is_there_where_the_cluster_has_the_kind(raw_spec):
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "http"
 
 
+def test_samples_that_decide_are_asked_for_more_often(raw_spec):
+    scaled = {"maxReplicas": 2, "targets": {"waitingPerReplica": 2}}
+    decides = scaled | {"metrics": {"source": "Prometheus"}}
+    monitors = [children(raw_spec(autoscaling=item), 1, INSTALLED)["PodMonitor"] for item in (scaled, decides)]
+    assert [monitor["spec"]["podMetricsEndpoints"][0]["interval"] for monitor in monitors] == ["15s", "5s"]
+
+
 # --- the pod ----------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +282,23 @@ def test_gpus_are_asked_for_only_where_there_are_some(raw_spec):
     assert resources == {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}
 
 
+def test_several_gpus_divide_a_replica_and_share_memory(raw_spec):
+    template = pod(raw_spec(accelerator={"count": 4}))["spec"]
+    (container,) = template["containers"]
+    args = container["args"]
+    assert args[args.index("--tensor-parallel-size") + 1] == "4"
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in template["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize("accelerator", [{"count": 0}, {"count": 1}, {"profile": "H100"}])
+def test_one_gpu_is_not_divided(raw_spec, accelerator):
+    template = pod(raw_spec(accelerator=accelerator))["spec"]
+    assert "--tensor-parallel-size" not in template["containers"][0]["args"]
+    assert [volume["name"] for volume in template["volumes"]] == ["model", "tmp"]
+
+
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every scalar in a raw spec."""
     if isinstance(node, dict | list):
@@ -285,6 +310,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 CHOICES = {
     "bfloat16": "float16",
+    "H100": "H200",
     "Exists": "Equal",
     "NoSchedule": "NoExecute",
     "5m": "6m",
@@ -296,6 +322,8 @@ CHOICES = {
     S3["uri"]: "s3://models/other",
 }
 FULL_EDITS = [(FULL, path) for path in leaves(FULL)]
+PROFILED: dict[str, Any] = {"model": {"source": {"pvc": {"claimName": "m"}}}, "accelerator": {"profile": "H100"}}
+FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
 
 
@@ -321,8 +349,8 @@ def test_every_edit_of_the_spec_reaches_the_pod(full, path):
     assert pod(edited) != pod(full)
 
 
-OF_THE_POD = ("model", "runtime", "accelerator", "drain")
-ELSEWHERE = ("replicas", "autoscaling", "networking", "disruption", "paused")
+OF_THE_POD = ("model", "runtime", "accelerator", "drain", "podTemplate")
+ELSEWHERE = ("rollout", "replicas", "autoscaling", "networking", "disruption", "paused")
 
 
 def schema_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -346,6 +374,8 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
     edited |= {("accelerator", "tolerations", name) for name in ("value", "tolerationSeconds")}
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
     edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
+    edited |= {("accelerator", "costPerHour")}  # for the budget alone
+    edited = {path[:1] if path[0] == "podTemplate" else path for path in edited}
     edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
     described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
     assert described - edited == set()
@@ -359,6 +389,7 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
         {"paused": True},
         {"networking": {"networkPolicy": {"allowedFrom": [{"podSelector": {}}]}}},
         {"disruption": {"maxUnavailable": 2}},
+        {"rollout": {"strategy": "InPlace"}},
     ],
     ids=lambda changes: next(iter(changes)),
 )

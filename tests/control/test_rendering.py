@@ -130,4 +130,4 @@ def test_a_file_that_cannot_be_read_is_named(capsys, tmp_path, text):
     if text is not None:
         path.write_text(text)
     assert main(["render", str(path)]) == 64
-    assert capsys.readouterr().err.startswith(f"octavo-operator: {path}: ")
+    assert capsys.readouterr().err.startswith(f"{path}: ")

@@ -13,7 +13,7 @@ from octavo_operator.core.plan import Plan
 from octavo_operator.core.proposal import Proposal, Scaler, facts_of, parse_server, parse_status
 from octavo_operator.core.status import NOISE_PERIOD_SECONDS, compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import Signals
+from octavo_operator.core.window import Signals, Trouble
 
 NOW = 1_800_000_000.0
 IDLE = Signals(ready=0, unknown=0)
@@ -35,12 +35,14 @@ def status_of(raw_server):
         previous=None,
         now=NOW,
         generation=1,
+        trouble=None,
         **spec,
     ):
         server = parse_server(raw_server(generation=generation, **spec))
         proposal = Proposal(server, Plan(), desired, Scaler(None, ScalerMemory(0)), decision, signals, None)
         children = {"Deployment": deployment} if deployment else {}
-        facts = facts_of(proposal, failure, children, tuple(pods), previous or ModelServerStatus())
+        before = previous or ModelServerStatus()
+        facts = facts_of(proposal, failure, children, tuple(pods), before, trouble=trouble)
         return compute_status(server.owner, server.spec, facts, signals=signals, decision=decision, now=now)
 
     return compute
@@ -261,6 +263,16 @@ def test_metrics_are_fresh_when_every_replica_that_could_answered(status_of, raw
     assert (condition.status, condition.reason) == (status, reason)
 
 
+def test_what_the_source_of_the_samples_says_is_the_reason(status_of, raw_deployment):
+    trouble = Trouble(Reason.PROMETHEUS_UNAVAILABLE, "Prometheus did not answer within 5 s")
+    status = status_of(raw_deployment(2), signals=seen(unknown=2, silent=2), desired=2, trouble=trouble)
+    condition = status.condition(Condition.METRICS_FRESH)
+    assert (condition.status, condition.reason) == ("False", "PrometheusUnavailable")
+    assert condition.message == "2 of 2 ready replicas gave no sample: Prometheus did not answer within 5 s"
+    fine = status_of(raw_deployment(2), signals=seen(), desired=2, trouble=trouble)
+    assert fine.condition(Condition.METRICS_FRESH).status == "True"
+
+
 def test_right_after_a_restart_nothing_is_taken_back(status_of, raw_deployment, raw_pod):
     """No sample yet is no news: an operator's restart must not write."""
     pods = [raw_pod("a", ready=True), raw_pod("b", ready=True)]
@@ -348,3 +360,47 @@ def test_a_decision_without_a_change_is_not_recorded(status_of, raw_deployment):
     decision = replace(decided(signals), memory=ScalerMemory(0))
     status = status_of(raw_deployment(2), signals=signals, desired=2, decision=decision, autoscaling=AUTOSCALING)
     assert status.scaling is None
+
+
+# --- rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def rolling(raw_deployment, *, in_place, **counts):
+    raw = raw_deployment(2, revision="r2", **counts)
+    surge = {"maxSurge": int(not in_place), "maxUnavailable": int(in_place)}
+    raw["spec"]["strategy"] = {"type": "RollingUpdate", "rollingUpdate": surge}
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("in_place", "reason", "words"),
+    [
+        (True, Reason.REPLACING_IN_PLACE, "1 of 2 replicas updated, in place: an old one goes before a new one comes"),
+        (False, Reason.ROLLING_OUT, "1 of 2 replicas updated"),
+    ],
+)
+def test_a_rollout_says_whether_it_takes_capacity_away(status_of, raw_deployment, raw_pod, *, in_place, reason, words):
+    pods = [raw_pod("a", ready=True), raw_pod("b", revision="r2")]
+    deployment = rolling(raw_deployment, in_place=in_place, replicas=2, updated=1, ready=1)
+    status = status_of(deployment, pods, desired=2, replicas=2)
+    progressing = status.condition(Condition.PROGRESSING)
+    assert (progressing.reason, progressing.message) == (reason, words)
+    assert ("in place" in status.condition(Condition.READY).message) == in_place
+
+
+def test_the_gap_of_a_single_replica_is_said_until_the_old_one_is_gone(status_of, raw_deployment, raw_pod):
+    deployment = rolling(raw_deployment, in_place=True, replicas=1, updated=1, ready=0)
+    pods = [raw_pod("a", terminating=True), raw_pod("b", revision="r2")]
+    status = status_of(deployment, pods, desired=1, replicas=1)
+    assert "nothing serves in between" in status.condition(Condition.PROGRESSING).message
+    later = status_of(deployment, pods[1:], desired=1, replicas=1)
+    assert later.condition(Condition.PROGRESSING).reason == Reason.SCALING_UP
+
+
+def test_a_crash_in_a_rollout_says_what_serves_on(status_of, raw_deployment, raw_pod):
+    pods = [raw_pod("a", ready=True), raw_pod("b", revision="r2", container=crash())]
+    deployment = rolling(raw_deployment, in_place=True, replicas=2, updated=1, ready=1)
+    status = status_of(deployment, pods, desired=2, replicas=2)
+    assert summary(status) == ("False", ["Stalled"], Reason.CRASH_LOOP)
+    assert "the rollout stops here, 1 old replicas serve on" in status.condition(Condition.READY).message
+    assert status.condition(Condition.AVAILABLE).status == "True"

@@ -11,8 +11,8 @@ from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.load import load_decoder
 from octavo_runtime.runner.build import build_runner
+from octavo_runtime.runner.kv_cache import count_blocks
 from octavo_runtime.runner.machine import choose_cache_dtype
-from octavo_runtime.runner.torch_build import count_blocks
 from octavo_runtime.runner.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")
@@ -94,6 +94,13 @@ def test_a_backend_that_the_device_cannot_run_is_the_users_error(model):
     config = ServeConfig(model=model, attention_backend="cuda-magic")
     with pytest.raises(InvalidArgument, match="'cuda-magic' is unknown; known are auto, reference, cpu, triton"):
         build_runner(config, read_model_info(model), lambda _phase, _done: None)
+
+
+def test_a_size_of_graphs_is_refused_on_a_cpu_before_weights_are_read(model):
+    config, heard = ServeConfig(model=model, max_cudagraph_capture_size=8), []
+    with pytest.raises(InvalidArgument, match=r"--max-cudagraph-capture-size 8: .* since the device is cpu"):
+        build_runner(config, read_model_info(model), lambda _phase, done: heard.append(done))
+    assert heard == [0.0]
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -46,10 +46,10 @@ def params(number):
     return SamplingParams(max_tokens=TOKENS, temperature=0.0)
 
 
-def run(decoder, numbers, num_blocks=600):
+def run(decoder, numbers, num_blocks=600, **options):
     """Their texts, and how often one was preempted. Admission looks at what fits now, not at what will."""
     runner = TorchRunner(decoder, num_blocks=num_blocks, block_size=4, device=CPU, dtype=torch.float32)
-    engine = Engine(runner, max_num_seqs=COUNT, max_num_batched_tokens=40, project_peak=False)
+    engine = Engine(runner, max_num_seqs=COUNT, max_num_batched_tokens=40, project_peak=False, **options)
     for number in numbers:
         engine.add(Add(number, list(PROMPTS[number]), params(number)))
     texts = {number: [] for number in numbers}
@@ -73,8 +73,9 @@ def test_alone_and_among_thirty_two(decoder, together):
     assert together == {number: run(decoder, [number])[0][number] for number in range(COUNT)}
 
 
-def test_preempted_and_not(decoder, together):
+@pytest.mark.parametrize("plan_ahead", [False, True])
+def test_preempted_and_not(decoder, together, plan_ahead):
     """In a tenth of the blocks, sequences push each other out and are computed again."""
-    texts, preemptions = run(decoder, range(COUNT), num_blocks=60)
+    texts, preemptions = run(decoder, range(COUNT), num_blocks=60, plan_ahead=plan_ahead)
     assert preemptions > 5
     assert texts == together

@@ -126,6 +126,22 @@ def test_a_model_without_layers_is_not_divided(capsys, parsed):
     assert "--tensor-parallel-size 4: --runner sim" in refused(capsys, "--runner", "sim", "--tensor-parallel-size", "4")
 
 
+def test_graphs_and_none_at_once_are_refused(capsys, parsed):
+    assert parsed("--enforce-eager").enforce_eager
+    assert parsed("--max-cudagraph-capture-size", "16").max_cudagraph_capture_size == 16
+    message = refused(capsys, "--enforce-eager", "--max-cudagraph-capture-size", "16")
+    assert "--max-cudagraph-capture-size 16 makes no sense with --enforce-eager" in message
+
+
+def test_planning_ahead_is_decided_by_the_device_unless_it_is_asked_for(capsys, parsed):
+    assert parsed().async_scheduling is None
+    assert parsed("--async-scheduling").async_scheduling is True
+    assert parsed("--no-async-scheduling", "--tensor-parallel-size", "2").async_scheduling is False
+    message = refused(capsys, "--async-scheduling", "--tensor-parallel-size", "2")
+    assert "--async-scheduling" in message
+    assert "--tensor-parallel-size 2" in message
+
+
 def test_kubernetes_is_told_about_bad_flags(capsys, monkeypatch, tmp_path):
     log = tmp_path / "termination.log"
     log.touch()

@@ -36,8 +36,8 @@ def page():
     os.close(fd)
 
 
-def run(page, *turns):
-    engine = Engine(SimRunner(8, 4, 50), max_num_seqs=4, max_num_batched_tokens=16)
+def run(page, *turns, **options):
+    engine = Engine(SimRunner(8, 4, 50), max_num_seqs=4, max_num_batched_tokens=16, **options)
     channel = ScriptedChannel(page, *turns)
     Loop(engine, channel, page, EngineState(weights_seconds=2.5)).run()
     return channel
@@ -64,6 +64,22 @@ def test_a_busy_engine_does_not_wait_and_sends_one_message_per_step(page):
     assert [state.steps for state in channel.states] == [0, 1, 2, 3, 3]
     assert [state.running for state in channel.states] == [0, 2, 1, 0, 0]
     assert channel.states[1].kv_tokens_used == 8
+
+
+def test_an_engine_that_plans_ahead_is_busy_until_its_last_step_is_taken(page):
+    requests = [Add(1, [1, 2, 3], SamplingParams(3)), Add(2, [4], SamplingParams(2))]
+    channel = run(page, requests, [], [], [], [], plan_ahead=True)
+    assert channel.waits == [IDLE_TICK, 0.0, 0.0, 0.0, IDLE_TICK, IDLE_TICK]
+    assert [len(list(message.each_output())) for message in channel.sent] == [0, 2, 2, 1]
+    assert [message.admitted for message in channel.sent] == [[1, 2], [], [], []]
+    assert [state.steps for state in channel.states] == [0, 0, 1, 2, 3, 3]
+
+
+def test_what_is_under_way_for_nobody_is_waited_for_and_dropped(page):
+    channel = run(page, [Add(1, [1], SamplingParams(9))], [Abort(1)], [], plan_ahead=True)
+    assert channel.waits == [IDLE_TICK, 0.0, IDLE_TICK, IDLE_TICK]
+    assert [len(list(message.each_output())) for message in channel.sent] == [0, 0]
+    assert channel.states[-1].kv_tokens_used == 0
 
 
 def test_the_page_knows_of_a_step_before_anybody_has_its_tokens(page):

@@ -6,6 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
 
 LONG = {"prompt": "hello", "max_tokens": 4000, "ignore_eos": True}
@@ -127,6 +128,16 @@ def test_the_sockets_of_a_killed_server_are_removed_by_the_next_start(launch):
     launch(tmpdir=alive.folder).started()
     assert len(alive.socket_folders()) == 2, "the new server's own, and that of the one who lives"
     assert alive.client.post("/v1/completions", json=SHORT).status_code == 200
+
+
+def test_a_device_that_hangs_is_seen_also_when_steps_are_planned_ahead(launch, wait_for):
+    server = launch("--sim-step-time", "3600", "--stall-limit", "1", "--async-scheduling").started()
+    with pytest.raises(httpx.ReadTimeout):
+        server.client.post("/v1/completions", json=SHORT, timeout=0.5)
+    wait_for(lambda: server.client.get("/livez").status_code == 503, "liveness fails")
+    assert "no sign of life" in server.client.get("/livez").json()["reason"]
+    assert server.metric("octavo_requests_running") == 1
+    assert server.metric("octavo_engine_steps_total") == 0
 
 
 def test_a_hanging_engine_fails_liveness_while_metrics_stay_true(launch, wait_for):

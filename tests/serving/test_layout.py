@@ -17,7 +17,7 @@ def make_sequence(seq_id, tokens, table, **params):
 def test_the_picture_in_the_docstring():
     first = make_sequence(1, [10, 11, 12, 13], [5, 1], temperature=0.5, top_p=0.9, top_k=3, seed=4)
     second = make_sequence(2, [20, 21, 22], [4, 0])
-    first.num_computed = 3
+    first.num_computed = first.num_launched = 3
     batch = flatten(BatchPlan([first], [ScheduledChunk(second, 0, 3, False)]), block_size=2)
     assert batch.token_ids == [13, 20, 21, 22]
     assert batch.positions == [3, 0, 1, 2]

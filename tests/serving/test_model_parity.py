@@ -106,8 +106,9 @@ def test_fifty_prompts_at_once(folder, prompts, expected, end):
     assert engine.stats().preemptions == 0
 
 
-def test_fifty_prompts_in_a_cache_so_small_that_they_preempt_each_other(folder, prompts, expected, end):
-    engine = make_engine(folder, num_blocks=150, project_peak=False)
+@pytest.mark.parametrize("plan_ahead", [False, True])
+def test_fifty_prompts_in_a_cache_so_small_that_they_preempt_each_other(folder, prompts, expected, end, plan_ahead):
+    engine = make_engine(folder, num_blocks=150, project_peak=False, plan_ahead=plan_ahead)
     assert generate(engine, prompts, end) == expected
     assert engine.stats().preemptions >= 5
 

@@ -87,7 +87,9 @@ def test_prompts_beyond_the_token_limit_are_told_to_come_back(start_server, wait
 
 
 async def test_cancels_at_any_moment_leave_every_block_free(start_server, wait_for):
-    server = start_server("--kv-cache-memory", "100Ki", "--max-num-seqs", "32", "--max-num-batched-tokens", "64")
+    """Also at moments at which a step is under way and the next one planned on top of it."""
+    flags = ("--max-num-seqs", "32", "--max-num-batched-tokens", "64", "--async-scheduling")
+    server = start_server("--kv-cache-memory", "100Ki", *flags)
     url, random = urlsplit(server.url), Random(7)
 
     async def cancel_some(count):

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -9,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from octavo_runtime.core.batch import SamplingParams, SamplingRow
 from octavo_runtime.core.blocks import BlockPool
 from octavo_runtime.core.keys import root_key
-from octavo_runtime.core.layout import flatten
 from octavo_runtime.core.scheduler import Scheduler
 from octavo_runtime.core.sequence import FinishReason, Sequence
+from octavo_runtime.engine.execution import Execution, OverlappedExecution
 from octavo_runtime.runner.sim_runner import SimRunner, continuation
 
 VOCAB = 50
@@ -61,10 +62,32 @@ def expected(prompt, params):
     return tokens, FinishReason.LENGTH
 
 
+class FaultyRunner(SimRunner):
+    """Raises once each time that it is told to, when a step is launched or when its result is due. The step then leaves
+    nothing in the cache, or all that it wrote, and is computed again without a fault.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.faults = []
+
+    def launch(self, batch):
+        fault = self.faults.pop() if self.faults else None
+        if fault == "launch":
+            raise RuntimeError("not launched")
+        launched = super().launch(batch)
+        return FailedStep() if fault == "wait" else launched
+
+
+class FailedStep:
+    def wait(self):
+        raise RuntimeError("computed, and lost")
+
+
 class Engine:
     """The step loop, and what each sequence got from it. The runner's cache finds every stale or foreign block."""
 
-    def __init__(self, num_blocks=NUM_BLOCKS, watermark=0.1, project_peak=False, **options):
+    def __init__(self, num_blocks=NUM_BLOCKS, watermark=0.1, project_peak=False, ahead=False, **options):
         pool = BlockPool(num_blocks, BLOCK_SIZE)
         self.scheduler = Scheduler(
             pool,
@@ -74,7 +97,8 @@ class Engine:
             project_peak=project_peak,
             **options,
         )
-        self.runner = SimRunner(num_blocks, BLOCK_SIZE, VOCAB)
+        self.runner = FaultyRunner(num_blocks, BLOCK_SIZE, VOCAB)
+        self.execution = (OverlappedExecution if ahead else Execution)(self.runner, self.scheduler, pool)
         self.now = 0.0
         self.requests = {}
         self.got = {}
@@ -106,16 +130,17 @@ class Engine:
         self.now += 1.0
         plan = self.scheduler.schedule(self.now)
         assert plan.num_tokens <= BUDGET
-        assert plan.num_tokens > 0 or not self.scheduler.has_work, "a step without progress"
+        assert plan.num_tokens > 0 or self.execution.busy or not self.scheduler.has_work, "a step without progress"
         for seq_id in plan.expired:
             self.finished[seq_id] = FinishReason.DEADLINE
-        if plan.num_sequences:
-            self._compute(plan)
+        self.scheduler.check_integrity()
+        self._compute(plan)
         self.scheduler.check_integrity()
 
     def _compute(self, plan):
-        batch = flatten(plan, BLOCK_SIZE)
-        for output in self.scheduler.update(plan, self.runner.execute(batch)).each():
+        outputs, failed = self.execution.run(plan)
+        assert not failed, "a step that fails once fails nobody"
+        for output in outputs.each():
             assert output.seq_id not in self.finished, "a token after the end"
             self.got[output.seq_id] += output.tokens
             self.logprobs[output.seq_id] += [entry.token for entry in output.logprobs or ()]
@@ -123,8 +148,12 @@ class Engine:
             if output.finish_reason:
                 self.finished[output.seq_id] = output.finish_reason
 
+    @property
+    def has_work(self):
+        return self.scheduler.has_work or self.execution.busy
+
     def run(self):
-        while self.scheduler.has_work:
+        while self.has_work:
             self.step()
 
     def check_finished(self):
@@ -144,16 +173,18 @@ class Engine:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Arrivals, aborts and steps in any order, in a pool so small that preemption and eviction are common."""
+    """Arrivals, aborts, failures and steps in any order, in a pool so small that preemption and eviction are common;
+    steps are computed at once, or each planned while the one before it is computed.
+    """
 
     def __init__(self):
         super().__init__()
         self.engine = None
         self.live = set()
 
-    @initialize(caching=st.booleans(), ngram=st.sampled_from([0, 3]), peak=st.booleans())
-    def start(self, caching, ngram, peak):
-        self.engine = Engine(prefix_caching=caching, speculative_ngram=ngram, project_peak=peak)
+    @initialize(caching=st.booleans(), ngram=st.sampled_from([0, 0, 3]), peak=st.booleans(), ahead=st.booleans())
+    def start(self, caching, ngram, peak, ahead):
+        self.engine = Engine(prefix_caching=caching, speculative_ngram=ngram, project_peak=peak, ahead=ahead)
 
     @rule(prompt=prompts, params=params, tenant=tenants, priority=st.integers(-2, 2), timeout=timeouts)
     def arrive(self, prompt, params, tenant, priority, timeout):
@@ -184,6 +215,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             assert self.engine.scheduler.abort(seq_id)
 
+    @rule(fault=st.sampled_from(["launch", "wait"]))
+    def spoil_the_next_step(self, fault):
+        self.engine.runner.faults = [fault]
+
     @rule(count=st.integers(1, 6))
     def step(self, count):
         for _ in range(count):
@@ -206,6 +241,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self):
         if self.engine is None:
             return
+        self.engine.runner.faults = []
         self.engine.run()
         self.engine.check_finished()
         stats = self.engine.scheduler.stats()
@@ -217,9 +253,9 @@ TestSchedulerMachine.settings = settings(max_examples=max(STEPS // 40, 1), state
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(prompts, params), min_size=1, max_size=12), st.integers(NUM_BLOCKS, 60))
-def test_every_sequence_gets_exactly_its_tokens_whatever_the_pool(requests, num_blocks):
-    engine = Engine(num_blocks)
+@given(st.lists(st.tuples(prompts, params), min_size=1, max_size=12), st.integers(NUM_BLOCKS, 60), st.booleans())
+def test_every_sequence_gets_exactly_its_tokens_whatever_the_pool(requests, num_blocks, ahead):
+    engine = Engine(num_blocks, ahead=ahead)
     for prompt, request_params in requests:
         engine.add(prompt, request_params)
     engine.run()
@@ -227,8 +263,9 @@ def test_every_sequence_gets_exactly_its_tokens_whatever_the_pool(requests, num_
     engine.check_finished()
 
 
-def test_the_small_pool_of_these_tests_does_force_preemptions():
-    engine = Engine()
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_small_pool_of_these_tests_does_force_preemptions(ahead):
+    engine = Engine(ahead=ahead)
     for seed in range(12):
         engine.add([seed] * 5, SamplingParams(max_tokens=24, seed=seed))
     engine.run()

@@ -38,9 +38,9 @@ def make_tiles(batch: PagedBatch, block_q: int) -> QueryTiles:
     sequence = torch.searchsorted(ends, tiles, right=True)
     used = sequence < num_sequences
     sequence = sequence.clamp(max=num_sequences - 1)
-    before = torch.where(sequence > 0, ends[sequence - 1], 0)
+    before = ends[sequence - 1].masked_fill(sequence == 0, 0)
     return QueryTiles(
-        sequence=torch.where(used, sequence, -1).int(),
+        sequence=sequence.masked_fill(~used, -1).int(),
         first_query=((tiles - before) * block_q).int(),
         block_q=block_q,
     )

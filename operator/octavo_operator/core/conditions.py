@@ -18,6 +18,7 @@ from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.core.window import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted."""
+    """What the verdict looks at. `needed` replicas must serve; `desired` are wanted; `trouble` is the samples'."""
 
     generation: int
     desired: int
@@ -41,6 +42,7 @@ class Facts:
     deployment: DeploymentView | None
     pods: tuple[PodView, ...]
     previous: ModelServerStatus
+    trouble: Trouble | None = None
     contest: Contest = NO_CONTEST
 
     @property
@@ -106,7 +108,25 @@ def _has_failing_pods(facts: Facts) -> Verdict | None:
     problem = _problem(facts)
     if problem is None or not problem.failed:
         return None
-    return Verdict(ready=False, reason=problem.reason, message=problem.message, stalled=problem.stalled)
+    message = problem.message + _old_ones(facts)
+    return Verdict(ready=False, reason=problem.reason, message=message, stalled=problem.stalled)
+
+
+def _old_ones(facts: Facts) -> str:
+    """A rollout stops at a new replica that fails; what that leaves."""
+    deployment = facts.deployment
+    if deployment is None or deployment.replicas <= deployment.updated:
+        return ""
+    old = sum(1 for pod in facts.pods if pod.ready and not pod.terminating and pod.revision != deployment.revision)
+    return f"; the rollout stops here, {old} old replicas serve on"
+
+
+def in_place(facts: Facts) -> str:
+    """How replicas are replaced, where that takes capacity away."""
+    if facts.deployment is None or not facts.deployment.in_place:
+        return ""
+    gap = ", so that nothing serves in between" if facts.desired == 1 else ""
+    return f", in place: an old one goes before a new one comes{gap}"
 
 
 def _problem(facts: Facts) -> Problem | None:
@@ -126,7 +146,7 @@ def _rolls_out(facts: Facts) -> Verdict | None:
     if deployment is None or deployment.replicas <= deployment.updated:
         return None
     done = f"{deployment.updated} of {facts.desired} replicas updated, {deployment.available} serve"
-    return _waiting(facts, Reason.ROLLING_OUT, done)
+    return _waiting(facts, Reason.ROLLING_OUT, done + in_place(facts))
 
 
 def _lacks_replicas(facts: Facts) -> Verdict | None:

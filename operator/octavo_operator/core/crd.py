@@ -33,6 +33,7 @@ _KEPT: Final = (
     "maxProperties",
     "anyOf",
     "x-kubernetes-int-or-string",
+    "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",

@@ -30,8 +30,9 @@ def step_events(steps: Iterable[Step]) -> tuple[Event, ...]:
 
 
 def status_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
-    """Scaling, and changes of Ready."""
-    return (*_scaling_events(_last(previous), _last(new)), *_ready_events(previous, new))
+    """Scaling, a rollout that takes capacity away, and changes of Ready."""
+    scaling = _scaling_events(_last(previous), _last(new))
+    return (*scaling, *_rollout_events(previous, new), *_ready_events(previous, new))
 
 
 def _last(status: ModelServerStatus) -> LastDecision | None:
@@ -46,6 +47,13 @@ def _scaling_events(before: LastDecision | None, after: LastDecision | None) -> 
     limit = f" (limited by {after.limited_by})" if after.limited_by else ""
     note = f"{after.from_} -> {after.to} replicas, {after.reason}: {after.message}{limit}"
     return (Event("Normal", reason, "Scale", note),)
+
+
+def _rollout_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
+    before, after = previous.condition(Condition.PROGRESSING), new.condition(Condition.PROGRESSING)
+    if after is None or after.reason != Reason.REPLACING_IN_PLACE or (before and before.reason == after.reason):
+        return ()
+    return (Event("Normal", after.reason, "Apply", after.message),)
 
 
 def _ready_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from octavo_operator.core import names
+from octavo_operator.core.profiles import BUILT_IN, Profiles
 
 Manifest = dict[str, Any]
 
@@ -32,6 +33,7 @@ class Defaults:
     pod_monitors: bool = False
     """Whether PodMonitors are wanted, and the cluster has the kind."""
     pod_monitor_labels: Mapping[str, str] = field(default_factory=dict)
+    profiles: Profiles = BUILT_IN
     activator_image: str = ""
     """The operator's own; empty: not known, and nothing can be scaled to zero."""
 
@@ -77,7 +79,8 @@ def with_revision(template: Manifest) -> Manifest:
 def _annotated(manifest: Manifest, annotation: str) -> Manifest:
     text = json.dumps(manifest, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return manifest | {"metadata": manifest["metadata"] | {"annotations": {annotation: digest}}}
+    annotations = manifest["metadata"].get("annotations", {})
+    return manifest | {"metadata": manifest["metadata"] | {"annotations": {**annotations, annotation: digest}}}
 
 
 def _metadata(owner: Owner, suffix: str) -> Manifest:

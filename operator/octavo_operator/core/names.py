@@ -38,6 +38,7 @@ RESOURCES: Final = {
     "Pod": Resource("", "v1", "pods"),
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
+    "ConfigMap": Resource("", "v1", "configmaps"),
 }
 """Every kind that the operator reads or writes."""
 
@@ -127,6 +128,7 @@ class Reason:
     CREATING: Final = "Creating"
     STARTING: Final = "Starting"
     ROLLING_OUT: Final = "RollingOut"
+    REPLACING_IN_PLACE: Final = "ReplacingInPlace"
     SCALING_UP: Final = "ScalingUp"
     SCALING_DOWN: Final = "ScalingDown"
     DRAINING: Final = "Draining"
@@ -136,6 +138,7 @@ class Reason:
     PROGRESS_DEADLINE: Final = "ProgressDeadlineExceeded"
     PODS_REFUSED: Final = "PodsRefused"
     INVALID_SPEC: Final = "InvalidSpec"
+    UNKNOWN_PROFILE: Final = "UnknownProfile"
     APPLY_REJECTED: Final = "ApplyRejected"
     APPLY_FAILED: Final = "ApplyFailed"
     NAME_TAKEN: Final = "NameTaken"
@@ -177,6 +180,7 @@ class Reason:
     RECENTLY_SCALED: Final = "RecentlyScaled"
     METRICS_MISSING: Final = "MetricsMissing"
     METRICS_UNUSABLE: Final = "MetricsUnusable"
+    PROMETHEUS_UNAVAILABLE: Final = "PrometheusUnavailable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
     IDLE: Final = "Idle"
     HANDING_OVER: Final = "HandingOver"

@@ -18,11 +18,13 @@ A replica's `problem` is what its pod says about why it does not serve:
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
 
 from octavo_operator.core import names
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.names import Reason
+from octavo_operator.core.units import parse_quantity
 
 Raw = Mapping[str, Any]
 
@@ -45,6 +47,27 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a pod asks of its node: labels and affinity, and the amounts of each container that runs with the others."""
+
+    place: tuple[Raw, Raw] = ({}, {})
+    requests: tuple[Raw, ...] = ()
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """The names of what it asks for."""
+        return frozenset(name for amounts in self.requests for name in amounts)
+
+    def amount(self, resource: str) -> Fraction:
+        """How much of it, all containers together."""
+        return sum((parse_quantity(amounts.get(resource, "0")) for amounts in self.requests), Fraction(0))
+
+    def covers(self, other: "Footprint", resources: Iterable[str]) -> bool:
+        """Whether the other one fits where this one is, as far as these resources are concerned."""
+        return self.place == other.place and all(self.amount(name) >= other.amount(name) for name in resources)
+
+
+@dataclass(frozen=True, slots=True)
 class PodView:
     """One pod of a ModelServer."""
 
@@ -57,6 +80,9 @@ class PodView:
     created: str
     revision: str | None
     problem: Problem | None
+    ends_by: float = 0.0
+    """When it is killed at the latest; 0 for one that stays."""
+    footprint: Footprint = Footprint()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +100,9 @@ class DeploymentView:
     """Replicas that serve: ready for long enough that every node's Service leads to them (render.py)."""
     deadline_exceeded: str | None
     pods_refused: str | None
+    in_place: bool = False
+    """Whether an old replica goes before a new one comes."""
+    footprint: Footprint = Footprint()
 
 
 def view_deployment(raw: Raw) -> DeploymentView:
@@ -82,16 +111,20 @@ def view_deployment(raw: Raw) -> DeploymentView:
     conditions = {item["type"]: item for item in status.get("conditions", ())}
     progressing: Raw = conditions.get("Progressing", {})
     failure: Raw = conditions.get("ReplicaFailure", {})
+    template: Raw = raw["spec"].get("template", {})
+    rolling: Raw = raw["spec"].get("strategy", {}).get("rollingUpdate", {})
     exceeded = progressing.get("reason") == "ProgressDeadlineExceeded"
     return DeploymentView(
         wanted=raw["spec"].get("replicas", 1),
-        revision=_revision(raw["spec"].get("template", {}).get("metadata", {})),
+        revision=_revision(template.get("metadata", {})),
         current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
         deadline_exceeded=progressing.get("message", "") if exceeded else None,
         pods_refused=failure.get("message", "") if failure.get("status") == "True" else None,
+        in_place=rolling.get("maxSurge") == 0,
+        footprint=_footprint(template.get("spec", {})),
     )
 
 
@@ -110,7 +143,15 @@ def view_pod(raw: Raw) -> PodView:
         created=metadata.get("creationTimestamp", ""),
         revision=_revision(metadata),
         problem=None if is_ready else _problem(status),
+        ends_by=from_timestamp(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else 0.0,
+        footprint=_footprint(raw.get("spec", {})),
     )
+
+
+def _footprint(spec: Raw) -> Footprint:
+    beside = [item for item in spec.get("initContainers", ()) if item.get("restartPolicy") == "Always"]
+    requests = tuple(item.get("resources", {}).get("requests", {}) for item in (*spec.get("containers", ()), *beside))
+    return Footprint((spec.get("nodeSelector", {}), spec.get("affinity", {}).get("nodeAffinity", {})), requests)
 
 
 def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:

@@ -9,6 +9,7 @@
     child            controlled by somebody else               refuse: never take over a foreign object
     -                ours                                      remove (Removed)
 
+What the API server writes in another way is no difference: quantities, and zero values that it leaves out of an answer.
 Fields that are only in `observed` belong to the API server or to other managers and are none of our business. What is
 applied over an existing child names the version that it was compared with: it does not land on another one.
 """
@@ -23,7 +24,15 @@ from octavo_operator.core.manifest import Manifest, slot
 from octavo_operator.core.names import Reason
 from octavo_operator.core.units import same_quantity
 
-_AMOUNT: Final = re.compile(r"\.resources\.(limits|requests)\.|\.sizeLimit$")
+_AMOUNT: Final = re.compile(r"\.resources\.(limits|requests)\.|\.(sizeLimit|divisor)$")
+_LEFT_OUT: Final[tuple[Any, ...]] = ("", [], {}, None)
+"""Values that the API server leaves out of its answers wherever they stand in a pod template, but for emptyDir: {}."""
+_LEFT_OUT_THERE: Final = frozenset(
+    {"hostPort", "initialDelaySeconds", "readOnly", "stdin", "stdinOnce", "tty", "publishNotReadyAddresses"}
+)
+"""Fields whose zero or false it leaves out too; of most others false is a value that it keeps."""
+_KEYS: Final = {"volumeMounts": "mountPath"}
+"""Lists whose items have another key than their name: one volume can be mounted twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +129,25 @@ def difference(desired: Any, observed: Any, path: str = "") -> tuple[str, ...]: 
         )
     if isinstance(desired, list) and isinstance(observed, list):
         return _list_difference(desired, observed, path)
-    same = desired == observed or (_AMOUNT.search(path) is not None and _same_amount(desired, observed))
-    return () if same else (path,)
+    return () if desired == observed or _is_rewritten(desired, observed, path) else (path,)
+
+
+def _is_rewritten(desired: object, observed: object, path: str) -> bool:
+    """Whether `observed` is how the API server writes `desired`."""
+    if desired == "" and ".template.spec." in path:  # the API server's default, whatever that is
+        return True
+    if observed is None and ".template." in path:
+        return desired in _LEFT_OUT or (not desired and path.rsplit(".", 1)[-1] in _LEFT_OUT_THERE)
+    return _AMOUNT.search(path) is not None and _same_amount(desired, observed)
 
 
 def _list_difference(desired: list[Any], observed: list[Any], path: str) -> tuple[str, ...]:
     """Lists whose items have names are maps (others may add items); the rest are one value."""
-    if all(isinstance(item, dict) and "name" in item for item in desired) and desired:
-        present = {item["name"]: item for item in observed if isinstance(item, dict) and "name" in item}
+    key = _KEYS.get(path.rsplit(".", 1)[-1], "name")
+    if all(isinstance(item, dict) and key in item for item in desired) and desired:
+        present = {item[key]: item for item in observed if isinstance(item, dict) and key in item}
         return tuple(
-            found
-            for item in desired
-            for found in difference(item, present.get(item["name"]), f"{path}[{item['name']}]")
+            found for item in desired for found in difference(item, present.get(item[key]), f"{path}[{item[key]}]")
         )
     if len(desired) != len(observed):
         return (path,)
@@ -140,5 +156,7 @@ def _list_difference(desired: list[Any], observed: list[Any], path: str) -> tupl
 
 
 def _same_amount(desired: object, observed: object) -> bool:
-    """The API server rewrites quantities: 1024Mi becomes 1Gi."""
-    return isinstance(desired, str) and isinstance(observed, str) and same_quantity(desired, observed)
+    """The API server rewrites quantities: 1024Mi becomes 1Gi, and the number 0.5 becomes "500m"."""
+    return (
+        isinstance(desired, str | int | float) and isinstance(observed, str) and same_quantity(str(desired), observed)
+    )

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-from octavo_operator.core.budget import affordable
 from octavo_operator.core.schedules import floor_at
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_scaling import Autoscaling
@@ -50,7 +49,7 @@ class ScalingPolicy:
             max_num_seqs=spec.runtime.max_num_seqs,
             ttft_p95=slo.ttft_p95 / 1000 if slo and slo.ttft_p95 else None,
             itl_p95=slo.itl_p95 / 1000 if slo and slo.itl_p95 else None,
-            affordable=affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour) if budget else None,
+            affordable=budget.replicas if budget else None,
             scheduled_by=raised.name if raised else None,
             idle_after=zero.idle_after if zero else None,
         )

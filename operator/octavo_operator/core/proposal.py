@@ -33,11 +33,13 @@ from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
+from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import Signals, Window, aggregate
+from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
 
 Raw = Mapping[str, Any]
 
@@ -133,13 +135,13 @@ def propose(
 ) -> Proposal:
     """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
-    signals = _signals(live_pods(pods), windows, scaler.memory.since, now)
+    spec, failure = _settled(server, defaults)
+    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
+    signals = _signals(live_pods(pods), windows, scaler.memory.since, pace, now)
     if leads_to_activator(children.get("Service")):
         signals = _with_held(signals, held)
-    spec = server.spec
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
-        failure = _invalid(server)
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
     current = _current(spec, scaler, _observed(spec, deployment, previous))
     decision = _decide(spec, current, scaler.memory, signals, now)
@@ -147,7 +149,10 @@ def propose(
     no_activator = _no_activator(spec, defaults)
     to_activator = no_activator is None and _needs_activator(spec, desired, deployment, decision)
     upstream = _address(children.get(_REPLICAS))
-    wanted = render(spec, server.owner, desired, defaults, to_activator=to_activator, upstream=upstream)
+    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
+    wanted = render(
+        spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
+    )
     plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
     contest = follow(scaler.contest, plan, deployment.wanted if deployment else 0, now)
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
@@ -160,6 +165,8 @@ def facts_of(
     children: Mapping[str, Raw],
     pods: tuple[Raw, ...],
     previous: ModelServerStatus,
+    *,
+    trouble: Trouble | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -173,6 +180,7 @@ def facts_of(
         deployment=_deployment(children),
         pods=live_pods(pods),
         previous=previous,
+        trouble=trouble,
         contest=proposal.scaler.contest,
     )
 
@@ -182,12 +190,12 @@ def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
     return view_deployment(raw) if raw is not None else None
 
 
-def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, now: float) -> Signals:
+def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, pace: Pace, now: float) -> Signals:
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
     startup = _startup_p90(staying)
-    return aggregate(windows, ready, now, since=since, unschedulable=homeless, startup_p90=startup)
+    return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 
 def _with_held(signals: Signals, held: Held | None) -> Signals:
@@ -257,8 +265,16 @@ def _memory_after(spec: ModelServerSpec, memory: ScalerMemory, decision: Decisio
     return decision.memory if _is_active(spec) else replace(decision.memory, changes=memory.changes)
 
 
-def _invalid(server: Server) -> Failure | None:
-    return Failure(Reason.INVALID_SPEC, str(server.error)) if server.error else None
+def _settled(server: Server, defaults: Defaults) -> tuple[ModelServerSpec | None, Failure | None]:
+    """The spec with what its profile says, or why there is none; a paused one is not asked for more than to parse."""
+    if server.spec is None or server.spec.paused:
+        return server.spec, Failure(Reason.INVALID_SPEC, str(server.error)) if server.error else None
+    try:
+        return settle(server.spec, defaults.profiles), None
+    except ProfileError as error:
+        return None, Failure(Reason.UNKNOWN_PROFILE, str(error))
+    except SpecError as error:
+        return None, Failure(Reason.INVALID_SPEC, str(error))
 
 
 def _conflict(plan: Plan) -> Failure | None:

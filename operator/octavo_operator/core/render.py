@@ -11,7 +11,6 @@ from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.activator import make_activator
-from octavo_operator.core.budget import affordable
 from octavo_operator.core.guards import (
     make_disruption_budget,
     make_network_policy,
@@ -28,6 +27,8 @@ from octavo_operator.core.manifest import (
     with_revision,
     without_empty,
 )
+from octavo_operator.core.pod_template import patched
+from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
 from octavo_operator.core.sources import model_argument, model_volume, shares_a_volume, source_env, startup_seconds
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
@@ -37,6 +38,8 @@ from octavo_operator.core.units import parse_quantity
 MIN_READY_SECONDS: Final = 2
 """Between "the pod is ready" and "the replica serves": kube-proxy on every node learns of it about a second later."""
 
+SHARED_GIB_PER_GPU: Final = 2
+
 
 def render(
     spec: ModelServerSpec,
@@ -44,6 +47,7 @@ def render(
     replicas: int,
     defaults: Defaults,
     *,
+    in_place: bool = False,
     to_activator: bool = False,
     upstream: str | None = None,
 ) -> tuple[Manifest, ...]:
@@ -57,8 +61,8 @@ def render(
         *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
         make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
-        make_deployment(spec, owner, replicas, defaults),
-        make_pod_monitor(owner, defaults),
+        make_deployment(spec, owner, replicas, defaults, in_place=in_place),
+        make_pod_monitor(spec, owner, defaults),
     )
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
@@ -68,27 +72,24 @@ def make_service(owner: Owner, selector: dict[str, str]) -> Manifest:
     return child(owner, "Service", spec=service_spec(selector))
 
 
-def make_deployment(spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults) -> Manifest:
-    """The replicas. A new one is ready before an old one goes, so a rollout never takes capacity away."""
+def make_deployment(
+    spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults, *, in_place: bool
+) -> Manifest:
+    """The replicas, replaced one at a time: a new one serves before an old one goes, or an old one goes first."""
     template = {"metadata": {"labels": names.labels(owner.name)}, "spec": make_pod_spec(spec, owner.name, defaults)}
     deployment = {
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
         "revisionHistoryLimit": 2,
-        "progressDeadlineSeconds": startup_seconds(spec.model) + 60,
+        "progressDeadlineSeconds": startup_seconds(spec.model) + _grace_seconds(spec) + 60,
         "selector": {"matchLabels": names.selector(owner.name)},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling_update(spec, replicas)},
-        "template": with_revision(template),
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": int(in_place), "maxSurge": int(not in_place)},
+        },
+        "template": with_revision(patched(template, spec.pod_template)),
     }
     return child(owner, "Deployment", spec=deployment)
-
-
-def _rolling_update(spec: ModelServerSpec, replicas: int) -> Manifest:
-    """One more replica while pods are replaced, or one fewer where the budget does not pay for one more."""
-    budget = spec.autoscaling.budget if spec.autoscaling else None
-    if budget and replicas >= affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour):
-        return {"maxUnavailable": 1, "maxSurge": 0}
-    return {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
@@ -104,11 +105,16 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
             "seccompProfile": {"type": "RuntimeDefault"},
             **_group(spec),
         },
-        "terminationGracePeriodSeconds": spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": _grace_seconds(spec),
         "containers": [_container(spec, name, defaults)],
-        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}],
+        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
     }
-    return pod | _placement(spec.accelerator)
+    return pod | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
+
+
+def _grace_seconds(spec: ModelServerSpec) -> int:
+    """How long a replica may take to end; a new one in its place waits for that."""
+    return spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS
 
 
 def url(owner: Owner) -> str:
@@ -133,7 +139,7 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
             *(_env(variable) for variable in spec.runtime.env),
         ],
         "ports": [{"name": names.PORT_NAME, "containerPort": names.PORT, "protocol": "TCP"}],
-        **_resources(spec.runtime.resources, spec.accelerator),
+        **_resources(spec.runtime.resources, spec.accelerator, defaults.profiles.of(spec.accelerator)),
         **_probes(startup_seconds(spec.model)),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -143,8 +149,23 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
         "volumeMounts": [
             {"name": "model", "mountPath": names.MODELS_FOLDER} | ({"readOnly": True} if spec.model.source.pvc else {}),
             {"name": "tmp", "mountPath": names.HOME},
+            *({"name": volume["name"], "mountPath": "/dev/shm"} for volume in _shared_memory(spec)),  # noqa: S108
         ],
     }
+
+
+def _gpus(spec: ModelServerSpec) -> int:
+    return spec.accelerator.gpus if spec.accelerator else 0
+
+
+def _shared_memory(spec: ModelServerSpec) -> list[Manifest]:
+    """GPUs of one node exchange through /dev/shm where they have no direct way; a container's own has 64 MiB.
+
+    A bound, not a reservation: pages count into the pod's memory as they are used.
+    """
+    if _gpus(spec) < 2:
+        return []
+    return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHARED_GIB_PER_GPU * _gpus(spec)}Gi"}}]
 
 
 def _group(spec: ModelServerSpec) -> Manifest:
@@ -165,6 +186,7 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
         "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
+        "--tensor-parallel-size": _gpus(spec) if _gpus(spec) > 1 else None,
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }
@@ -182,11 +204,14 @@ def _env(variable: EnvVar) -> Manifest:
     return without_empty(variable.model_dump(by_alias=True, exclude_none=True))
 
 
-def _resources(resources: Resources | None, accelerator: Accelerator | None) -> Manifest:
+def _resources(resources: Resources | None, accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
     asked = resources or Resources()
-    gpus = {names.GPU_RESOURCE: str(accelerator.count)} if accelerator and accelerator.count else {}
-    both = {"requests": _quantities(asked.requests) | gpus, "limits": _quantities(asked.limits) | gpus}
-    filled = {kind: amounts for kind, amounts in both.items() if amounts}
+    resource = profile.resource if profile else names.GPU_RESOURCE
+    gpus = {resource: str(accelerator.gpus)} if accelerator and accelerator.gpus else {}
+    requests, limits = _quantities(asked.requests), _quantities(asked.limits)
+    if accelerator and profile and profile.memory and "memory" not in requests | limits:
+        requests["memory"] = str(math.ceil(parse_quantity(profile.memory) * accelerator.gpus))
+    filled = {kind: amounts for kind, amounts in (("requests", requests | gpus), ("limits", limits | gpus)) if amounts}
     return {"resources": filled} if filled else {}
 
 
@@ -208,10 +233,23 @@ def _probes(startup: int) -> Manifest:
     }
 
 
-def _placement(accelerator: Accelerator | None) -> Manifest:
+def _placement(accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
+    """Where a replica may go: as the spec says, else as its profile does."""
     if accelerator is None:
         return {}
-    tolerations = [item.model_dump(by_alias=True, exclude_none=True) for item in accelerator.tolerations]
+    told = accelerator.node_selector
+    tolerations = accelerator.tolerations or (profile.tolerations if profile else ())
     return without_empty(
-        {"nodeSelector": dict(accelerator.node_selector), "tolerations": [without_empty(item) for item in tolerations]}
+        {
+            "nodeSelector": dict(told or (profile.node_selector if profile else {})),
+            "tolerations": [without_empty(item.model_dump(by_alias=True, exclude_none=True)) for item in tolerations],
+            "affinity": _products(profile.products) if profile and profile.products and not told else {},
+        }
     )
+
+
+def _products(products: tuple[str, ...]) -> Manifest:
+    """Nodes whose GPU is one of these: the same kind of GPU has several names."""
+    wanted = {"key": PRODUCT_LABEL, "operator": "In", "values": list(products)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}

@@ -4,16 +4,18 @@
 here only. Rules across fields stand twice: as CEL for the API server, as validators for objects older than the CRD.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.pod_template import check_patch
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
 from octavo_operator.core.spec_model import Accelerator, Model
 from octavo_operator.core.spec_network import Disruption, Networking
 from octavo_operator.core.spec_runtime import Runtime
 from octavo_operator.core.spec_scaling import Autoscaling
+from octavo_operator.core.units import parse_quantity
 
 
 class Drain(SpecModel):
@@ -27,6 +29,53 @@ class Drain(SpecModel):
     )
 
 
+class Rollout(SpecModel):
+    """How old replicas make way for new ones, one at a time."""
+
+    strategy: Literal["Auto", "Surge", "InPlace"] = Field(
+        default="Auto",
+        description="Surge: a new replica serves before an old one goes, which needs a free accelerator. InPlace: an "
+        "old one goes first, which takes its capacity away for the time of a start. Auto: Surge, and InPlace for the "
+        "rest of a rollout when no accelerator is free. Where a budget pays for no further replica it is always "
+        "InPlace. Default: Auto.",
+    )
+
+
+_CACHE_FITS: Final = "kvCache.size must be less than resources.limits.memory, which also holds the weights"
+_TENSOR_PARALLEL: Final = "--tensor-parallel-size"
+_COUNTED: Final = f"accelerator.count sets {_TENSOR_PARALLEL}: leave it away"
+
+
+def _has_gpus(spec: "ModelServerSpec") -> bool:
+    return spec.accelerator is not None and spec.accelerator.gpus > 0
+
+
+def _cache_fits(spec: "ModelServerSpec") -> bool:
+    """On a CPU the cache and the weights are in the same memory."""
+    cache, limits = spec.runtime.kv_cache, spec.runtime.resources.limits if spec.runtime.resources else None
+    if cache is None or limits is None or limits.memory is None or _has_gpus(spec):
+        return True
+    return parse_quantity(cache.size) < parse_quantity(limits.memory)
+
+
+def _is_divided_once(spec: "ModelServerSpec") -> bool:
+    given = any(argument.split("=", 1)[0] == _TENSOR_PARALLEL for argument in spec.runtime.args)
+    return not (given and _has_gpus(spec))
+
+
+_ON_CPU: Final = "!has(self.accelerator) || (has(self.accelerator.count) && self.accelerator.count == 0)"
+_PRICE_NEEDED: Final = (
+    "a budget needs a price: set budget.replicaCostPerHour, accelerator.costPerHour or accelerator.profile"
+)
+
+
+def _has_a_price(spec: "ModelServerSpec") -> bool:
+    budget = spec.autoscaling.budget if spec.autoscaling else None
+    hardware = spec.accelerator
+    priced = hardware is not None and (hardware.profile is not None or hardware.cost_per_hour is not None)
+    return budget is None or budget.replica_cost_per_hour is not None or priced
+
+
 class ModelServerSpec(SpecModel):
     """What should be served, on what, and with how many replicas."""
 
@@ -37,9 +86,35 @@ class ModelServerSpec(SpecModel):
                 "replicas and autoscaling exclude each other: remove spec.replicas to let the load decide, "
                 "or remove spec.autoscaling (or set its mode to Advisory) to fix the number",
                 fieldPath=".replicas",
-            )
+            ),
+            rule(
+                """!has(self.autoscaling) || !has(self.autoscaling.budget)
+                    || has(self.autoscaling.budget.replicaCostPerHour)
+                    || (has(self.accelerator)
+                    && (has(self.accelerator.profile) || has(self.accelerator.costPerHour)))""",
+                _PRICE_NEEDED,
+                fieldPath=".autoscaling.budget",
+            ),
+            rule(
+                f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.resources)
+                    || !has(self.runtime.resources.limits) || !has(self.runtime.resources.limits.memory)
+                    || !isQuantity(string(self.runtime.kvCache.size))
+                    || !isQuantity(string(self.runtime.resources.limits.memory))
+                    || quantity(string(self.runtime.kvCache.size))
+                    .isLessThan(quantity(string(self.runtime.resources.limits.memory)))""",
+                _CACHE_FITS,
+                fieldPath=".runtime.kvCache.size",
+            ),
+            rule(
+                f"""({_ON_CPU}) || !has(self.runtime.args) || !self.runtime.args.exists(arg,
+                    arg == '{_TENSOR_PARALLEL}' || arg.startsWith('{_TENSOR_PARALLEL}='))""",
+                _COUNTED,
+                fieldPath=".runtime.args",
+            ),
         )
     )
+
+    checks: ClassVar = ((_has_a_price, _PRICE_NEEDED), (_cache_fits, _CACHE_FITS), (_is_divided_once, _COUNTED))
 
     model: Model = Field(description="Which model is served, and under what name.")
     runtime: Runtime = Field(default=Runtime(), description="The container that serves the model.")
@@ -56,9 +131,17 @@ class ModelServerSpec(SpecModel):
         default=None,
         description="Let the load decide the number of replicas. In mode Active it excludes replicas. Default: off.",
     )
+    rollout: Rollout = Field(default=Rollout(), description="How old replicas make way for new ones.")
     drain: Drain = Field(default=Drain(), description="How a replica ends.")
     networking: Networking = Field(default=Networking(), description="Who reaches the replicas.")
     disruption: Disruption = Field(default=Disruption(), description="What a node drain may do to the replicas.")
+    pod_template: Annotated[dict[str, Any], AfterValidator(check_patch)] | None = Field(
+        default=None,
+        description="What the pods should have beyond the fields of this API: a patch of their template "
+        "(metadata.labels, metadata.annotations, spec), merged as Kubernetes merges a pod's; the replica's container "
+        'is named runtime. What the operator owns is refused. Example: {"spec": {"priorityClassName": "online"}}.',
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
     paused: bool = Field(
         default=False,
         description="true: the operator leaves the children as they are and scales nothing; it only reports. "

@@ -1,10 +1,10 @@
 """The parts of a spec that say what is served and on what: model and accelerator."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from octavo_operator.core.schema import SpecModel, rule, rules
+from octavo_operator.core.schema import Price, SpecModel, rule, rules
 from octavo_operator.core.spec_source import Cache, ModelSource
 
 _IDLE_CACHE = "cache does nothing for source.pvc, which is read where it is: remove cache"
@@ -86,22 +86,64 @@ class Toleration(SpecModel):
     )
 
 
+_SOME_HARDWARE: Final = "set profile, count or both"
+_NO_PROFILE_FOR_CPU: Final = "profile is a kind of GPU, and count is 0: set count to at least 1 or remove profile"
+_NO_PRICE_FOR_CPU: Final = "costPerHour is the price of a GPU, and count is 0: remove costPerHour"
+
+
 class Accelerator(SpecModel):
     """What a replica computes on, and on which nodes."""
 
-    count: int = Field(
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.profile) || has(self.count)", _SOME_HARDWARE),
+            rule("!has(self.profile) || !has(self.count) || self.count > 0", _NO_PROFILE_FOR_CPU, fieldPath=".profile"),
+            rule(
+                "!has(self.costPerHour) || !has(self.count) || self.count > 0",
+                _NO_PRICE_FOR_CPU,
+                fieldPath=".costPerHour",
+            ),
+        )
+    )
+
+    checks: ClassVar = (
+        (lambda self: self.profile is not None or self.count is not None, _SOME_HARDWARE),
+        (lambda self: self.profile is None or self.count != 0, _NO_PROFILE_FOR_CPU),
+        (lambda self: self.cost_per_hour is None or self.count != 0, _NO_PRICE_FOR_CPU),
+    )
+
+    profile: str | None = Field(
+        default=None,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$",
+        description="Kind of GPU, which chooses the nodes: L40S, A100-40, A100-80, H100, H200, B200, or one that the "
+        "installation adds. Default: none, so any GPU will do.",
+    )
+    count: int | None = Field(
+        default=None,
         ge=0,
-        le=1,
-        description="GPUs of one replica (nvidia.com/gpu): 1, or 0 for CPU on the nodes that are chosen here.",
+        le=8,
+        description="GPUs of one replica, all on one node; with several, each layer is divided over them. 0: CPU, on "
+        "the nodes that are chosen here. Default with a profile: 1.",
+    )
+    cost_per_hour: Price | None = Field(
+        default=None,
+        description="Price of one GPU for an hour, for autoscaling.budget. Default: the profile's. Example: '2.5'.",
     )
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
         default_factory=dict,
         max_length=32,
-        description="Labels that a node must have. Example: nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3.",
+        description="Labels that a node must have. Default: the profile's. "
+        "Example: nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3.",
     )
     tolerations: tuple[Toleration, ...] = Field(
         default=(),
         max_length=32,
-        description="Taints that a replica tolerates.",
+        description="Taints that a replica tolerates. Default: the profile's.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return 1 if self.count is None else self.count

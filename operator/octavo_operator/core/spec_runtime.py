@@ -15,7 +15,8 @@ class KvCache(SpecModel):
 
     size: Memory = Field(
         description="Bytes that a replica reserves for its KV cache, as a quantity. More room means more concurrent "
-        "sequences. Must be less than runtime.resources.limits.memory. Example: 256Mi.",
+        "sequences. On a CPU it must be less than runtime.resources.limits.memory; on GPUs it is memory of each of "
+        "them. Example: 256Mi.",
     )
 
 
@@ -112,7 +113,7 @@ class EnvSource(SpecModel):
     field_ref: FieldSelector | None = Field(default=None, description="A field of the pod.")
 
 
-_VARIABLES_WITH_A_FIELD: Final = {
+VARIABLES_WITH_A_FIELD: Final = {
     "HF_TOKEN": "spec.model.source.hub.tokenSecretRef",
     "HF_ENDPOINT": "spec.model.source.hub.endpoint",
     "AWS_ENDPOINT_URL": "spec.model.source.s3.endpoint",
@@ -125,7 +126,7 @@ _VARIABLES_WITH_A_FIELD: Final = {
 
 
 def _has_a_field(name: str) -> str:
-    return f"set {_VARIABLES_WITH_A_FIELD[name]} instead of {name}"
+    return f"set {VARIABLES_WITH_A_FIELD[name]} instead of {name}"
 
 
 class EnvVar(SpecModel):
@@ -135,14 +136,14 @@ class EnvVar(SpecModel):
         json_schema_extra=rules(
             rule("has(self.value) != has(self.valueFrom)", "set exactly one of value and valueFrom"),
             rule("self.name != 'HOME'", "HOME is set by the operator to /tmp, the only writable folder"),
-            *(rule(f"self.name != '{name}'", _has_a_field(name)) for name in _VARIABLES_WITH_A_FIELD),
+            *(rule(f"self.name != '{name}'", _has_a_field(name)) for name in VARIABLES_WITH_A_FIELD),
         )
     )
 
     checks: ClassVar = (
         (lambda self: (self.value is None) != (self.value_from is None), "set exactly one of value and valueFrom"),
         (lambda self: self.name != "HOME", "HOME is set by the operator to /tmp, the only writable folder"),
-        *((lambda self, name=name: self.name != name, _has_a_field(name)) for name in _VARIABLES_WITH_A_FIELD),
+        *((lambda self, name=name: self.name != name, _has_a_field(name)) for name in VARIABLES_WITH_A_FIELD),
     )
 
     name: str = Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable.")
@@ -191,13 +192,6 @@ def _check_args(args: tuple[str, ...]) -> tuple[str, ...]:
     return args
 
 
-def _cache_fits(runtime: "Runtime") -> bool:
-    limits = runtime.resources.limits if runtime.resources else None
-    if runtime.kv_cache is None or limits is None or limits.memory is None:
-        return True
-    return parse_quantity(runtime.kv_cache.size) < parse_quantity(limits.memory)
-
-
 class Runtime(SpecModel):
     """The container that serves the model."""
 
@@ -208,14 +202,6 @@ class Runtime(SpecModel):
                 "maxBatchedTokens must be at least maxNumSeqs: every running sequence takes a token in each step",
                 fieldPath=".maxBatchedTokens",
             ),
-            rule(
-                "!has(self.kvCache) || !has(self.resources) || !has(self.resources.limits) "
-                "|| !has(self.resources.limits.memory) || !isQuantity(string(self.kvCache.size)) "
-                "|| !isQuantity(string(self.resources.limits.memory)) "
-                "|| quantity(string(self.kvCache.size)).isLessThan(quantity(string(self.resources.limits.memory)))",
-                "kvCache.size must be less than resources.limits.memory, which also holds the weights",
-                fieldPath=".kvCache.size",
-            ),
         )
     )
 
@@ -224,7 +210,6 @@ class Runtime(SpecModel):
             lambda self: (self.max_batched_tokens or self.max_num_seqs or 0) >= (self.max_num_seqs or 0),
             "maxBatchedTokens must be at least maxNumSeqs: every running sequence takes a token in each step",
         ),
-        (_cache_fits, "kvCache.size must be less than resources.limits.memory, which also holds the weights"),
     )
 
     image: str | None = Field(

@@ -17,6 +17,7 @@ from octavo_operator.core.schema import (
     rule,
     rules,
 )
+from octavo_operator.core.spec_metrics import MetricsSource
 
 _CLOCK: Final = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
@@ -110,7 +111,17 @@ class Budget(SpecModel):
     """What the replicas may cost. It wins over every other bound. Both are in the same currency."""
 
     max_cost_per_hour: Price = Field(description="Most that all replicas together may cost in an hour. Example: '25'.")
-    replica_cost_per_hour: Price = Field(description="Price of one replica for an hour. Example: '2.5'.")
+    replica_cost_per_hour: Price | None = Field(
+        default=None,
+        description="Price of one replica for an hour. Default: accelerator.costPerHour, or else that of "
+        "accelerator.profile, for each of its GPUs. Example: '2.5'.",
+    )
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that it pays for, once their price is known (profiles.py)."""
+        assert self.replica_cost_per_hour is not None, "settle fills it in"
+        return affordable(self.max_cost_per_hour, self.replica_cost_per_hour)
 
 
 class ScheduledMinimum(SpecModel):
@@ -182,7 +193,8 @@ def _minutes(clock: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-_AFFORDABLE = """!has(self.budget) || !isQuantity(string(self.budget.maxCostPerHour))
+_AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour)
+    || !isQuantity(string(self.budget.maxCostPerHour))
     || !isQuantity(string(self.budget.replicaCostPerHour))
     || quantity(string(self.budget.maxCostPerHour)).asApproximateFloat()
     >= quantity(string(self.budget.replicaCostPerHour)).asApproximateFloat() * double(self.minReplicas)"""
@@ -192,7 +204,7 @@ _WAKES: Final = "scaleToZero needs mode Active: in any other nobody would wake t
 
 
 class Autoscaling(SpecModel):
-    """Scaling on the load that the operator scrapes from the replicas."""
+    """Scaling on the load of the replicas."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -232,6 +244,7 @@ class Autoscaling(SpecModel):
     )
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas, whatever the load.")
     targets: Targets = Field(description="Load that one replica should carry. At least one target must be set.")
+    metrics: MetricsSource = Field(default=MetricsSource(), description="Where the samples of the load come from.")
     behavior: Behavior = Field(default=Behavior(), description="How fast the number of replicas follows the load.")
     slo: Slo | None = Field(default=None, description="Latencies to keep to. Default: none.")
     budget: Budget | None = Field(default=None, description="What the replicas may cost. Default: no limit.")
@@ -259,7 +272,7 @@ class Autoscaling(SpecModel):
     @model_validator(mode="after")
     def _affordable(self) -> Self:
         budget = self.budget
-        if budget and affordable(budget.max_cost_per_hour, budget.replica_cost_per_hour) < self.min_replicas:
+        if budget and budget.replica_cost_per_hour and budget.replicas < self.min_replicas:
             raise ValueError(f"budget.maxCostPerHour {budget.max_cost_per_hour} does not pay for minReplicas")
         return self
 

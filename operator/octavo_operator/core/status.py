@@ -21,11 +21,12 @@ from typing import Final
 from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.clock import to_timestamp
-from octavo_operator.core.conditions import Facts, Verdict, judge
+from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
 from octavo_operator.core.render import served_name, url
+from octavo_operator.core.rollout import is_rolling
 from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.status_model import (
@@ -48,7 +49,7 @@ _BLIND: Final = (
     Reason.NO_READY_REPLICAS,
     Reason.ACTIVATOR_SILENT,
 )
-_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED})
+_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,8 @@ def _progressing(facts: Facts, verdict: Verdict) -> _Finding:
 
 def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | None:
     """What the replicas are doing, or None when they are where they should be."""
+    if deployment.in_place and is_rolling(deployment, facts.pods):
+        return Reason.REPLACING_IN_PLACE, f"{deployment.updated} of {facts.desired} replicas updated{in_place(facts)}"
     if deployment.replicas > deployment.updated:
         return Reason.ROLLING_OUT, f"{deployment.updated} of {facts.desired} replicas updated"
     if deployment.available < facts.desired:
@@ -199,7 +202,9 @@ def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
     if signals.ready == 0:
         return _Finding(kind, None, Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.silent:
-        message = f"{signals.silent} of {signals.ready} ready replicas gave no sample"
+        message, trouble = f"{signals.silent} of {signals.ready} ready replicas gave no sample", facts.trouble
+        if trouble is not None:
+            return _Finding(kind, False, trouble.reason, f"{message}: {trouble.words}")
         return _Finding(kind, False, Reason.METRICS_MISSING, message)
     if signals.unknown and facts.previous.condition(kind) is not None:
         return _as_before(facts, kind)

@@ -7,6 +7,7 @@ import yaml
 
 from octavo_operator.core.errors import SettingsError, SpecError
 from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.profiles import BUILT_IN, settle
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.units import parse_quantity
 from octavo_operator.replay.plot import page
@@ -31,7 +32,7 @@ def replay(options: argparse.Namespace) -> str:
     contest = rivals(first, machine.max_num_seqs) if options.rivals else []
     outcomes += [_play(rival, first, trace, machine, options) for rival in contest]
     replica = next(iter(specs.values()))
-    gpus = replica.accelerator.count if replica.accelerator else 0
+    gpus = replica.accelerator.gpus if replica.accelerator else 0
     if options.plot:
         _write(Path(options.plot), page(outcomes, trace))
     return table(outcomes, duration=trace[-1].time, gpus=gpus, price=_price(replica, options.cost))
@@ -40,7 +41,8 @@ def replay(options: argparse.Namespace) -> str:
 def _price(replica: ModelServerSpec, given: float | None) -> float | None:
     """Of a replica for an hour: as told, else as budgeted."""
     budget = replica.autoscaling.budget if replica.autoscaling else None
-    return given or (float(parse_quantity(budget.replica_cost_per_hour)) if budget else None)
+    known = budget.replica_cost_per_hour if budget else None
+    return given or (float(parse_quantity(known)) if known else None)
 
 
 def _write(path: Path, text: str) -> None:
@@ -60,7 +62,7 @@ def _play(
 def _spec(path: Path) -> ModelServerSpec:
     try:
         raw = yaml.safe_load(path.read_text())
-        spec = parse_spec(raw["spec"])
+        spec = settle(parse_spec(raw["spec"]), BUILT_IN)
     except (OSError, yaml.YAMLError, TypeError, KeyError, SpecError) as error:
         raise SettingsError(f"--policy {path}: {error}") from error
     if spec.autoscaling is None:

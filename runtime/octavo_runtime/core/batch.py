@@ -31,15 +31,22 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] | None = None  # None: all
 
     @property
+    def reads_output(self) -> bool:
+        """Whether the sampler must know the tokens before the one that it chooses."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or bool(self.bad_words)
+        )
+
+    @property
     def shapes_logits(self) -> bool:
         """Whether the sampler must look further than temperature, top_k and top_p."""
         return (
             self.min_p > 0
-            or self.repetition_penalty != 1
-            or self.presence_penalty != 0
-            or self.frequency_penalty != 0
+            or self.reads_output
             or bool(self.logit_bias)
-            or bool(self.bad_words)
             or self.logprobs is not None
             or self.allowed_token_ids is not None
         )
@@ -73,6 +80,7 @@ class BatchPlan:
     decodes: list[Sequence]
     chunks: list[ScheduledChunk]  # pieces of prompts, recomputations, drafts, and decodes that ask for more
     preempted: list[int] = field(default_factory=list)  # sequence ids that lost their blocks to make room
+    postponed: list[int] = field(default_factory=list)  # sequence ids that lack room while a step is under way
     admitted: list[Sequence] = field(default_factory=list)  # those that left the waiting queue for the first time
     expired: list[int] = field(
         default_factory=list
@@ -110,7 +118,8 @@ class SamplingRow:
     """What the sampler needs for one sequence. (seed, position) is the random counter: the same pair gives the same
     choice whatever the batch, the preemptions or the replica.
 
-    Read only for the runner, and valid until the step ends: a sequence keeps its row and moves its position on.
+    Read only for the runner, and valid until the step has been launched: a sequence keeps its row and moves its
+    position on.
     """
 
     temperature: float
@@ -155,7 +164,7 @@ class FlatBatch:
     `sample_rows[i]` is the index in [0, T) of the token whose logits `sampling[i]` chooses from: the last of its
     sequence, and with draft tokens (speculative decoding) also the ones before them.
 
-    The block tables are the sequences' own lists, not copies: valid until the step ends, read only.
+    The block tables are the sequences' own lists, not copies: valid until the step has been launched, read only.
     """
 
     token_ids: list[int]  # [T]
@@ -167,3 +176,6 @@ class FlatBatch:
     sample_rows: list[int]
     sampling: list[SamplingRow]
     scoring: list[ScoreRow] = field(default_factory=list)
+    # Where a token is not known yet, because the step launched just before samples it (see core/ahead.py).
+    carried_rows: list[int] = field(default_factory=list)  # indices in [0, T)
+    carried_from: list[int] = field(default_factory=list)  # for each of them, an index in that step's `sampling`

@@ -18,7 +18,8 @@ class Deadlines:
         self._ledger = ledger
         self._token_budget = token_budget
         self._pace = Pace()
-        self._step: tuple[float, int] | None = None  # when the last step was planned, and its tokens
+        self._planned_at: float | None = None
+        self._taken = 0  # tokens of the steps whose results were taken since then
         self._sequences: dict[int, Sequence] = {}
 
     def add(self, sequence: Sequence) -> None:
@@ -28,13 +29,17 @@ class Deadlines:
     def remove(self, sequence: Sequence) -> None:
         self._sequences.pop(sequence.seq_id, None)
 
-    def step_planned(self, now: float, num_tokens: int) -> None:
-        """A step of `num_tokens` tokens begins; the time until the next one is planned is how long it took."""
-        self._step = (now, num_tokens) if num_tokens else None
+    def step_planned(self, now: float) -> None:
+        """The time until the next one is planned is how long those take that are taken in between."""
+        self._planned_at, self._taken = now, 0
+
+    def step_taken(self, num_tokens: int) -> None:
+        """A step of `num_tokens` tokens is done."""
+        self._taken += num_tokens
 
     def paused(self) -> None:
         """What follows is not a step's time."""
-        self._step = None
+        self._planned_at = None
 
     def late(self, now: float) -> list[Sequence]:
         """The sequences that cannot be answered in time any more.
@@ -43,10 +48,9 @@ class Deadlines:
         when its prompt alone, computed next and in steps of its own, would take longer than there is: it is not worth
         its prefill. `Pace` says how long that takes.
         """
-        if self._step is not None:
-            started, num_tokens = self._step
-            self._pace.observe(num_tokens, now - started)
-            self._step = None
+        if self._planned_at is not None and self._taken:
+            self._pace.observe(self._taken, now - self._planned_at)
+        self._planned_at = None
         return [sequence for sequence in self._sequences.values() if self._is_late(sequence, now)]
 
     def check_integrity(self, live: dict[int, Sequence]) -> None:

@@ -13,8 +13,9 @@ have hundreds of them; whatever else there is, one by one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from octavo_runtime.core.ahead import carry
 from octavo_runtime.core.batch import BatchPlan, FlatBatch, ScoreRow
 
 if TYPE_CHECKING:
@@ -22,16 +23,21 @@ if TYPE_CHECKING:
     from octavo_runtime.core.sequence import Sequence
 
 
-def flatten(plan: BatchPlan, block_size: int) -> FlatBatch:
-    """Lay out `plan`."""
+_AWAITED: Final = 0  # in the place of a token that the step before will yield
+
+
+def flatten(plan: BatchPlan, block_size: int, before: BatchPlan | None = None) -> FlatBatch:
+    """Lay out `plan`; `before` is the plan of the step that is under way, if one is."""
     batch = _flatten_decodes(plan.decodes, block_size)
     for chunk in plan.chunks:
         _append_chunk(batch, chunk, block_size)
+    if before is not None:
+        carry(batch, plan, before)
     return batch
 
 
 def _flatten_decodes(decodes: list[Sequence], block_size: int) -> FlatBatch:
-    positions = [sequence.num_computed for sequence in decodes]
+    positions = [sequence.num_launched for sequence in decodes]
     block_tables = [sequence.block_table for sequence in decodes]
     seq_lens = [position + 1 for position in positions]
     return FlatBatch(
@@ -60,7 +66,7 @@ def _append_chunk(batch: FlatBatch, chunk: ScheduledChunk, block_size: int) -> N
     sequence, start, end = chunk.sequence, chunk.start, chunk.start + chunk.length
     if sequence.params.prompt_logprobs is not None:
         _append_scores(batch, chunk, sequence.params.prompt_logprobs)
-    batch.token_ids.extend(sequence.token_ids[start:end])
+    batch.token_ids.extend(sequence.token_ids[start:end] or [_AWAITED])
     batch.token_ids.extend(chunk.drafts)
     batch.positions.extend(range(start, end))
     _append_slots(batch.slot_mapping, sequence.block_table, start, end, block_size)

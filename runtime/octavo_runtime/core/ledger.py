@@ -52,7 +52,7 @@ class Ledger:
         self.pool.share(cached)
         sequence.block_table.extend(cached)
         sequence.num_shared = sequence.num_registered = len(cached)
-        sequence.num_computed = sequence.capacity = len(cached) * self.pool.block_size
+        sequence.num_computed = sequence.num_launched = sequence.capacity = len(cached) * self.pool.block_size
         enough = self.extend(sequence, sequence.num_tokens)
         assert enough, "checked before"
         self.extend_keys(sequence)
@@ -91,7 +91,8 @@ class Ledger:
             self._cancel(key, sequence)
         self.pool.free(reversed(sequence.block_table))
         sequence.block_table.clear()
-        sequence.num_computed = sequence.capacity = sequence.num_registered = sequence.num_shared = 0
+        sequence.num_computed = sequence.num_launched = sequence.capacity = 0
+        sequence.num_registered = sequence.num_shared = 0
         sequence.decodes = False
 
     def distrust(self, sequence: Sequence) -> None:

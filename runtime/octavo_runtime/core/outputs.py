@@ -29,7 +29,12 @@ class StepOutputs(NamedTuple):
     tokens: list[int]  # one for each of `decoded`
     others: list[Output]
 
+    def then(self, later: StepOutputs) -> StepOutputs:
+        """The news of one step and of a later one, which may have news of the same sequences."""
+        return self._replace(others=[*self.others, *later.each()])
+
     def __add__(self, other: StepOutputs) -> StepOutputs:  # type: ignore[override]
+        """The news of both halves of a step."""
         return StepOutputs(self.decoded + other.decoded, self.tokens + other.tokens, self.others + other.others)
 
     def each(self) -> Iterator[Output]:

@@ -30,16 +30,20 @@ class Results:
         self._finish = finish
 
     def take(self, plan: BatchPlan, result: StepResult) -> StepOutputs:
-        """`result.tokens` are those of the plan's decodes and then of its chunks, in their order."""
-        outputs = self._take_decodes(plan.decodes, result.tokens)
+        """`result.tokens` are those of the plan's decodes and then of its chunks, in their order.
+
+        A sequence that left since the step was launched gets nothing.
+        """
+        outputs = self._take_decodes(*_still_there(plan.decodes, result.tokens))
         taken, scored = len(plan.decodes), 0
         for chunk in plan.chunks:
             until, scored_until = taken + chunk.num_samples, scored + len(scored_tokens(chunk))
             logprobs = result.logprobs[taken:until] if result.logprobs else []
             scores = result.scores[scored:scored_until] if result.scores else []
-            output = self._take_chunk(chunk, result.tokens[taken:until], logprobs, scores)
-            if output is not None:
-                outputs.others.append(output)
+            if chunk.sequence.block_table:  # else gone while the step was under way
+                output = self._take_chunk(chunk, result.tokens[taken:until], logprobs, scores)
+                if output is not None:
+                    outputs.others.append(output)
             taken, scored = until, scored_until
         assert taken == len(result.tokens), f"{len(result.tokens)} tokens, {taken} were asked for"
         return outputs
@@ -80,7 +84,7 @@ class Results:
             sequence.num_computed = chunk.start + chunk.length
             self._ledger.publish(sequence)
             return Output(sequence.seq_id, [], None, None, scores) if scores else None
-        if sequence.num_tokens == sequence.num_prompt_tokens:
+        if len(sequence.token_ids) == sequence.num_prompt_tokens:
             self.prompt_tokens += sequence.num_prompt_tokens
         taken, reason = self._accept(chunk, tokens)
         if reason is not None:
@@ -104,8 +108,17 @@ class Results:
             taken.append(token)
             if reason is not None or token != draft:
                 break
-        sequence.num_computed = sequence.num_tokens - 1
+        sequence.num_computed = len(sequence.token_ids) - 1
+        sequence.num_launched = max(sequence.num_launched, sequence.num_computed)  # drafts that were right
         self.generation_tokens += len(taken)
         self.draft_tokens += len(chunk.drafts)
         self.accepted_tokens += len(taken) - 1
         return taken, reason
+
+
+def _still_there(decodes: list[Sequence], tokens: list[int]) -> tuple[list[Sequence], list[int]]:
+    """The decodes that have not left since the step was launched, and the tokens for them."""
+    if all([sequence.block_table for sequence in decodes]):  # noqa: C419  a list is faster, and this is done for each token
+        return decodes, tokens
+    there = [index for index, sequence in enumerate(decodes) if sequence.block_table]
+    return [decodes[index] for index in there], [tokens[index] for index in there]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from octavo_runtime.core import ahead
 from octavo_runtime.core.admission import Admission
 from octavo_runtime.core.batch import BatchPlan, ScheduledChunk
 from octavo_runtime.core.deadlines import Deadlines
@@ -69,6 +70,7 @@ class Scheduler:
         self._results = Results(self._ledger, self._finish)
         self._waiting_tokens = 0
         self._preemptions = 0
+        self._under_way = 0  # steps that were launched and not taken
 
     @property
     def sequences(self) -> Mapping[int, Sequence]:
@@ -120,18 +122,34 @@ class Scheduler:
             self.abort(sequence.seq_id)
         plan = BatchPlan([], [], expired=[sequence.seq_id for sequence in late])
         self._schedule_running(plan)
-        if self._waiting and not plan.preempted:
+        if self._waiting and not plan.preempted and not plan.postponed:
             self._admit(plan, self._budget_left(plan))
-        self._deadlines.step_planned(now, plan.num_tokens)
+        self._deadlines.step_planned(now)
         return plan
 
+    def launched(self, plan: BatchPlan) -> None:
+        """The step of `plan` is under way: what is planned before its results are taken comes on top of it."""
+        ahead.mark_launched(plan)
+        self._under_way += 1
+
+    def recall(self) -> None:
+        """Nothing is under way any more; what was has failed, and is planned or computed again."""
+        ahead.recall(self._running)
+        self._under_way = 0
+
     def update(self, plan: BatchPlan, result: StepResult) -> StepOutputs:
-        """Take what the step yielded: tokens for each decode and each chunk of `plan` that samples, in its order."""
+        """Take what the step yielded: tokens for each decode and each chunk of `plan` that samples, in its order.
+
+        Steps that were launched are taken in their order; one that was not is launched and taken in one.
+        """
+        if self._under_way:
+            self._under_way -= 1
+        else:
+            ahead.mark_launched(plan)
         outputs = self._results.take(plan, result)
+        self._deadlines.step_taken(plan.num_tokens)
         if any(output.finish_reason for output in outputs.others):
             self._running = [sequence for sequence in self._running if sequence.block_table]
-        if not self._sequences:
-            self._deadlines.paused()
         return outputs
 
     def stats(self) -> SchedulerStats:
@@ -165,25 +183,36 @@ class Scheduler:
             assert not sequence.block_table, f"waiting sequence {sequence.seq_id} holds blocks"
             assert sequence.num_computed == 0, f"waiting sequence {sequence.seq_id} has computed tokens"
         for sequence in self._running:
-            assert sequence.num_computed <= sequence.capacity, f"sequence {sequence.seq_id} outgrew its blocks"
-            assert sequence.num_computed < sequence.num_tokens, f"sequence {sequence.seq_id} has nothing to compute"
+            assert sequence.num_computed < len(sequence.token_ids), f"sequence {sequence.seq_id} has nothing to compute"
+            assert sequence.num_computed <= sequence.num_launched <= sequence.capacity, (
+                f"sequence {sequence.seq_id} is not where its steps are"
+            )
+            unknown = sequence.num_tokens - len(sequence.token_ids)
+            assert unknown <= self._under_way, f"sequence {sequence.seq_id} awaits {unknown} tokens"
+            if self._under_way == 0:
+                assert sequence.num_launched == sequence.num_computed, f"no step computes sequence {sequence.seq_id}"
 
     # --- running sequences ---
 
     def _schedule_running(self, plan: BatchPlan) -> None:
         """Give each running sequence its tokens, preempting where blocks run out."""
-        full = [
-            sequence for sequence in self._running if sequence.decodes and sequence.num_computed >= sequence.capacity
-        ]
+        running = self._going_on()
+        full = [sequence for sequence in running if sequence.decodes and sequence.num_launched >= sequence.capacity]
         for sequence in full:
             if sequence.block_table:  # else preempted a moment ago, for the sake of an older one
                 self._make_room(sequence, plan)
         if self._num_drafts:
             self._schedule_drafts(plan)
-        planned = {chunk.sequence.seq_id for chunk in plan.chunks}
-        plan.decodes.extend([s for s in self._running if s.decodes and s.seq_id not in planned])
-        if len(plan.decodes) + len(plan.chunks) < len(self._running):
+        planned = {chunk.sequence.seq_id for chunk in plan.chunks}.union(plan.postponed)
+        plan.decodes.extend([s for s in running if s.decodes and s.seq_id not in planned])
+        if len(plan.decodes) + len(planned) < len(running):
             self._schedule_others(plan, planned)
+
+    def _going_on(self) -> list[Sequence]:
+        """The running sequences, without those that surely end with what is under way."""
+        if not self._under_way:
+            return self._running
+        return [sequence for sequence in self._running if sequence.num_launched + 1 < sequence.max_num_tokens]
 
     def _budget_left(self, plan: BatchPlan) -> int:
         """Tokens that nobody has been given. Each running sequence has one for sure: no decode waits for a prompt."""
@@ -199,25 +228,30 @@ class Scheduler:
             drafts = sequence.ngrams.propose(sequence.token_ids, room) if room > 0 else []
             if drafts and self._ledger.extend(sequence, sequence.num_tokens + len(drafts)):
                 length = 1 + len(drafts)
-                plan.chunks.append(ScheduledChunk(sequence, sequence.num_computed, length, samples=True, drafts=drafts))
+                plan.chunks.append(ScheduledChunk(sequence, sequence.num_launched, length, samples=True, drafts=drafts))
                 budget -= len(drafts)
 
     def _schedule_others(self, plan: BatchPlan, planned: set[int]) -> None:
         """Chunks for those that are no plain decodes."""
         budget = self._budget_left(plan)
-        for sequence in tuple(self._running):
+        for sequence in tuple(self._going_on()):
             if sequence.decodes or sequence.seq_id in planned or not sequence.block_table:
                 continue
-            wanted = sequence.num_tokens - sequence.num_computed
+            wanted = sequence.num_tokens - sequence.num_launched
             length = min(wanted, budget + 1)
-            if sequence.num_computed + length > sequence.capacity and not self._make_room(sequence, plan):
+            if sequence.num_launched + length > sequence.capacity and not self._make_room(sequence, plan):
                 continue
-            plan.chunks.append(ScheduledChunk(sequence, sequence.num_computed, length, length == wanted))
+            plan.chunks.append(ScheduledChunk(sequence, sequence.num_launched, length, length == wanted))
             budget -= length - 1
 
     def _make_room(self, sequence: Sequence, plan: BatchPlan) -> bool:
-        """Extend `sequence`'s blocks to all its known tokens; False when it had to be preempted itself."""
+        """Extend `sequence`'s blocks to all its tokens; False when it had to be preempted itself, or must wait until
+        nothing is under way.
+        """
         while not self._ledger.extend(sequence, sequence.num_tokens):
+            if self._under_way:
+                plan.postponed.append(sequence.seq_id)
+                return False
             victim = min(reversed(self._running), key=_num_computed)  # among equals, the newest
             self._preempt(victim, plan)
             if victim is sequence:
@@ -268,9 +302,9 @@ class Scheduler:
             plan.admitted.append(sequence)
             self._waiting.charge(sequence, sequence.num_prompt_tokens - sequence.num_computed)
             sequence.num_charged = sequence.num_prompt_tokens
-        wanted = sequence.num_tokens - sequence.num_computed
+        wanted = sequence.num_tokens - sequence.num_launched
         length = min(wanted, budget)
-        plan.chunks.append(ScheduledChunk(sequence, sequence.num_computed, length, length == wanted))
+        plan.chunks.append(ScheduledChunk(sequence, sequence.num_launched, length, length == wanted))
         return length
 
     def _settle_accounts(self) -> None:
@@ -280,13 +314,14 @@ class Scheduler:
                 self._charge(sequence)
 
     def _charge(self, sequence: Sequence) -> None:
-        self._waiting.charge(sequence, sequence.num_tokens - sequence.num_charged)
-        sequence.num_charged = sequence.num_tokens
+        known = len(sequence.token_ids)
+        self._waiting.charge(sequence, known - sequence.num_charged)
+        sequence.num_charged = known
 
     # --- the end of a sequence ---
 
     def _finish(self, sequence: Sequence) -> None:
-        self._admission.lengths.observe(sequence.num_tokens - sequence.num_prompt_tokens)
+        self._admission.lengths.observe(len(sequence.token_ids) - sequence.num_prompt_tokens)
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
@@ -297,6 +332,8 @@ class Scheduler:
         self._ledger.release(sequence)
         self._deadlines.remove(sequence)
         del self._sequences[sequence.seq_id]
+        if not self._sequences:
+            self._deadlines.paused()
 
 
 def _num_computed(sequence: Sequence) -> int:

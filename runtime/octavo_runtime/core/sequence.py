@@ -27,15 +27,17 @@ class Sequence:
     """What the scheduler knows of one request.
 
         token_ids    |  prompt               |  output          |
-                     0                       num_prompt_tokens  num_tokens
-        computed     |#####################|                       keys and values are in the blocks
-                     0                     num_computed
+                     0                       num_prompt_tokens  len(token_ids)
+        computed     |#####################|-----|                 keys and values are in the blocks, or will be: - - -
+                     0                     |     num_launched         is what steps under way compute
+                                           num_computed
         block_table  [7     ][2     ][9     ][4     ]              covers at least [0, num_computed)
         block_keys   [k0    ][k1    ][k2    ]                      of blocks that known tokens fill
         registered   [7     ][2     ]                              computed whole, and in the cache under their keys
 
-    `num_computed == num_tokens - 1` is a decode: only the last token has yet to pass through the model. A prefill and a
-    preempted sequence are further behind, and catch up in chunks.
+    `num_launched == num_tokens - 1` is a decode: only the last token has yet to pass through the model. A prefill and a
+    preempted sequence are further behind, and catch up in chunks. While no step is under way, `num_launched` is
+    `num_computed` and `num_tokens` is `len(token_ids)`.
     """
 
     seq_id: int
@@ -47,7 +49,8 @@ class Sequence:
     deadline: float | None = None  # on the same clock: a later answer is of no use
     root_key: bytes = b""  # of the prefix cache, see core/keys.py
     num_prompt_tokens: int = field(init=False)
-    num_computed: int = 0
+    num_computed: int = 0  # by steps whose results have been taken
+    num_launched: int = 0  # these, and the known or awaited tokens that steps under way compute
     block_table: list[int] = field(default_factory=list)
     capacity: int = 0  # tokens that the blocks in the table hold
     block_keys: list[bytes] = field(default_factory=list)
@@ -77,7 +80,8 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        """Tokens that are known, and those that steps under way will yield if the sequence does not end with them."""
+        return max(len(self.token_ids), self.num_launched + 1)
 
     def expect_decode(self) -> None:
         """All tokens but the last are computed. The next one is plain if `row`, moved on, says all that it needs."""

@@ -26,13 +26,11 @@ class Loop:
         self._channel = channel
         self._page = page
         self._startup = startup
-        self._steps = 0
         self._publish()
 
     def run(self) -> None:
         while self._handle(self._channel.receive(0.0 if self._engine.has_work else IDLE_TICK)):
             done = self._engine.step(time.monotonic()) if self._engine.has_work else None
-            self._steps += done is not None
             self._publish()  # first: whoever has a token finds it on the page
             if done is not None:
                 self._channel.send(done)
@@ -56,7 +54,7 @@ class Loop:
                 phase=Phase.READY,
                 progress=1.0,
                 beat=time.monotonic(),
-                steps=self._steps,
+                steps=self._engine.steps,
                 running=stats.running,
                 waiting=stats.waiting,
                 waiting_tokens=stats.waiting_tokens,

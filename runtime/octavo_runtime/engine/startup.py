@@ -78,6 +78,7 @@ def make_engine(config: ServeConfig, runner: Runner) -> Engine:
         max_num_batched_tokens=budget,
         prefix_caching=config.prefix_caching,
         speculative_ngram=config.speculative_ngram,
+        plan_ahead=runner.computes_apart if config.async_scheduling is None else config.async_scheduling,
     )
 
 

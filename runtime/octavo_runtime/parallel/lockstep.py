@@ -75,6 +75,7 @@ class LockstepRunner(TorchRunner):
     def __init__(self, decoder: AnyDecoder, **settings: Any) -> None:  # noqa: ANN401  TorchRunner's own
         self._lockstep = LockstepDecoder(decoder)
         super().__init__(self._lockstep, **settings)
+        self.computes_apart = False  # a step that raises must be over on all ranks before the next one begins
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """What `TorchRunner.execute` does. Raises `OutOfStepError` when this rank, or all of them, cannot go on; any

@@ -14,13 +14,30 @@ Progress = Callable[[str, float], None]
 Fatal = Callable[[str], object]
 
 
+class Launched(Protocol):
+    """A step that is being computed."""
+
+    def wait(self) -> StepResult:
+        """Its result, once it is there. Raises what went wrong while it was computed. To be called once."""
+        ...
+
+
 class Runner(Protocol):
     """Computes one step. Owns weights and the KV cache; knows nothing of requests."""
 
     num_blocks: int  # blocks in the KV cache
     block_size: int  # tokens in a block
     step_tokens: int  # token budget of a step that suits the device, where the user sets none
+    computes_apart: bool  # not on the processor that plans, so that it pays to plan while a step is computed
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run the model over `batch`: a token for each of `batch.sampling`, a score for each of `batch.scoring`."""
+        ...
+
+    def launch(self, batch: FlatBatch) -> Launched:
+        """Begin what `execute` does. Steps are computed in the order in which they are launched.
+
+        Reads all of `batch` before it returns, but for the tokens of `carried_rows`: those are what the step launched
+        just before samples, which may not be known yet. May raise, as `wait` may.
+        """
         ...

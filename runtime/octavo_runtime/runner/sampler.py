@@ -7,13 +7,14 @@ otherwise draws the same token again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
 from octavo_runtime.runner.counter import FIRST, MASK, SECOND, mix
 from octavo_runtime.runner.logprobs import describe
 from octavo_runtime.runner.shaping import shape
+from octavo_runtime.runner.transfer import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from octavo_runtime.core.batch import SamplingRow, TokenLogprobs
 
 _CANDIDATES: Final = 1024  # most probable tokens that top-p looks at before it resorts to sorting the vocabulary
+
+
+class Choice(NamedTuple):
+    """What was chosen from R rows of logits, on their device."""
+
+    tokens: Tensor  # [R] int64
+    best: Tensor  # [R] fp32, the largest logit; see `check`
 
 
 @torch.inference_mode()  # logits come from a pass in this mode, and nothing else may change them in place
@@ -46,31 +54,47 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     Raises `FloatingPointError` naming the rows whose logits are not numbers or in which no token may be chosen, since a
     choice would be noise.
     """
+    choice = pick(logits, rows)
+    check(choice.best.tolist())
+    chosen: list[int] = choice.tokens.tolist()
+    return chosen
+
+
+@torch.inference_mode()
+def pick(logits: Tensor, rows: Sequence[SamplingRow]) -> Choice:
+    """What `sample` does, without waiting for the device, but for rows with top-p and no top-k. To be `check`ed."""
     shape(logits, rows)
     best, tokens = logits.max(dim=-1)
-    broken = [row for row, value in enumerate(best.tolist()) if value != value]  # noqa: PLR0124  NaN alone differs from itself
+    drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
+    if len(drawn) == len(rows):
+        return Choice(_draw(logits - best[:, None], rows), best)
+    if drawn:
+        index = on_device(drawn, logits.device)
+        tokens[index] = _draw(logits[index] - best[index, None], [rows[row] for row in drawn])
+    return Choice(tokens, best)
+
+
+def check(best: Sequence[float]) -> None:
+    """Raises `FloatingPointError` naming the rows that offered nothing to choose from, by their largest logits."""
+    broken = [row for row, value in enumerate(best) if value != value]  # noqa: PLR0124  NaN alone differs from itself
     if broken:
         raise FloatingPointError(f"the logits of rows {broken} are not numbers")
-    empty = [row for row, value in enumerate(best.tolist()) if value == -torch.inf]
+    empty = [row for row, value in enumerate(best) if value == -torch.inf]
     if empty:
         raise FloatingPointError(f"no token may be chosen in rows {empty}")
-    drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
-    if drawn:
-        tokens[drawn] = _draw(logits[drawn] - best[drawn, None], [rows[index] for index in drawn])
-    chosen: list[int] = tokens.tolist()
-    return chosen
 
 
 def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """Draw from logits whose row maxima are 0, so that no temperature however small makes them overflow."""
-    temperatures = torch.tensor([row.temperature for row in rows], device=logits.device)
+    temperatures = on_device([row.temperature for row in rows], logits.device)
     scaled = logits / temperatures[:, None]
     _drop_improbable(scaled, rows)
     filtered = [index for index, row in enumerate(rows) if row.top_p < 1 or row.top_k > 0]
     if filtered:
-        kept = scaled[filtered]
-        least = _least_logits(kept, [rows[index] for index in filtered])
-        scaled[filtered] = kept.masked_fill(kept < least, -torch.inf)
+        index = on_device(filtered, logits.device)
+        kept = scaled[index]
+        least = _least_logits(kept, [rows[row] for row in filtered])
+        scaled[index] = kept.masked_fill(kept < least, -torch.inf)
     return (scaled + _gumbel(scaled.shape[1], rows, logits.device)).argmax(dim=-1)
 
 
@@ -78,20 +102,19 @@ def _drop_improbable(scaled: Tensor, rows: Sequence[SamplingRow]) -> None:
     """Min-p: what is less probable than that share of the most probable token, whose scaled logit is 0, goes."""
     shares = [row.shaping.params.min_p if row.shaping is not None else 0.0 for row in rows]
     if any(shares):
-        least = torch.tensor(shares, device=scaled.device).log()[:, None]
+        least = on_device(shares, scaled.device).log()[:, None]
         scaled.masked_fill_(scaled < least, -torch.inf)
 
 
 def _least_logits(scaled: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """The smallest logit that top-k and then top-p let through, `[R, 1]`. Ties with it stay in."""
     vocab_size = scaled.shape[1]
-    top_k = torch.tensor(
-        [row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in rows], device=scaled.device
-    )
-    top_p = torch.tensor([row.top_p for row in rows], device=scaled.device)
+    kept = [row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in rows]
+    top_k = on_device(kept, scaled.device)
+    top_p = on_device([row.top_p for row in rows], scaled.device)
     count = min(_CANDIDATES, vocab_size)
     least, found = _least_among(scaled, count, top_k, top_p)
-    if not bool(found.all()):
+    if max(kept) > count and not bool(found.all()):
         exact, _ = _least_among(scaled[~found], vocab_size, top_k[~found], top_p[~found])
         least[~found] = exact
     return least
@@ -117,7 +140,7 @@ def _least_among(scaled: Tensor, count: int, top_k: Tensor, top_p: Tensor) -> tu
 
 def _gumbel(vocab_size: int, rows: Sequence[SamplingRow], device: torch.device) -> Tensor:
     """Gumbel noise of each row's (seed, position) and each token id, `[R, vocab_size]`."""
-    keys = torch.tensor([_signed(mix(mix(0, row.seed), row.position)) for row in rows], device=device)
+    keys = on_device([_signed(mix(mix(0, row.seed), row.position)) for row in rows], device)
     tokens = torch.arange(vocab_size, device=device)
     bits = _hash(keys[:, None] ^ (tokens * _signed(FIRST)))
     uniform = ((bits.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from octavo_runtime.runner.transfer import on_device
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -31,7 +33,7 @@ def shape(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
 
 def _allow(row: Tensor, tokens: Sequence[int]) -> None:
     kept = torch.full_like(row, -torch.inf)
-    chosen = torch.tensor(tokens, device=row.device)
+    chosen = on_device(tokens, row.device)
     kept[chosen] = row[chosen]
     row.copy_(kept)
 
@@ -42,7 +44,7 @@ def _forbid(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
         if row.shaping is not None and row.shaping.params.bad_words:
             pairs += [(index, token) for token in _completions(row.shaping)]
     if pairs:
-        where = torch.tensor(pairs, device=logits.device)
+        where = on_device(pairs, logits.device)
         logits[where[:, 0], where[:, 1]] = -torch.inf
 
 
@@ -59,8 +61,8 @@ def _add_biases(logits: Tensor, shaped: Sequence[tuple[int, Shaping]]) -> None:
     biases = [(index, token, bias) for index, shaping in shaped for token, bias in shaping.params.logit_bias]
     if biases:
         indices, tokens, values = zip(*biases, strict=True)
-        where = torch.tensor([indices, tokens], device=logits.device)
-        logits[where[0], where[1]] += torch.tensor(values, device=logits.device)
+        where = on_device([indices, tokens], logits.device)
+        logits[where[0], where[1]] += on_device(values, logits.device)
 
 
 def _has_penalty(params: SamplingParams) -> bool:
@@ -72,7 +74,7 @@ def _penalise(logits: Tensor, shaped: Sequence[tuple[int, Shaping]]) -> None:
     if not shaped:
         return
     params = [shaping.params for _, shaping in shaped]
-    index = torch.tensor([row for row, _ in shaped], device=logits.device)
+    index = on_device([row for row, _ in shaped], logits.device)
     vocab_size, device = logits.shape[1], logits.device
     outputs = _counts([shaping.tokens[shaping.num_prompt_tokens :] for _, shaping in shaped], vocab_size, device)
     picked = logits[index]
@@ -89,10 +91,10 @@ def _penalise(logits: Tensor, shaped: Sequence[tuple[int, Shaping]]) -> None:
 def _counts(sequences: Sequence[Sequence[int]], vocab_size: int, device: torch.device) -> Tensor:
     """How often each token is in each sequence, `[len(sequences), vocab_size]` fp32."""
     flat = [row * vocab_size + token for row, tokens in enumerate(sequences) for token in tokens]
-    where = torch.tensor(flat, dtype=torch.int64, device=device)
+    where = on_device(flat, device, torch.int64)
     counts = torch.zeros(len(sequences) * vocab_size, device=device)
     return counts.index_add_(0, where, torch.ones(len(flat), device=device)).view(len(sequences), vocab_size)
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+    return on_device(values, device, torch.float32)[:, None]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from octavo_runtime.core.batch import FlatBatch, SamplingRow
+    from octavo_runtime.runner.base import Launched
 
 _EMPTY = 0x9E3779B97F4A7C15  # the hash of no tokens
 
@@ -96,8 +97,39 @@ def _count_decodes(batch: FlatBatch) -> int:
     return sum(end - start == 1 for start, end in pairwise(batch.query_start_loc))
 
 
+def _put_in_place(batch: FlatBatch, sampled: list[int] | None) -> FlatBatch:
+    """The batch with the tokens that the step before sampled."""
+    if sampled is None:
+        raise RuntimeError("the step whose tokens this one continues has failed")
+    token_ids = list(batch.token_ids)
+    for row, source in zip(batch.carried_rows, batch.carried_from, strict=True):
+        token_ids[row] = sampled[source]
+    return replace(batch, token_ids=token_ids, carried_rows=[], carried_from=[])
+
+
+@dataclass(frozen=True, slots=True)
+class _SimulatedStep:
+    result: StepResult
+    ends_at: float
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+
+    def wait(self) -> StepResult:
+        left = self.ends_at - self.clock()
+        if left > 0:
+            self.sleep(left)
+        return self.result
+
+
 class SimRunner:
-    """Implements `Runner`. `sleep` is called with each step's time; give a virtual clock's to simulate faster."""
+    """Implements `Runner`. `sleep` is called with the time that a step takes, or has left; give a virtual clock and its
+    `sleep` to simulate faster.
+
+    A launched step's tokens are worked out at once and kept back until the step's time is over, which begins when the
+    step launched before it ends: a device that works beside the host.
+    """
+
+    computes_apart = False
 
     def __init__(
         self,
@@ -106,6 +138,8 @@ class SimRunner:
         vocab_size: int,
         step_time: StepTime | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -113,6 +147,9 @@ class SimRunner:
         self.vocab_size = vocab_size
         self._step_time = step_time or StepTime()
         self._sleep = sleep
+        self._clock = clock
+        self._busy_until = 0.0  # on the clock
+        self._sampled: list[int] | None = None  # by the last step; None: it raised
         self._slots: dict[int, tuple[int, int]] = {}  # slot -> (position, hash of the tokens up to it)
 
     def execute(self, batch: FlatBatch) -> StepResult:
@@ -123,6 +160,18 @@ class SimRunner:
         seconds = self._step_time.seconds(batch)
         if seconds > 0:
             self._sleep(seconds)
+        return self.compute(batch)
+
+    def launch(self, batch: FlatBatch) -> Launched:
+        result = self.compute(batch)
+        self._busy_until = max(self._busy_until, self._clock()) + self._step_time.seconds(batch)
+        return _SimulatedStep(result, self._busy_until, self._clock, self._sleep)
+
+    def compute(self, batch: FlatBatch) -> StepResult:
+        """What `execute` does, without the time that it takes."""
+        sampled, self._sampled = self._sampled, None
+        if batch.carried_rows:
+            batch = _put_in_place(batch, sampled)
         contexts: list[int] = []
         for sequence, (first, end) in enumerate(pairwise(batch.query_start_loc)):
             contexts += self._compute_sequence(batch, sequence, first, end)
@@ -131,6 +180,7 @@ class SimRunner:
             for row, sampling in zip(batch.sample_rows, batch.sampling, strict=True)
         ]
         scores = [_rate(contexts[score.row], score.token, score.top, self.vocab_size) for score in batch.scoring]
+        self._sampled = tokens
         return StepResult(tokens, self._logprobs(batch, contexts, tokens), scores)
 
     def _logprobs(self, batch: FlatBatch, contexts: list[int], tokens: list[int]) -> list[TokenLogprobs | None] | None:

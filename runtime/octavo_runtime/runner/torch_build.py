@@ -12,6 +12,9 @@ from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.load import load_decoder
 from octavo_runtime.model.shard import WHOLE, check_divisible
+from octavo_runtime.runner.cuda import CudaCapturer, CudaGauge, PinnedMemory, describe_device
+from octavo_runtime.runner.graphs import choose_limits
+from octavo_runtime.runner.kv_cache import build_measured, count_blocks, largest_batch, measure_free
 from octavo_runtime.runner.machine import (
     choose_cache_dtype,
     choose_device,
@@ -20,11 +23,10 @@ from octavo_runtime.runner.machine import (
     choose_threads,
     host_free_memory,
 )
+from octavo_runtime.runner.plan_file import PlanFile, make_key, plan_folders
 from octavo_runtime.runner.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from octavo_kernels.interface import KernelBackend
     from octavo_runtime.config import ServeConfig
     from octavo_runtime.model.decoder import AnyDecoder
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from octavo_runtime.model.spec import ModelInfo
     from octavo_runtime.parallel.workers import Workers
     from octavo_runtime.runner.base import Fatal, Progress
+    from octavo_runtime.runner.graphs import GraphLimits
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ def build_torch_runner(
     dtype = choose_dtype(config.dtype, info, device)
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype, device)
     backend = select_kernels(config, device)
+    limits = choose_limits(config, info, device, backend)
     workers = _start_workers(config, info, device, fatal) if config.tensor_parallel_size > 1 else None
     try:
         decoder = load_decoder(
@@ -63,8 +67,9 @@ def build_torch_runner(
         if workers:
             workers.wait_until_loaded()
         progress("warmup", 0.0)
-        runner = _with_cache(config, info, decoder, device, dtype=cache_dtype, workers=workers)
-        _step(runner, _warmup_tokens(config, runner))
+        runner = _with_cache(
+            config, info, decoder, device, dtype=dtype, cache_dtype=cache_dtype, workers=workers, limits=limits
+        )
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{info.path} does not fit on {device}: {error}") from error
     progress("warmup", 1.0)
@@ -107,63 +112,41 @@ def _with_cache(
     device: torch.device,
     *,
     dtype: torch.dtype,
+    cache_dtype: torch.dtype,
     workers: Workers | None,
+    limits: GraphLimits | None,
 ) -> TorchRunner:
+    """A runner that has computed its first step."""
+    block_bytes = config.block_size * sum(shape.bytes_per_token(cache_dtype.itemsize) for shape in decoder.cache_shapes)
+
     def runner(num_blocks: int) -> TorchRunner:
         kind = workers.runner if workers else TorchRunner
-        return kind(decoder, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=dtype)
+        return kind(decoder, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=cache_dtype)
 
-    token_bytes = sum(shape.bytes_per_token(dtype.itemsize) for shape in decoder.cache_shapes)
-    block_bytes = config.block_size * token_bytes
-    if device.type == "cuda":
-        free = _free_after_profile(runner, config, device)
-        share = _GPU_SHARE
-    else:
-        free, share = host_free_memory() // config.tensor_parallel_size, _CPU_SHARE
-    if workers and device.type == "cuda":
-        free = min(free, workers.least_free())
-    num_blocks = count_blocks(config, info, block_bytes=block_bytes, free=free, share=share)
-    logger.info(
-        "KV cache: %d blocks of %d tokens, %d MiB of %d MiB free",
-        num_blocks, config.block_size, num_blocks * block_bytes >> 20, free >> 20,
-    )  # fmt: skip
-    return runner(num_blocks)
+    def ready(free: int, share: float) -> TorchRunner:
+        num_blocks = count_blocks(config, info, block_bytes=block_bytes, free=free, share=share)
+        logger.info(
+            "KV cache: %d blocks of %d tokens, %d MiB of %d MiB free",
+            num_blocks, config.block_size, num_blocks * block_bytes >> 20, free >> 20,
+        )  # fmt: skip
+        made = runner(num_blocks)
+        if limits is not None:
+            made.capture_decodes(limits.within(num_blocks), CudaCapturer(), PinnedMemory(device))
+        _step(made, _warmup_tokens(config, info, made))
+        return made
 
+    if device.type == "cpu":
+        return ready(host_free_memory() // config.tensor_parallel_size, _CPU_SHARE)
 
-def count_blocks(config: ServeConfig, info: ModelInfo, *, block_bytes: int, free: int, share: float) -> int:
-    """Blocks that the KV cache gets: `kv_cache_memory` if set, else `share` of the `free` bytes, but never more than
-    `max_num_seqs` sequences of full length could fill.
+    def measure() -> int:
+        batch = largest_batch(config, info, step_tokens=choose_step_tokens(device))
+        free = measure_free(gauge, runner, batch)
+        return min(free, workers.least_free()) if workers else free
 
-    Raises `OutOfMemory` when the memory asked for is not there, or holds less than one sequence of full length that
-    was asked for by name.
-    """
-    longest = config.max_model_len or info.max_positions
-    per_sequence = -(-longest // config.block_size)
-    memory = config.kv_cache_memory or int(free * share)
-    if memory > free:
-        raise OutOfMemory(f"kv_cache_memory is {memory >> 20} MiB; {free >> 20} MiB are free after loading the model")
-    num_blocks = min(memory // block_bytes, per_sequence * config.max_num_seqs)
-    needed = per_sequence if config.max_model_len is not None else 1
-    if num_blocks < needed:
-        raise OutOfMemory(
-            f"a KV cache of {memory >> 20} MiB holds {num_blocks * config.block_size} tokens; one sequence of "
-            f"{longest} needs {needed * block_bytes >> 20} MiB: raise kv_cache_memory or lower max_model_len"
-        )
-    return num_blocks
-
-
-def _free_after_profile(make: Callable[[int], TorchRunner], config: ServeConfig, device: torch.device) -> int:
-    """Bytes free on the GPU once the largest step has taken what it needs: its peak is never for the cache to have."""
-    step_tokens = config.max_num_batched_tokens or choose_step_tokens(device)
-    runner = make(-(-step_tokens // config.block_size))
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    _step(runner, step_tokens)
-    activations = torch.cuda.max_memory_allocated(device) - before
-    del runner
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(0, free - activations)
+    gauge, kept = CudaGauge(device), limits.memory if limits else 0
+    key = make_key(config, info, dtype=dtype, cache_dtype=cache_dtype, device=describe_device(device))
+    plan = None if workers else PlanFile(plan_folders(config), key)
+    return build_measured(gauge, plan, measure, lambda free: ready(max(0, free - kept), _GPU_SHARE))
 
 
 def _step(runner: TorchRunner, num_tokens: int) -> None:
@@ -189,7 +172,8 @@ def _execute(runner: TorchRunner, positions: range) -> None:
     )
 
 
-def _warmup_tokens(config: ServeConfig, runner: TorchRunner) -> int:
-    """A GPU meets its largest step here, for its kernels' sake; on a CPU that would take seconds and teach nothing."""
-    most = min(config.max_num_batched_tokens or runner.step_tokens, runner.num_blocks * runner.block_size)
+def _warmup_tokens(config: ServeConfig, info: ModelInfo, runner: TorchRunner) -> int:
+    """A GPU meets its longest prompt here, for its kernels' sake; a CPU would take seconds and learn nothing."""
+    longest = min(config.max_model_len or info.max_positions, info.max_positions)
+    most = min(config.max_num_batched_tokens or runner.step_tokens, runner.num_blocks * runner.block_size, longest)
     return min(most, _CPU_WARMUP_TOKENS) if runner.device.type == "cpu" else most

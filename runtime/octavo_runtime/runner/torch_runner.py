@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from octavo_kernels.interface import PagedBatch
 from octavo_runtime.core.batch import StepResult
 from octavo_runtime.model.decoder import LayerCache
+from octavo_runtime.runner.buffers import StepBuffers
+from octavo_runtime.runner.cuda import PinnedMemory
+from octavo_runtime.runner.graphs import DecodeGraphs
+from octavo_runtime.runner.launched import Done, UnderWay, is_described, put_carried
 from octavo_runtime.runner.logprobs import describe
 from octavo_runtime.runner.machine import choose_step_tokens
-from octavo_runtime.runner.sampler import choose
+from octavo_runtime.runner.sampler import choose, pick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from octavo_runtime.core.batch import FlatBatch, ScoreRow, TokenLogprobs
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.spec import CacheShape
+    from octavo_runtime.runner.base import Launched
+    from octavo_runtime.runner.buffers import Memory, StepInputs
+    from octavo_runtime.runner.graphs import Capturer, GraphLimits
 
 SCORE_ROWS: Final = 64  # of a prompt at a time: the logits of 2,048 rows of a large vocabulary would be 1.2 GB
 
@@ -43,46 +50,69 @@ class TorchRunner:
         self.step_tokens = choose_step_tokens(device)
         self._decoder = decoder
         self.device = device
+        self.computes_apart = device.type == "cuda"
+        self._sampled: torch.Tensor | None = None  # tokens of the step launched last, on the device; None: it raised
         self._caches = allocate_caches(decoder.cache_shapes, num_blocks, block_size, device=device, dtype=dtype)
+        self._buffers = StepBuffers(memory_of(device))
+        self._graphs: DecodeGraphs | None = None
+
+    def capture_decodes(self, limits: GraphLimits, capturer: Capturer, memory: Memory) -> None:
+        """From now on compute steps within `limits` as graphs."""
+        self._graphs = DecodeGraphs(limits, self._forward, capturer, memory=memory, device=self.device)
 
     def execute(self, batch: FlatBatch) -> StepResult:
         """Run one step. Raises `FloatingPointError` when a sequence's logits are not numbers."""
-        inputs = (
-            self._tensor(batch.token_ids, torch.int64),
-            self._tensor(batch.positions, torch.int64),
-            self._paged(batch),
-            self._caches,
-        )
-        rows = self._tensor(batch.sample_rows, torch.int64)
+        return self._compute(batch, self._inputs(batch))
+
+    @torch.inference_mode()
+    def launch(self, batch: FlatBatch) -> Launched:
+        """Begin one step. Its tokens stay on the device, for the next one, until somebody waits for them. With log
+        probabilities to give, it is computed here and now.
+        """
+        inputs = self._inputs(batch)
+        sampled, self._sampled = self._sampled, None
+        put_carried(inputs.token_ids, batch, sampled)
+        if is_described(batch):
+            result = self._compute(batch, inputs)
+            self._sampled = torch.tensor(result.tokens, dtype=torch.int64, device=self.device)
+            return Done(result)
+        choice = pick(self._logits(inputs)[: len(batch.sampling)], batch.sampling)
+        self._sampled = choice.tokens
+        return UnderWay(choice)
+
+    def _inputs(self, batch: FlatBatch) -> StepInputs:
+        padded = self._graphs.fill(batch) if self._graphs is not None else None
+        return self._buffers.fill(batch) if padded is None else padded
+
+    def _compute(self, batch: FlatBatch, inputs: StepInputs) -> StepResult:
         if not batch.scoring:
-            return _chosen(self._decoder.forward(*inputs, rows), batch)
+            return _chosen(self._logits(inputs)[: len(batch.sampling)], batch)
         asked = [batch.scoring[at : at + SCORE_ROWS] for at in range(0, len(batch.scoring), SCORE_ROWS)]
-        pieces = [self._tensor([score.row for score in piece], torch.int64) for piece in asked]
-        logits = self._decoder.forward_pieces(*inputs, [rows, *pieces])
+        pieces = [inputs.sample_rows, *torch.split(inputs.score_rows, SCORE_ROWS)]
+        logits = self._decoder.forward_pieces(inputs.token_ids, inputs.positions, inputs.batch, self._caches, pieces)
         result = _chosen(next(logits), batch)
         return replace(result, scores=[score for piece in map(_scores, logits, asked) for score in piece])
 
-    def _paged(self, batch: FlatBatch) -> PagedBatch:
-        longest = max(len(table) for table in batch.block_tables)
-        tables = [table + [0] * (longest - len(table)) for table in batch.block_tables]
-        return PagedBatch(
-            query_start_loc=self._tensor(batch.query_start_loc, torch.int32),
-            seq_lens=self._tensor(batch.seq_lens, torch.int32),
-            block_table=self._tensor(tables, torch.int32),
-            slot_mapping=self._tensor(batch.slot_mapping, torch.int64),
-            max_query_len=max(end - start for start, end in pairwise(batch.query_start_loc)),
-            max_seq_len=max(batch.seq_lens),
-        )
+    def _logits(self, inputs: StepInputs) -> Tensor:
+        """Of `inputs`' sample rows, and of padding after them."""
+        if self._graphs is not None and inputs.padded:
+            return self._graphs.compute(inputs)
+        return self._forward(inputs)
 
-    def _tensor(self, values: list[int] | list[list[int]], dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype, device=self.device)
+    def _forward(self, inputs: StepInputs) -> Tensor:
+        return self._decoder.forward(inputs.token_ids, inputs.positions, inputs.batch, self._caches, inputs.sample_rows)
 
 
-def _chosen(logits: torch.Tensor, batch: FlatBatch) -> StepResult:
+def memory_of(device: torch.device) -> Memory | None:
+    """None where the host's memory is the device's."""
+    return None if device.type == "cpu" else PinnedMemory(device)
+
+
+def _chosen(logits: Tensor, batch: FlatBatch) -> StepResult:
     return StepResult(*choose(logits, batch.sampling)) if batch.sampling else StepResult([])
 
 
-def _scores(logits: torch.Tensor, asked: Sequence[ScoreRow]) -> list[TokenLogprobs]:
+def _scores(logits: Tensor, asked: Sequence[ScoreRow]) -> list[TokenLogprobs]:
     return describe(logits, [score.token for score in asked], [score.top for score in asked])
 
 

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from cluster import ControlPlane, tool
+from cluster.prometheus import Prometheus
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 30.0
@@ -108,6 +109,7 @@ class Operator:
             "OCTAVO_DECIDE_PERIOD": "0.5",
             "OCTAVO_RESYNC_PERIOD": "1",
             "OCTAVO_LEASE_DURATION": "6",
+            "OCTAVO_PROFILES_CONFIGMAP": "octavo-operator-profiles",
             "POD_NAMESPACE": "octavo-system",
             "POD_NAME": log.stem,
             **environment,
@@ -174,6 +176,8 @@ class Replica:
         self.address = f"127.{50 + pid % 200}.{pid // 200 % 250}.{next(ADDRESSES)}"
         self.running, self.waiting, self.used, self.capacity = 0, 0, 0, 1000
         self.broken = False
+        self.visitors: set[str] = set()
+        """The programs that have asked, without their versions."""
         self._server = ThreadingHTTPServer((self.address, 8000), self._handler())
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -195,6 +199,7 @@ class Replica:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                replica.visitors.add(self.headers.get("User-Agent", "").split("/")[0])
                 self.send_response(500 if replica.broken or self.path != "/metrics" else 200)
                 self.end_headers()
                 self.wfile.write(replica.text().encode())
@@ -224,6 +229,24 @@ class Kubelet:
                 self.replicas[name] = Replica()
                 self._report(name, self.replicas[name].address, {"running": {}}, ready=True)
         return [self.replicas[pod["metadata"]["name"]] for pod in pods]
+
+    def schedule(self, gpus: int) -> list[Raw]:
+        """Makes pods ready as far as there are GPUs, one for each, and says of the others what a scheduler would."""
+        pods = self.pods()
+        free = gpus - sum(1 for pod in pods if pod["metadata"]["name"] in self.replicas)
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            if name in self.replicas:
+                continue
+            if free > 0:
+                free -= 1
+                self.replicas[name] = Replica()
+                self._report(name, self.replicas[name].address, {"running": {}}, ready=True)
+            elif not pod["status"].get("conditions"):
+                message = f"0/1 nodes are available: 1 Insufficient nvidia.com/gpu. {gpus} in use."
+                homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+                self.kube.patch("pod", name, {"status": {"conditions": [homeless]}}, subresource="status")
+        return pods
 
     def fail(self, state: Raw, *, restarts: int = 0, last: Raw | None = None) -> None:
         """Gives the container of every pod that is not ready that state."""
@@ -293,10 +316,21 @@ def chart_manifests(*options: str) -> list[Raw]:
 
 
 @pytest.fixture(scope="session")
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """The Prometheus that the operator knows; a test that needs it starts and stops it."""
+    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"))
+    yield prometheus
+    prometheus.stop()
+
+
+@pytest.fixture(scope="session")
+def operator(
+    plane: ControlPlane, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
     """The running operator, with the rights of the chart's ServiceAccount. A test that stops it starts it again."""
     folder = tmp_path_factory.mktemp("operator")
-    operator = Operator(account_kubeconfig(plane, "octavo-operator", folder), folder / "operator.log")
+    kubeconfig = account_kubeconfig(plane, "octavo-operator", folder)
+    operator = Operator(kubeconfig, folder / "operator.log", OCTAVO_PROMETHEUS_URL=prometheus.url)
     operator.start()
     yield operator
     operator.stop()

@@ -209,12 +209,6 @@ RULES = {
         "spec.accelerator.tolerations[0]",
         "needs effect NoExecute",
     ),
-    "one gpu": (
-        {"accelerator": {"count": 1}},
-        {"accelerator": {"count": 2}},
-        "spec.accelerator.count",
-        "less than or equal to 1",
-    ),
     "duration": ({"drain": {"timeout": "1m30s"}}, {"drain": {"timeout": "90"}}, "spec.drain.timeout", "such as 90s"),
     "no empty duration": (
         {"drain": {"timeout": "1s"}},
@@ -271,6 +265,10 @@ RULES |= {
 
 def slo(**values):
     return {"autoscaling": SCALED | {"slo": values}}
+
+
+def metrics(**values):
+    return {"autoscaling": SCALED | {"metrics": values}}
 
 
 def budgeted(**values):
@@ -409,11 +407,77 @@ RULES |= {
         "spec.autoscaling.budget.maxCostPerHour",
         "positive quantity such as '2.5'",
     ),
+    "staleness of prometheus": (
+        metrics(source="Prometheus", staleAfter="45s"),
+        metrics(staleAfter="45s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "direct samples are stale after 10 s",
+    ),
+    "staleness within bounds": (
+        metrics(source="Prometheus", staleAfter="10s"),
+        metrics(source="Prometheus", staleAfter="61s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "between 10s and 1m",
+    ),
+    "a known source": (
+        metrics(source="Direct"),
+        metrics(source="Datadog"),
+        "spec.autoscaling.metrics.source",
+        "Direct",
+    ),
     "schedule within bounds": (
         scheduled(minReplicas=3),
         scheduled(minReplicas=4),
         "spec.autoscaling.schedules",
         "must not be greater than maxReplicas",
+    ),
+    "a price for the budget": (
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"profile": "H100"}},
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"count": 1}},
+        "spec.autoscaling.budget",
+        "a budget needs a price",
+    ),
+    "some hardware": (
+        {"accelerator": {"profile": "H100"}},
+        {"accelerator": {"nodeSelector": {"a": "b"}}},
+        "spec.accelerator",
+        "set profile, count or both",
+    ),
+    "a profile has GPUs": (
+        {"accelerator": {"profile": "H100", "count": 1}},
+        {"accelerator": {"profile": "H100", "count": 0}},
+        "spec.accelerator.profile",
+        "set count to at least 1 or remove profile",
+    ),
+    "a KV cache on a GPU": (
+        {
+            "accelerator": {"count": 1},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        {
+            "accelerator": {"count": 0},
+            "runtime": {"kvCache": {"size": "9Gi"}, "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        "spec.runtime.kvCache.size",
+        "must be less than resources.limits.memory",
+    ),
+    "most GPUs": (
+        {"accelerator": {"count": 8}},
+        {"accelerator": {"count": 9}},
+        "spec.accelerator.count",
+        "less than or equal to 8",
+    ),
+    "a replica is divided once": (
+        {"accelerator": {"count": 0}, "runtime": {"args": ["--tensor-parallel-size", "2"]}},
+        {"accelerator": {"count": 2}, "runtime": {"args": ["--tensor-parallel-size=2"]}},
+        "spec.runtime.args",
+        "accelerator.count sets --tensor-parallel-size",
+    ),
+    "a price of GPUs": (
+        {"accelerator": {"count": 1, "costPerHour": "2.5"}},
+        {"accelerator": {"count": 0, "costPerHour": "2.5"}},
+        "spec.accelerator.costPerHour",
+        "remove costPerHour",
     ),
     "zero needs somebody who wakes": (
         zero(),
