@@ -117,8 +117,9 @@ class Reconciler:
 
     def _defaults_now(self) -> Defaults:
         """What the installation wants, as far as the cluster has it."""
-        monitors = self._defaults.pod_monitors and "PodMonitor" in self._store.served
-        return replace(self._defaults, pod_monitors=monitors, profiles=self._store.profiles)
+        served = frozenset(self._store.served)
+        monitors = self._defaults.pod_monitors and "PodMonitor" in served
+        return replace(self._defaults, pod_monitors=monitors, served=served, profiles=self._store.profiles)
 
     async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
         """Carries out each step. Returns what the status should say, and the error that asks for another try."""

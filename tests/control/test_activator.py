@@ -344,6 +344,21 @@ async def test_with_a_replica_all_is_asked_there(make):
     assert await world.get("/v1/models") == (200, "theirs")
 
 
+@pytest.mark.parametrize("target", ["//127.0.0.1:{}/x", "http://127.0.0.1:{}/x"])
+async def test_a_request_cannot_name_another_server(make, target):
+    world, elsewhere = await make(), Replica(free_port())
+    await world.replica.start()
+    await elsewhere.start()
+    world.replica.pieces.put_nowait(None)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
+    writer.write(f"GET {target.format(elsewhere.port)} HTTP/1.1\r\nHost: chat\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
+    writer.close()
+    await elsewhere.stop()
+    assert elsewhere.said == []
+    assert b" 400 " in answer or [path for _, path, _, _ in world.replica.said if path.endswith("/x")]
+
+
 async def test_the_operator_is_answered_when_there_is_news_and_not_before(make):
     world = await make()
     first = await world.held()

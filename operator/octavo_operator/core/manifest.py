@@ -32,6 +32,8 @@ class Defaults:
     """Whose pods may scrape the replicas; empty: nobody's."""
     pod_monitors: bool = False
     """Whether PodMonitors are wanted, and the cluster has the kind."""
+    served: frozenset[str] = frozenset()
+    """The optional kinds that the cluster has."""
     pod_monitor_labels: Mapping[str, str] = field(default_factory=dict)
     profiles: Profiles = BUILT_IN
     activator_image: str = ""

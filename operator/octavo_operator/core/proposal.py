@@ -37,6 +37,7 @@ from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
+from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
@@ -156,7 +157,8 @@ def propose(
     plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
     contest = follow(scaler.contest, plan, deployment.wanted if deployment else 0, now)
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
-    return Proposal(server, plan, desired, after, decision, signals, _conflict(plan) or no_activator)
+    failure = _conflict(plan) or no_activator or _missing(spec, defaults)
+    return Proposal(server, plan, desired, after, decision, signals, failure)
 
 
 def facts_of(
@@ -282,6 +284,14 @@ def _conflict(plan: Plan) -> Failure | None:
         return None
     taken = " and ".join(plan.conflicts)
     return Failure(Reason.NAME_TAKEN, f"{taken} exists and does not belong to this {names.KIND}: rename one of them")
+
+
+def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
+    missing = missing_kinds(spec, defaults)
+    if not missing:
+        return None
+    advice = "which the cluster does not have: install it, or remove the field"
+    return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
 
 
 def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
