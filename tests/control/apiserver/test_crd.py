@@ -118,12 +118,6 @@ RULES = {
         "spec.networking.httpRoute.parentRefs",
         "at least 1",
     ),
-    "somebody wakes a pool": (
-        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
-        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
-        "spec.networking.inferencePool",
-        "wakes nobody",
-    ),
     "a picker": (
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"}}}},
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker", "port": 0}}}},
@@ -502,6 +496,12 @@ RULES |= {
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
         "spec.accelerator.costPerHour",
         "remove costPerHour",
+    ),
+    "somebody wakes a pool": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        "spec.networking.inferencePool",
+        "wakes nobody",
     ),
     "zero needs somebody who wakes": (
         zero(),
