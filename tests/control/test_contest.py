@@ -16,7 +16,7 @@ DEFAULTS = Defaults(runtime_image="example.invalid/runtime:1")
 
 @pytest.fixture
 def look(raw_spec):
-    """One look at a Deployment that was applied with `applied` replicas, and is now what `edit` makes of it; 2 wanted."""
+    """One look at a Deployment applied with `applied` replicas that is now what `edit` makes of it; 2 are wanted."""
 
     def follow_on(contest, now, *, generation=1, edit=None, applied=2):
         spec = parse_spec(raw_spec())
