@@ -154,7 +154,7 @@ def propose(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
     plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
-    contest = follow(scaler.contest, plan, deployment.wanted if deployment else 0, now)
+    contest = follow(scaler.contest, plan, children.get("Deployment"), now)
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
     return Proposal(server, plan, desired, after, decision, signals, failure)
