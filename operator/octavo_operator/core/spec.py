@@ -63,7 +63,9 @@ def _is_divided_once(spec: "ModelServerSpec") -> bool:
     return not (given and _has_gpus(spec))
 
 
-_NOBODY_WAKES: Final = "a pool without a replica answers nobody and wakes nobody: remove networking.inferencePool or autoscaling.scaleToZero"
+_NOBODY_WAKES: Final = (
+    "a pool without a replica wakes nobody: remove networking.inferencePool or autoscaling.scaleToZero"
+)
 
 
 def _somebody_wakes(spec: "ModelServerSpec") -> bool:

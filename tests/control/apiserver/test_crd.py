@@ -120,7 +120,10 @@ RULES = {
     ),
     "somebody wakes a pool": (
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
-        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        {
+            "networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}},
+            "autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}},
+        },
         "spec.networking.inferencePool",
         "wakes nobody",
     ),
