@@ -86,6 +86,7 @@ e2e: $(STAMP)  ## the demo and the end-to-end tests on the local cluster
 .PHONY: bench
 bench: $(STAMP)  ## step and scheduler speed on this machine, one JSON line each
 	$(PY) runtime/bench/scheduler.py
+	$(PY) runtime/bench/overlap.py
 	$(PY) runtime/bench/step.py
 
 .PHONY: soak

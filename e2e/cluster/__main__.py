@@ -9,7 +9,7 @@ from types import FrameType
 from cluster import modes, status
 from cluster.build import CONTROL_PLANE, PRODUCTS, build
 from cluster.control_plane import ControlPlane
-from cluster.debian import etcd_binary
+from cluster.debian import etcd_binary, prometheus_binaries
 from cluster.errors import ClusterError
 from cluster.images import RECIPES
 from cluster.layout import paths
@@ -89,6 +89,7 @@ def _build(options: argparse.Namespace) -> None:
             raise ClusterError(f"no binary {name!r}: choose from {', '.join(PRODUCTS)}")
     if options.control_plane:
         etcd_binary(layout, progress)
+        prometheus_binaries(layout, progress)
         names += CONTROL_PLANE
     build(names or PRODUCTS, layout, progress)
 

@@ -1,6 +1,7 @@
 """Debian packages: what the node needs, installed without starting any service and without removing anything.
 
-etcd is not even installed: its package is downloaded and unpacked into the cache, which needs no root.
+etcd and Prometheus are not even installed: their packages are downloaded and unpacked into the cache, which needs no
+root.
 """
 
 import os
@@ -32,14 +33,15 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 
 def etcd_binary(layout: Layout, progress: Progress) -> Path:
     """The etcd on PATH, or from Debian's package unpacked into the cache."""
-    installed = shutil.which("etcd", path=_search_path())
-    if installed:
-        return Path(installed)
-    unpacked = layout.cache / "etcd" / "usr/bin/etcd"
-    if not unpacked.exists():
-        with progress.step("fetch etcd from the Debian package etcd-server"):
-            _unpack_package("etcd-server", layout.cache / "etcd")
-    return unpacked
+    cure = "as root, apt-get install etcd-server; or put it on PATH, or set KUBEBUILDER_ASSETS"
+    return _unpacked_binary("etcd", "etcd-server", layout.cache / "etcd", cure, progress)
+
+
+def prometheus_binaries(layout: Layout, progress: Progress) -> tuple[Path, Path]:
+    """Prometheus and promtool, from PATH or from Debian's package unpacked into the cache."""
+    folder, cure = layout.cache / "prometheus", "as root, apt-get install prometheus; or put it on PATH"
+    server, tool = (_unpacked_binary(name, "prometheus", folder, cure, progress) for name in ("prometheus", "promtool"))
+    return server, tool
 
 
 def ensure_programs(programs: dict[str, str], progress: Progress) -> None:
@@ -98,10 +100,20 @@ def _no_services() -> Iterator[None]:
         _POLICY.unlink(missing_ok=True)
 
 
-def _unpack_package(package: str, folder: Path) -> None:
-    cure = f"as root, apt-get install {package}; or put it on PATH, or set KUBEBUILDER_ASSETS"
+def _unpacked_binary(program: str, package: str, folder: Path, cure: str, progress: Progress) -> Path:
+    installed = shutil.which(program, path=_search_path())
+    if installed:
+        return Path(installed)
+    unpacked = folder / "usr/bin" / program
+    if not unpacked.exists():
+        with progress.step(f"fetch {program} from the Debian package {package}"):
+            _unpack_package(package, folder, cure)
+    return unpacked
+
+
+def _unpack_package(package: str, folder: Path, cure: str) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise ClusterError(f"etcd is missing and there is no apt-get to fetch it: {cure}")
+        raise ClusterError(f"{package} is missing and there is no apt-get to fetch it: {cure}")
     unfinished = folder.with_name(folder.name + ".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

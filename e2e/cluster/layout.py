@@ -3,6 +3,7 @@
 ```
 ~/.cache/octavo            or $OCTAVO_CACHE
 ├── kubernetes-v1.36.3/    built binaries, one folder per version
+├── prometheus/            the unpacked Debian package, for tests (etcd/ likewise)
 ├── bin/                   links to all of them (works as KUBEBUILDER_ASSETS)
 ├── build/                 unfinished work, safe to delete
 ├── images/                build storage, base image, OCI layouts

@@ -107,7 +107,7 @@ async def measure(servers: int, waiting: int, *, periodic: bool) -> dict[str, An
     settings = read_settings({"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"})
     scraper = Scraper(store, metrics, health, settings.scrape_period, tell)
     recorder = Recorder(world, "bench")  # type: ignore[arg-type]  the calls of a Cluster that are made here
-    parts = {"scraper": scraper, "recorder": recorder, "metrics": metrics, "settings": settings}
+    parts = {"samples": scraper, "recorder": recorder, "metrics": metrics, "settings": settings}
     reconciler = Reconciler(world, store, **parts)  # type: ignore[arg-type]
     all_names = [f"chat-{number}" for number in range(servers)]
     for number, name in enumerate(all_names):

@@ -14,11 +14,14 @@ from octavo_operator.handlers import Listener, watch
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
+from octavo_operator.reader import Reader
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.recorder import Recorder
 from octavo_operator.resync import Resync
+from octavo_operator.samples import ChosenSamples
 from octavo_operator.scraper import Scraper
 from octavo_operator.settings import Settings
+from octavo_operator.startups import Startups
 from octavo_operator.store import Store, slim
 from octavo_operator.web import make_app, serving
 from octavo_operator.workqueue import WorkQueue
@@ -36,16 +39,27 @@ async def serve(settings: Settings) -> None:
         serving(make_app(metrics, health), settings.http_port),
     ):
         scraper = Scraper(store, metrics, health, settings.scrape_period, queue.add)
+        reader = Reader(
+            store,
+            metrics,
+            health,
+            server=settings.prometheus,
+            period=settings.decide_period,
+            tell=queue.add,
+        )
+        samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
         doorbell = Doorbell(store, metrics, health, queue.add)
+        startups = Startups(store, health, queue.add)
         reconciler = Reconciler(
             cluster,
             store,
-            scraper=scraper,
+            samples=samples,
             recorder=recorder,
             metrics=metrics,
             settings=settings,
             doorbell=doorbell,
+            startups=startups,
         )
         resync = Resync(
             cluster,
@@ -63,29 +77,28 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        leader = Leader(store, queue, reconciler, scraper, doorbell=doorbell, health=health, workers=settings.workers)
+        samplers = (scraper, reader, doorbell, startups)
+        leader = Leader(store, queue, reconciler, samplers, health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
 
 class Leader:
-    """The work of the one that leads: scrape and reconcile. Lists and the watch go on while another one leads."""
+    """The work of the one that leads: sample and reconcile. Lists and the watch go on while another one leads."""
 
     def __init__(
         self,
         store: Store,
         queue: WorkQueue,
         reconciler: Reconciler,
-        scraper: Scraper,
+        samplers: tuple[Scraper, Reader, Doorbell, Startups],
         *,
-        doorbell: Doorbell,
         health: Health,
         workers: int,
     ) -> None:
         self._store = store
-        self._doorbell = doorbell
         self._queue = queue
         self._reconciler = reconciler
-        self._scraper = scraper
+        self._samplers = samplers
         self._health = health
         self._workers = workers
         self._term: Term | None = None
@@ -100,10 +113,10 @@ class Leader:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(self._reconciler.reconcile, self._workers))
-                group.create_task(self._scraper.run())
-                group.create_task(self._doorbell.run())
+                for sampler in self._samplers:
+                    group.create_task(sampler.run())
         finally:
-            self._health.rest("queue", "scraper", "doorbell")
+            self._health.rest("queue", "scraper", "reader", "doorbell", "startups")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

@@ -57,6 +57,12 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        self.prometheus_queries = Counter(
+            "octavo_operator_prometheus_queries",
+            "Queries of Prometheus for the samples of replicas, by result: ok or failed.",
+            ["result"],
+            registry=self.registry,
+        )
         self.api_requests = Counter(
             "octavo_operator_api_requests",
             "Requests to the API server, those of the watch not counted, by verb, kind and HTTP status.",

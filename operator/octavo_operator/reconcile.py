@@ -30,8 +30,9 @@ from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.doorbell import Doorbell
 from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
-from octavo_operator.scraper import Scraper
+from octavo_operator.samples import Samples
 from octavo_operator.settings import Settings
+from octavo_operator.startups import Startups
 from octavo_operator.store import Key, Observed, Raw, Store
 
 LOAD_PERIOD_SECONDS: Final = 15.0
@@ -56,16 +57,18 @@ class Reconciler:
         cluster: Cluster,
         store: Store,
         *,
-        scraper: Scraper,
+        samples: Samples,
         recorder: Recorder,
         metrics: Metrics,
         settings: Settings,
         doorbell: Doorbell | None = None,
+        startups: Startups | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
-        self._scraper = scraper
+        self._samples = samples
         self._doorbell = doorbell
+        self._startups = startups
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
@@ -98,7 +101,7 @@ class Reconciler:
                 previous,
                 children=children,
                 pods=observed.pods,
-                windows=self._scraper.windows(observed.key),
+                windows=self._samples.windows(observed.key),
                 scaler=known.scaler,
                 defaults=self._defaults_now(),
                 now=now,
@@ -172,7 +175,9 @@ class Reconciler:
         if before.server is None or after.server is None:
             return
         previous = parse_status(after.server)
-        facts = facts_of(proposal, failure, after.children, after.pods, previous)
+        trouble = self._samples.trouble(key)
+        progress = self._startups.of(key) if self._startups else None
+        facts = facts_of(proposal, failure, after.children, after.pods, previous, trouble=trouble, progress=progress)
         server = proposal.server
         status = compute_status(
             server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now

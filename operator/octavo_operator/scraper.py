@@ -3,7 +3,8 @@
 A replica is asked only under the address of one of our pods, answers within the deadline and the size limit, or gave no
 sample: a failed scrape is missing, never an error and never 0. Each answer counts when it comes, so one replica that
 hangs delays nobody else's. A load that rises by a step is told at once (`is_news`), so that a burst does not wait for
-the next decision's turn; at rest nothing is told.
+the next decision's turn; at rest nothing is told. Replicas whose samples come from Prometheus are not asked: see
+reader.py.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ import aiohttp
 from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.observed import view_pod
-from octavo_operator.core.window import Window, is_news
+from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
+from octavo_operator.core.window import Trouble, Window, is_news
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Key, Store
@@ -67,6 +69,10 @@ class Scraper:
         """The windows of a ModelServer's replicas, by pod uid."""
         return self._windows.get(key, {})
 
+    def trouble(self, _: Key) -> Trouble | None:
+        """Nothing is known beyond that replicas gave no sample."""
+        return None
+
     async def run(self) -> None:
         """Scrapes once a period, for ever."""
         connector = aiohttp.TCPConnector(limit=_AT_ONCE, force_close=False)
@@ -88,7 +94,8 @@ class Scraper:
         self._take(target, await fetch(session, target.url))
 
     def _targets(self) -> list[Target]:
-        views = ((key, view_pod(pod)) for key, pod in self._store.pods())
+        sources = {key: metrics_source(self._store.server(key) or {}).source for key in self._store.servers()}
+        views = ((key, view_pod(pod)) for key, pod in self._store.pods() if sources[key] != PROMETHEUS)
         return [Target(key, pod.uid, pod.ip) for key, pod in views if pod.ready and pod.ip and not pod.terminating]
 
     def _forget_others(self, targets: list[Target]) -> None:
@@ -111,11 +118,11 @@ class Scraper:
             replicas[target.uid] = replicas[target.uid].spoil(now)
 
 
-async def fetch(session: aiohttp.ClientSession, url: str) -> str | None:
-    """The body, or None when there is none in time, it is too long, or the answer is not a plain 200."""
+async def fetch(session: aiohttp.ClientSession, url: str, statuses: tuple[int, ...] = (200,)) -> str | None:
+    """The body, or None when there is none in time, it is too long, or the answer has none of those statuses."""
     try:
         async with session.get(url, allow_redirects=False) as answer:
-            if answer.status != 200:
+            if answer.status not in statuses:
                 return None
             body = await answer.content.read(LARGEST_ANSWER + 1)
             while len(body) <= LARGEST_ANSWER and (more := await answer.content.read(LARGEST_ANSWER + 1 - len(body))):

@@ -10,6 +10,13 @@ OCTAVO_POD_MONITOR_LABELS
                           more labels of them, such as release=monitoring,team=ml
 OCTAVO_PROFILES_CONFIGMAP
                           ConfigMap with more accelerator profiles in the operator's namespace; empty: none
+OCTAVO_PROMETHEUS_URL     the Prometheus that ModelServers with metrics.source Prometheus are
+                          scaled by; empty: none
+OCTAVO_PROMETHEUS_AUTHORIZATION_FILE
+                          file with a token for it, or with a whole Authorization header;
+                          read anew for each request
+OCTAVO_PROMETHEUS_CA_FILE
+                          certificates that its own must be signed by             the system's
 OCTAVO_HTTP_PORT          port of /metrics, /healthz and /readyz                      8080
 OCTAVO_SCRAPE_PERIOD      seconds between two scrapes of a replica                    2
 OCTAVO_DECIDE_PERIOD      seconds between two scaling decisions of a ModelServer;     5
@@ -29,9 +36,19 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from octavo_operator.core.errors import SettingsError
 from octavo_operator.core.manifest import Defaults
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusServer:
+    """Where Prometheus is, and the files that it takes to ask it."""
+
+    url: str
+    authorization_file: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,7 @@ class Settings:
     lease_name: str = "octavo-operator"
     lease_duration: float = 15.0
     kubeconfig: str | None = None
+    prometheus: PrometheusServer | None = None
 
 
 def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> Settings:
@@ -86,7 +104,33 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
         lease_name=environ.get("OCTAVO_LEASE_NAME") or "octavo-operator",
         lease_duration=round(_number(environ, "OCTAVO_LEASE_DURATION", 15, 3, 300)),
         kubeconfig=kubeconfig or environ.get("KUBECONFIG") or None,
+        prometheus=_prometheus(environ),
     )
+
+
+def _prometheus(environ: Mapping[str, str]) -> PrometheusServer | None:
+    url = environ.get("OCTAVO_PROMETHEUS_URL", "").strip().rstrip("/")
+    if not url:
+        return None
+    return PrometheusServer(
+        checked_url("OCTAVO_PROMETHEUS_URL", url),
+        authorization_file=environ.get("OCTAVO_PROMETHEUS_AUTHORIZATION_FILE") or None,
+        ca_file=environ.get("OCTAVO_PROMETHEUS_CA_FILE") or None,
+    )
+
+
+def checked_url(name: str, url: str) -> str:
+    """The address of a Prometheus. Passwords do not belong into it: it appears in conditions and logs."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise SettingsError(f"{name} is {url!r}: its port is no number up to 65535") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise SettingsError(f"{name} is {url!r}: must be an address such as http://prometheus.monitoring:9090")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError(f"{name} must have no user, query or fragment")
+    return url
 
 
 def _number(environ: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:

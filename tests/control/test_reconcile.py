@@ -63,7 +63,7 @@ class World:
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
-            scraper=Scraper(self.store, metrics, Health(lambda: 0.0), period=1, tell=lambda *_: None),
+            samples=Scraper(self.store, metrics, Health(lambda: 0.0), period=1, tell=lambda *_: None),
             recorder=Recorder(self.cluster, "test"),
             metrics=metrics,
             settings=read_settings({"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}),

@@ -198,6 +198,13 @@ def test_a_monitor_is_there_where_the_cluster_has_the_kind(raw_spec):
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "http"
 
 
+def test_samples_that_decide_are_asked_for_more_often(raw_spec):
+    scaled = {"maxReplicas": 2, "targets": {"waitingPerReplica": 2}}
+    decides = scaled | {"metrics": {"source": "Prometheus"}}
+    monitors = [children(raw_spec(autoscaling=item), 1, INSTALLED)["PodMonitor"] for item in (scaled, decides)]
+    assert [monitor["spec"]["podMetricsEndpoints"][0]["interval"] for monitor in monitors] == ["15s", "5s"]
+
+
 def test_a_route_leads_to_the_service_or_to_the_pool(raw_spec):
     def backend(*fields: str) -> dict[str, Any]:
         wanted = {field: ROUTED[field] for field in fields}

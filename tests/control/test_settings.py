@@ -8,7 +8,7 @@ from octavo_operator.__main__ import main
 from octavo_operator.core.errors import SettingsError
 from octavo_operator.core.manifest import Defaults
 from octavo_operator.logs import LineFormatter, kv
-from octavo_operator.settings import read_settings
+from octavo_operator.settings import PrometheusServer, read_settings
 
 GOOD = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}
 
@@ -29,6 +29,7 @@ def test_defaults():
     assert settings.watch_namespaces == ()
     assert settings.kubeconfig is None
     assert settings.lease_duration == 15
+    assert settings.prometheus is None
     assert settings.defaults == Defaults(GOOD["OCTAVO_RUNTIME_IMAGE"], pod_monitors=True)
 
 
@@ -51,6 +52,9 @@ def test_everything_can_be_set():
             "OCTAVO_LEASE_NAME": "lease",
             "OCTAVO_LEASE_DURATION": "30",
             "OCTAVO_PROMETHEUS_NAMESPACE": "monitoring",
+            "OCTAVO_PROMETHEUS_URL": "https://prom.monitoring:9090/prefix/",
+            "OCTAVO_PROMETHEUS_AUTHORIZATION_FILE": "/a",
+            "OCTAVO_PROMETHEUS_CA_FILE": "/c",
             "OCTAVO_POD_MONITORS": "False",
             "OCTAVO_POD_MONITOR_LABELS": "release=prom, team=ml",
             "OCTAVO_ACTIVATOR_IMAGE": " example.invalid/operator:1",
@@ -58,6 +62,7 @@ def test_everything_can_be_set():
         }
     )
     assert settings.watch_namespaces == ("a", "b")
+    assert settings.prometheus == PrometheusServer("https://prom.monitoring:9090/prefix", "/a", "/c")
     assert (settings.http_port, settings.scrape_period, settings.workers) == (9, 0.5, 3)
     assert (settings.log_level, settings.instance, settings.kubeconfig) == ("DEBUG", "pod-1", "/k")
     assert (settings.lease_namespace, settings.lease_name, settings.lease_duration) == ("ns", "lease", 30)
@@ -81,13 +86,21 @@ def test_the_argument_outweighs_the_environment():
         ("OCTAVO_WORKERS", "-1"),
         ("OCTAVO_LEASE_DURATION", "2"),
         ("OCTAVO_POD_MONITORS", "maybe"),
+        ("OCTAVO_PROMETHEUS_URL", "prometheus:9090"),
+        ("OCTAVO_PROMETHEUS_URL", "file:///etc/passwd"),
+        ("OCTAVO_PROMETHEUS_URL", "http://prometheus:99999"),
+        ("OCTAVO_PROMETHEUS_URL", "http://prometheus:0"),
+        ("OCTAVO_PROMETHEUS_URL", "http://"),
+        ("OCTAVO_PROMETHEUS_URL", "http://user:secret@prometheus"),
+        ("OCTAVO_PROMETHEUS_URL", "http://prometheus?query=x"),
         ("OCTAVO_POD_MONITOR_LABELS", "release"),
         ("OCTAVO_LOG_LEVEL", "LOUD"),
     ],
 )
 def test_a_bad_value_is_named(name, value):
-    with pytest.raises(SettingsError, match=name):
+    with pytest.raises(SettingsError, match=name) as caught:
         read_settings(GOOD | {name: value})
+    assert "secret" not in str(caught.value)
 
 
 def test_the_docstring_lists_every_variable():

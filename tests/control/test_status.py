@@ -13,7 +13,7 @@ from octavo_operator.core.plan import Plan
 from octavo_operator.core.proposal import Proposal, Scaler, facts_of, parse_server, parse_status
 from octavo_operator.core.status import NOISE_PERIOD_SECONDS, compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import Signals
+from octavo_operator.core.window import Signals, Trouble
 
 NOW = 1_800_000_000.0
 IDLE = Signals(ready=0, unknown=0)
@@ -35,12 +35,14 @@ def status_of(raw_server):
         previous=None,
         now=NOW,
         generation=1,
+        trouble=None,
         **spec,
     ):
         server = parse_server(raw_server(generation=generation, **spec))
         proposal = Proposal(server, Plan(), desired, Scaler(None, ScalerMemory(0)), decision, signals, None)
         children = {"Deployment": deployment} if deployment else {}
-        facts = facts_of(proposal, failure, children, tuple(pods), previous or ModelServerStatus())
+        before = previous or ModelServerStatus()
+        facts = facts_of(proposal, failure, children, tuple(pods), before, trouble=trouble)
         return compute_status(server.owner, server.spec, facts, signals=signals, decision=decision, now=now)
 
     return compute
@@ -259,6 +261,16 @@ def decided(signals, reason=Reason.AS_NEEDED, *, limited_by=None):
 def test_metrics_are_fresh_when_every_replica_that_could_answered(status_of, raw_deployment, signals, status, reason):
     condition = status_of(raw_deployment(2), signals=signals, desired=2).condition(Condition.METRICS_FRESH)
     assert (condition.status, condition.reason) == (status, reason)
+
+
+def test_what_the_source_of_the_samples_says_is_the_reason(status_of, raw_deployment):
+    trouble = Trouble(Reason.PROMETHEUS_UNAVAILABLE, "Prometheus did not answer within 5 s")
+    status = status_of(raw_deployment(2), signals=seen(unknown=2, silent=2), desired=2, trouble=trouble)
+    condition = status.condition(Condition.METRICS_FRESH)
+    assert (condition.status, condition.reason) == ("False", "PrometheusUnavailable")
+    assert condition.message == "2 of 2 ready replicas gave no sample: Prometheus did not answer within 5 s"
+    fine = status_of(raw_deployment(2), signals=seen(), desired=2, trouble=trouble)
+    assert fine.condition(Condition.METRICS_FRESH).status == "True"
 
 
 def test_right_after_a_restart_nothing_is_taken_back(status_of, raw_deployment, raw_pod):

@@ -2,7 +2,8 @@ from math import inf
 
 from octavo_operator.core.buckets import Buckets
 from octavo_operator.core.exposition import Sample
-from octavo_operator.core.window import WINDOW_SECONDS, Window, aggregate
+from octavo_operator.core.spec_metrics import pace_of
+from octavo_operator.core.window import DIRECT, WINDOW_SECONDS, Window, aggregate
 
 
 def sample(time: float, *, waiting: float = 0, used: float = 0, draining: bool = False) -> Sample:
@@ -111,3 +112,33 @@ def test_a_replica_that_claims_another_capacity_does_not_sway_the_others():
 def test_answers_without_a_sample_are_unusable_and_not_only_silent():
     signals = aggregate({"a": Window().spoil(99.0), "b": Window()}, {"a": 0.0, "b": 0.0}, now=100)
     assert (signals.unknown, signals.silent, signals.unusable) == (2, 2, 1)
+
+
+def slow(*samples: Sample) -> Window:
+    """A window of samples that come from a Prometheus which scrapes every 15 s."""
+    window = Window(pace=pace_of(30))
+    for item in samples:
+        window = window.add(item)
+    return window
+
+
+def test_samples_that_come_slowly_are_fresh_for_longer():
+    window = slow(sample(0), sample(15))
+    assert window.at(now=44) is not None
+    assert window.at(now=45) is None
+    assert aggregate({"a": window}, {"a": 0.0}, now=46, pace=window.pace).silent == 1
+    assert aggregate({}, {"a": 20.0}, now=46, pace=window.pace).silent == 0
+
+
+def test_rates_and_queues_of_samples_that_come_slowly_are_known():
+    reading = slow(counted(0, prompt=0, waiting=3), counted(15, prompt=1500, waiting=3)).at(now=20)
+    assert reading is not None
+    assert (reading.prompt_rate, reading.queued) == (100, True)
+    short = slow(counted(0, prompt=0), counted(15, prompt=1500, waiting=3)).at(now=20)
+    assert short is not None
+    assert not short.queued
+
+
+def test_no_window_is_shorter_than_those_of_direct_samples():
+    pace = pace_of(10)
+    assert (pace.fresh, pace.mean, pace.rate) == (DIRECT.fresh, DIRECT.mean, DIRECT.rate)

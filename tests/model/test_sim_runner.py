@@ -86,6 +86,46 @@ def test_a_step_takes_its_time_on_the_given_clock():
     assert slept == [0.5 + 4 * 0.25 + 4 * 100.0, 0.5 + 8.0 + 100.0]
 
 
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_a_launched_step_is_computed_beside_the_host_and_after_the_one_before():
+    clock = Clock()
+    runner = SimRunner(4, 4, 100, StepTime(base=2.0), clock.sleep, clock=lambda: clock.now)
+    first = runner.launch(prefill([1, 2], [0]))
+    clock.now += 0.5
+    second = runner.launch(prefill([3, 4], [1]))
+    first.wait()
+    assert clock.now == 102.0
+    clock.now += 1.5
+    second.wait()
+    assert clock.now == 104.0
+    clock.now += 10
+    runner.launch(prefill([5], [2])).wait()
+    assert clock.now == 116.0, "it was idle meanwhile"
+
+
+def test_a_step_goes_on_with_the_tokens_of_the_one_launched_before():
+    runner = SimRunner(num_blocks=4, block_size=4, vocab_size=1000)
+    runner.launch(prefill([1, 2, 3], [0]))
+    row = replace(GREEDY, position=4)
+    decode = replace(
+        prefill([0], [0]),
+        positions=[3],
+        slot_mapping=[3],
+        seq_lens=[4],
+        sampling=[row],
+        carried_rows=[0],
+        carried_from=[0],
+    )
+    assert runner.launch(decode).wait().tokens == continuation([1, 2, 3], [GREEDY, row], 1000)[1:]
+
+
 def test_a_profile_is_read_as_it_was_written(tmp_path):
     step_time = StepTime(base=0.02, per_prefill_token=1e-4, per_decode=1e-3, per_kv_token=1e-7)
     (tmp_path / "profile.json").write_text(json.dumps(asdict(step_time)))

@@ -186,6 +186,12 @@ def test_what_would_change_the_answer_and_is_not_implemented_is_refused_by_name(
         (COMPLETIONS, {"prompt": "hi", "n": 2, "best_of": 3}, "best_of", "unsupported_parameter"),
         (CHAT, {"messages": MESSAGES, "logprobs": 3}, "logprobs", "invalid_request_error"),
         (CHAT, {"messages": MESSAGES, "top_logprobs": 3}, "top_logprobs", "invalid_request_error"),
+        (
+            COMPLETIONS,
+            {"prompt": "hi", "stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats",
+            "invalid_request_error",
+        ),
         (CHAT, {"messages": MESSAGES, "top_logprobs": 21, "logprobs": True}, "top_logprobs", "invalid_request_error"),
         (CHAT, {"messages": MESSAGES, "chat_template_kwargs": 5}, "chat_template_kwargs", "invalid_request_error"),
     ],

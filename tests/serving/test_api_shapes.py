@@ -102,6 +102,22 @@ def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(client, path, prompt):
     assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + 3
 
 
+@pytest.mark.parametrize(
+    ("path", "prompt"), [("/v1/completions", {"prompt": "hello"}), ("/v1/chat/completions", {"messages": HELLO})]
+)
+def test_usage_up_to_now_comes_in_each_chunk_when_asked_for(client, path, prompt):
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    options = {"stream": True, "stream_options": usage, "max_tokens": 12, "n": 2, "ignore_eos": True}
+    *received, last = chunks(client.post(path, json=prompt | options))
+    counts = [chunk["usage"]["completion_tokens"] for chunk in received]
+    assert counts == sorted(counts)
+    assert counts[0] < 24
+    assert counts[-1] == last["usage"]["completion_tokens"] == 24
+    for chunk in received:
+        assert chunk["usage"]["prompt_tokens"] == last["usage"]["prompt_tokens"]
+        assert chunk["usage"]["total_tokens"] == chunk["usage"]["prompt_tokens"] + chunk["usage"]["completion_tokens"]
+
+
 def test_a_prompt_may_be_token_ids_or_a_list_with_one_prompt(client):
     token_ids = [8, 5, 12, 12, 15]  # hello
     texts = {

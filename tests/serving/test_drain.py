@@ -100,10 +100,12 @@ def test_an_engine_that_dies_in_a_drain_tells_its_streams_and_is_not_waited_for(
     stream.first.wait(10)
     engine = server.engine()
     server.terminate()
-    wait_for(lambda: "draining" in server.log(), "draining")
+    wait_for(lambda: "at most" in server.log(), "refusing new work")
     engine.send(signal.SIGKILL)
     assert json.loads(stream.events()[-1])["error"]["code"] == "engine_died"
     assert server.exit_status() == 0
+    assert "not starting it again" in server.log()
+    assert "; starting it again" not in server.log()
     assert not server.socket_folders()
 
 

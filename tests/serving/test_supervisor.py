@@ -194,6 +194,19 @@ async def test_an_engine_that_comes_back_with_less_room_does_not_get_what_was_ch
         submit(client, num_prompt=30)
 
 
+async def test_an_engine_that_ends_when_there_will_be_no_new_work_is_not_replaced(client, engines):
+    engines[0].load()
+    running = submit(client)
+    client.supervisor.retire()
+    engines[0].die()
+    await until(client.supervisor._task.done)
+    with pytest.raises(errors.EngineDied):
+        await running.get(1)
+    assert len(engines) == 1
+    assert not client.supervisor.died.done(), "a drain that lost its engine is none that failed"
+    assert client.supervisor.problem(0.0) is None
+
+
 async def test_closing_while_a_restart_waits_ends_it(client, engines, monkeypatch):
     monkeypatch.setattr(restarts, "_FIRST_DELAY", 1000.0)
     engines[0].load()

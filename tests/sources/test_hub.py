@@ -1,5 +1,6 @@
 """`hf://`: a hub on loopback; killed and configured as in a pod where that matters."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,17 @@ def test_a_repository_of_pickles_is_refused_before_anything_is_fetched(hub, fetc
         fetch(MODEL, hub)
     assert not [path for path, _ in hub.requests if "resolve" in path]
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("auto_map", {"AutoModel": "modeling_own.Own"}), ("quantization_config", {"quant_method": "x"})]
+)
+def test_what_the_configuration_says_is_not_served_is_refused_before_its_weights_are_fetched(hub, fetch, key, value):
+    served = hub.files["config.json"]
+    hub.files["config.json"] = json.dumps(json.loads(served) | {key: value}).encode()
+    with pytest.raises(ModelUnsupported, match=rf"hf://team/model@main: .*{value.get('quant_method', key)}"):
+        fetch(MODEL, hub)
+    assert {path.rpartition("/")[2] for path, _ in hub.requests if "resolve" in path} == {"config.json"}
 
 
 def test_one_gguf_file_of_several(hub, fetch):

@@ -1,10 +1,11 @@
 """`s3://`: storage on loopback that speaks the two verbs that are needed."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from octavo_runtime.errors import ModelAccessDenied, ModelFetchFailed, ModelNotFound
+from octavo_runtime.errors import ModelAccessDenied, ModelFetchFailed, ModelNotFound, ModelUnsupported
 
 MODEL = "s3://bucket/models/small"
 FETCHED = {"config.json", "tokenizer.json", "model.safetensors"}
@@ -59,6 +60,14 @@ def test_other_content_is_another_model(bucket, fetch):
 def test_what_is_not_there_is_named(bucket, fetch, model):
     with pytest.raises(ModelNotFound, match=model):
         fetch(model, bucket)
+
+
+def test_code_of_its_own_is_refused_before_the_weights_are_fetched(bucket, fetch):
+    config = json.loads(bucket.files["config.json"]) | {"auto_map": {"AutoModel": "modeling_own.Own"}}
+    bucket.files["config.json"] = json.dumps(config).encode()
+    with pytest.raises(ModelUnsupported, match=f"{MODEL}: .*auto_map"):
+        fetch(MODEL, bucket)
+    assert not bucket.ranges_of("model.safetensors")
 
 
 def test_credentials_that_are_refused(bucket, fetch):

@@ -3,6 +3,7 @@
 OctavoError
 ├── SpecError       a ModelServer that cannot be parsed: names the field; ends in Ready=False, InvalidSpec
 ├── SettingsError   a setting of the operator itself that cannot be used: names the variable; ends the process
+├── PrometheusError Prometheus did not answer, or not as its API describes: the samples are missing, and why is known
 └── ClusterError    the API server did not do what was asked (cluster.py)
     ├── Rejected    and will not when asked again: 403, 404, 422
     └── Unavailable but may when asked again: no answer, 409, 429, 5xx
@@ -25,6 +26,10 @@ class SpecError(OctavoError):
 
 class SettingsError(OctavoError):
     """An environment variable with a value that the operator cannot use."""
+
+
+class PrometheusError(OctavoError):
+    """What Prometheus said instead of an answer; the sentence goes on after its name."""
 
 
 class ClusterError(OctavoError):

@@ -22,7 +22,7 @@ _LINE: Final = re.compile(
 _BOUND: Final = re.compile(r'(?:^|,)\s*le="([^"]*)"')
 _BUCKET: Final = "_bucket"
 _GAUGES: Final = (names.METRIC_RUNNING, names.METRIC_WAITING, names.METRIC_KV_USED, names.METRIC_KV_CAPACITY)
-_READ: Final = (
+READ: Final = (
     *_GAUGES,
     names.METRIC_DRAINING,
     names.METRIC_WAITING_TOKENS,
@@ -31,7 +31,7 @@ _READ: Final = (
     names.METRIC_TTFT + _BUCKET,
     names.METRIC_ITL + _BUCKET,
 )
-"""Only lines that begin with one of these are looked at: three of four are none of ours."""
+"""The metrics that are read. Only lines that begin with one are looked at: three of four are none of ours."""
 _LARGEST: Final = 1e15
 """No replica has seen so many tokens or requests: a larger number is garbage, and a sum of such ones an infinity."""
 
@@ -58,16 +58,34 @@ class Sample:
 
 
 @dataclass(slots=True)
-class _Found:
-    """Sums over the series of each metric; None for one with a series that is no usable number."""
+class Found:
+    """Sums over the series of each metric of one scrape; None for one with a series that is no usable number."""
 
     values: dict[str, float | None] = field(default_factory=dict)
     buckets: dict[str, dict[float, float | None]] = field(default_factory=dict)
 
+    def put(self, name: str, bound: str | None, text: str) -> None:
+        """Takes in one series: `bound` is its label `le`, which only a bucket has; `text` its value."""
+        value = _number(text)
+        if not name.endswith(_BUCKET):
+            self.values[name] = _plus(self.values.get(name, 0.0), value)
+        elif (limit := _bound(bound)) is not None:
+            buckets = self.buckets.setdefault(name.removesuffix(_BUCKET), {})
+            buckets[limit] = _plus(buckets.get(limit, 0.0), value)
+
 
 def parse_sample(text: str, now: float) -> Sample | None:
     """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number."""
-    found = _read(text)
+    found = Found()
+    for line in text.splitlines():
+        if line.startswith(READ) and (match := _LINE.match(line)) is not None:
+            bound = _BOUND.search(match.group("labels") or "")
+            found.put(match.group("name"), bound.group(1) if bound else None, match.group("value"))
+    return make_sample(found, now)
+
+
+def make_sample(found: Found, now: float) -> Sample | None:
+    """The sample in one scrape's series, or None when one of the gauges is missing or no usable number."""
     running, waiting, used, capacity = (found.values.get(name) for name in _GAUGES)
     if running is None or waiting is None or used is None or not capacity or used > capacity:
         return None
@@ -86,28 +104,13 @@ def parse_sample(text: str, now: float) -> Sample | None:
     )
 
 
-def _read(text: str) -> _Found:
-    found = _Found()
-    for line in text.splitlines():
-        if not line.startswith(_READ) or (match := _LINE.match(line)) is None:
-            continue
-        name, value = match.group("name"), _number(match.group("value"))
-        if not name.endswith(_BUCKET):
-            found.values[name] = _plus(found.values.get(name, 0.0), value)
-        elif (bound := _bound(match.group("labels"))) is not None:
-            buckets = found.buckets.setdefault(name.removesuffix(_BUCKET), {})
-            buckets[bound] = _plus(buckets.get(bound, 0.0), value)
-    return found
-
-
 def _plus(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left + right
 
 
-def _bound(labels: str | None) -> float | None:
-    match = _BOUND.search(labels or "")
+def _bound(text: str | None) -> float | None:
     try:
-        bound = float(match.group(1)) if match else math.nan
+        bound = float(text) if text else math.nan
     except ValueError:
         return None
     return None if math.isnan(bound) else bound

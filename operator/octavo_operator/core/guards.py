@@ -11,12 +11,15 @@ from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
-from octavo_operator.core.sources import DNS_PORTS, egress
+from octavo_operator.core.sources import egress
 from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.spec_metrics import PROMETHEUS
 from octavo_operator.core.spec_network import Peer
 
 _NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
 _SCRAPE_INTERVAL: Final = "15s"
+_DECISION_INTERVAL: Final = "5s"
+"""Where Prometheus' samples decide: the period of decisions, since what is older cannot be decided on."""
 
 
 def make_service_account(owner: Owner) -> Manifest:
@@ -43,7 +46,7 @@ def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults)
 
 
 def make_activator_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
-    """In: who may reach the replicas; the control port from the operator and Prometheus. Out: the replicas, and DNS."""
+    """In: who may reach the replicas; the control port from the operator and Prometheus. Out: the replicas."""
     wanted = spec.networking.network_policy
     if not wanted.enabled:
         return None
@@ -56,7 +59,7 @@ def make_activator_policy(spec: ModelServerSpec, owner: Owner, defaults: Default
         "podSelector": {"matchLabels": names.activator_selector(owner.name)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": ingress,
-        "egress": [{"to": [replicas], "ports": _tcp(names.PORT)}, {"ports": DNS_PORTS}],
+        "egress": [{"to": [replicas], "ports": _tcp(names.PORT)}],
     }
     return child(owner, "NetworkPolicy", names.OF_ACTIVATOR, spec=policy)
 
@@ -87,21 +90,26 @@ def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -
     return child(owner, "PodDisruptionBudget", spec=budget)
 
 
-def make_pod_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:
+def make_pod_monitor(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
     """Asks Prometheus' operator to scrape every replica, under the ModelServer's name."""
-    return _pod_monitor(child(owner, "PodMonitor"), names.selector(owner.name), names.PORT_NAME, defaults)
+    decides = spec.autoscaling is not None and spec.autoscaling.metrics.source == PROMETHEUS
+    interval = _DECISION_INTERVAL if decides else _SCRAPE_INTERVAL
+    return _pod_monitor(child(owner, "PodMonitor"), names.selector(owner.name), names.PORT_NAME, interval, defaults)
 
 
 def make_activator_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:
     """The same for the activator, which tells its own metrics on its control port."""
     manifest = child(owner, "PodMonitor", names.OF_ACTIVATOR)
-    return _pod_monitor(manifest, names.activator_selector(owner.name), names.CONTROL_PORT_NAME, defaults)
+    selector = names.activator_selector(owner.name)
+    return _pod_monitor(manifest, selector, names.CONTROL_PORT_NAME, _SCRAPE_INTERVAL, defaults)
 
 
-def _pod_monitor(manifest: Manifest, selector: dict[str, str], port: str, defaults: Defaults) -> Manifest | None:
+def _pod_monitor(
+    manifest: Manifest, selector: dict[str, str], port: str, interval: str, defaults: Defaults
+) -> Manifest | None:
     if not defaults.pod_monitors:
         return None
-    endpoint = {"port": port, "path": names.PATH_METRICS, "interval": _SCRAPE_INTERVAL}
+    endpoint = {"port": port, "path": names.PATH_METRICS, "interval": interval}
     manifest["spec"] = {
         "selector": {"matchLabels": selector},
         "podTargetLabels": [names.LABEL_MODEL_SERVER],

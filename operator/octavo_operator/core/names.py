@@ -117,7 +117,7 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 
 class Condition:
-    """Condition types of a ModelServer. `Reconciling` and `Stalled` are there only while they are true (kstatus)."""
+    """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true."""
 
     READY: Final = "Ready"
     AVAILABLE: Final = "Available"
@@ -125,6 +125,7 @@ class Condition:
     SCALING_ACTIVE: Final = "ScalingActive"
     SCALING_LIMITED: Final = "ScalingLimited"
     METRICS_FRESH: Final = "MetricsFresh"
+    CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
 
@@ -191,6 +192,7 @@ class Reason:
     RECENTLY_SCALED: Final = "RecentlyScaled"
     METRICS_MISSING: Final = "MetricsMissing"
     METRICS_UNUSABLE: Final = "MetricsUnusable"
+    PROMETHEUS_UNAVAILABLE: Final = "PrometheusUnavailable"
     NO_READY_REPLICAS: Final = "NoReadyReplicas"
     IDLE: Final = "Idle"
     HANDING_OVER: Final = "HandingOver"
@@ -205,6 +207,7 @@ class Reason:
     SCHEDULED: Final = "Scheduled"
     WITHIN_RANGE: Final = "DesiredWithinRange"
     SCRAPED: Final = "Scraped"
+    REPLICAS_CHANGED: Final = "ReplicasChangedByOthers"
 
     # Events only
     CREATED: Final = "Created"

@@ -42,6 +42,8 @@ class Step:
     manifest: Manifest
     reason: str
     message: str
+    drift: tuple[str, ...] = ()
+    """Paths of the fields that somebody else has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:
     manifest = _over(existing, manifest)
     if any(path.endswith(names.ANNOTATION_APPLIED) for path in differences):
         return Step(manifest, Reason.UPDATED, f"{what} updated")
-    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}")
+    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}", differences)
 
 
 def _over(existing: Manifest, manifest: Manifest) -> Manifest:

@@ -57,18 +57,20 @@ def render(
     *,
     in_place: bool = False,
     to_activator: bool = False,
+    upstream: str | None = None,
 ) -> tuple[Manifest, ...]:
-    """All children of a ModelServer, in the order in which they are applied; the Service leads to the replicas, or to
-    the activator.
+    """All children of a ModelServer, in the order in which they are applied.
+
+    The Service leads to the replicas, or to the activator; that one comes when `upstream` is known (activator.py).
     """
     children = (
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
-        *make_activator(spec, owner, defaults, served_name(spec, owner.name)),
+        *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
         make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
         make_deployment(spec, owner, replicas, defaults, in_place=in_place),
-        make_pod_monitor(owner, defaults),
+        make_pod_monitor(spec, owner, defaults),
         make_inference_pool(spec, owner, defaults),
         make_http_route(spec, owner, defaults),
     )

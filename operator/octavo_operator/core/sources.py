@@ -28,7 +28,7 @@ FETCH_SECONDS: Final = 7200
 
 _DEFAULT_REGION: Final = "us-east-1"
 _HTTPS: Final = 443
-DNS_PORTS: Final = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+_DNS: Final = 53
 
 
 def startup_seconds(model: Model) -> int:
@@ -88,7 +88,8 @@ def egress(model: Model) -> list[Manifest]:
     source = _source(model)
     if isinstance(source, PvcSource | OciSource):
         return []
-    return [{"ports": [*DNS_PORTS, {"protocol": "TCP", "port": _port(source.endpoint)}]}]
+    dns = [{"protocol": protocol, "port": _DNS} for protocol in ("UDP", "TCP")]
+    return [{"ports": [*dns, {"protocol": "TCP", "port": _port(source.endpoint)}]}]
 
 
 def _source(model: Model) -> PvcSource | OciSource | HubSource | S3Source:

@@ -64,7 +64,8 @@ def _is_divided_once(spec: "ModelServerSpec") -> bool:
 
 
 _NOBODY_WAKES: Final = (
-    "a pool without a replica wakes nobody: remove networking.inferencePool or autoscaling.scaleToZero"
+    "a pool without a replica answers nobody and wakes nobody: "
+    "remove networking.inferencePool or autoscaling.scaleToZero"
 )
 
 

@@ -17,6 +17,7 @@ from octavo_operator.core.schema import (
     rule,
     rules,
 )
+from octavo_operator.core.spec_metrics import MetricsSource
 
 _CLOCK: Final = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
@@ -203,7 +204,7 @@ _WAKES: Final = "scaleToZero needs mode Active: in any other nobody would wake t
 
 
 class Autoscaling(SpecModel):
-    """Scaling on the load that the operator scrapes from the replicas."""
+    """Scaling on the load of the replicas."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -243,6 +244,7 @@ class Autoscaling(SpecModel):
     )
     max_replicas: int = Field(ge=1, le=1000, description="Most replicas, whatever the load.")
     targets: Targets = Field(description="Load that one replica should carry. At least one target must be set.")
+    metrics: MetricsSource = Field(default=MetricsSource(), description="Where the samples of the load come from.")
     behavior: Behavior = Field(default=Behavior(), description="How fast the number of replicas follows the load.")
     slo: Slo | None = Field(default=None, description="Latencies to keep to. Default: none.")
     budget: Budget | None = Field(default=None, description="What the replicas may cost. Default: no limit.")

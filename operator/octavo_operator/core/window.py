@@ -2,9 +2,10 @@
 
     samples of one replica ──add──> Reading (its means, rates, added latencies) ──aggregate──> Signals of all
 
-Means are over 10 s, rates over 20 s, latencies over 60 s: each as short as its noise allows. They are computed when a
-sample comes, so that a decision only adds up. A replica without a sample in the last 10 s is unknown, which is not the
-same as idle (`autoscale.py` says what follows).
+Means are over 10 s, rates over 20 s, latencies over 60 s: each as short as its noise allows; longer where samples come
+from Prometheus, which has fewer (`Pace`). They are computed when a sample comes, so that a decision only adds up. A
+replica without a fresh sample, in the last 10 s, is unknown, which is not the same as idle (`autoscale.py` says what
+follows).
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,10 +33,30 @@ FEWEST_OBSERVATIONS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds: until a sample is stale, and of the windows of means and of rates. Direct samples come every 2 s."""
+
+    fresh: float
+    mean: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why replicas have no sample, where the source itself knows: a reason and its words."""
+
+    reason: str
+    words: str
+
+
+DIRECT: Final = Pace(WINDOW_SECONDS, WINDOW_SECONDS, RATE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a replica's window says at the time of its last sample. Rates are tokens per second, None while unknown.
 
-    `queued`: requests waited in every sample of the last 10 s, so it does as much as it can. Not of the whole rate
+    `queued`: requests waited in every sample of the mean's window, so it does as much as it can. Not of the whole rate
     window: a queue that adds a replica would be gone before the limit is learned, and the replica come and go for ever.
     """
 
@@ -62,12 +83,14 @@ class Window:
     samples: tuple[Sample, ...] = ()
     reading: Reading | None = None
     unusable: float | None = None
+    pace: Pace = DIRECT
 
     def add(self, sample: Sample) -> "Window":
         """The window with one more sample and without those that have become too old."""
         kept = [old for old in self.samples if sample.time - LATENCY_SECONDS < old.time < sample.time]
         samples = (*kept, sample)
-        return Window(samples, replace(_read(samples), quiet_since=self._quiet_since(sample)))
+        reading = replace(_read(samples, self.pace), quiet_since=self._quiet_since(sample))
+        return Window(samples, reading, pace=self.pace)
 
     def _quiet_since(self, sample: Sample) -> float | None:
         """Idle by the counters: what came and went between two samples moved them, however far apart those are."""
@@ -81,12 +104,12 @@ class Window:
 
     def spoil(self, now: float) -> "Window":
         """The same after an answer that was no sample."""
-        return Window(self.samples, self.reading, now)
+        return replace(self, unusable=now)
 
     def at(self, now: float) -> Reading | None:
         """What the window says, or None when its last sample is not fresh at `now`."""
         reading = self.reading
-        return reading if reading is not None and now - WINDOW_SECONDS < reading.time <= now else None
+        return reading if reading is not None and now - self.pace.fresh < reading.time <= now else None
 
 
 def is_news(before: Reading | None, after: Reading) -> bool:
@@ -98,11 +121,11 @@ def is_news(before: Reading | None, after: Reading) -> bool:
     return after.waiting - waiting >= NEWS_WAITING or after.kv_used - kv_used >= NEWS_KV_SHARE * after.kv_capacity
 
 
-def _read(samples: tuple[Sample, ...]) -> Reading:
+def _read(samples: tuple[Sample, ...], pace: Pace) -> Reading:
     last = samples[-1]
-    recent = [sample for sample in samples if sample.time > last.time - WINDOW_SECONDS]
-    rated = [sample for sample in samples if sample.time > last.time - RATE_SECONDS]
-    lately = [sample for sample in samples if sample.time >= last.time - WINDOW_SECONDS]
+    recent = [sample for sample in samples if sample.time > last.time - pace.mean]
+    rated = [sample for sample in samples if sample.time > last.time - pace.rate]
+    lately = [sample for sample in samples if sample.time >= last.time - pace.mean]
     return Reading(
         time=last.time,
         running=fmean(sample.running for sample in recent),
@@ -144,7 +167,7 @@ class Signals:
 
     `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown. `held`
     requests wait at the activator with about `held_tokens` tokens; `activated` are the seconds for which the Service
-    has led to it and it has answered, None while it does not.
+    has led to it and it has answered, None while one of both is not so; `deaf`: the Service does, but no answer comes.
     """
 
     ready: int
@@ -171,6 +194,7 @@ class Signals:
     held: float = 0.0
     held_tokens: float = 0.0
     activated: float | None = None
+    deaf: bool = False
 
     @property
     def known(self) -> int:
@@ -194,17 +218,18 @@ def aggregate(
     now: float,
     *,
     since: float = 0.0,
+    pace: Pace = DIRECT,
     unschedulable: int = 0,
     startup_p90: float | None = None,
 ) -> Signals:
-    """The signals of the `ready` replicas (pod uid -> since when), scraped from `since` on.
+    """The signals of the `ready` replicas (pod uid -> since when), sampled at that pace from `since` on.
 
     A draining replica is neither load nor capacity.
     """
     readings = {uid: windows[uid].at(now) if uid in windows else None for uid in ready}
     known = {uid: reading for uid, reading in readings.items() if reading is not None and not reading.draining}
     unknown = [uid for uid, reading in readings.items() if reading is None]
-    silent = [uid for uid in unknown if now - max(ready[uid], since) > WINDOW_SECONDS]
+    silent = [uid for uid in unknown if now - max(ready[uid], since) > pace.fresh]
     warm = [reading for uid, reading in known.items() if now - ready[uid] > WARM_UP_SECONDS]
     return _sum(
         list(known.values()),
@@ -228,7 +253,7 @@ def _quiet_for(readings: Iterable[Reading | None], now: float) -> float | None:
 
 
 def _answers(window: Window, now: float) -> bool:
-    return window.unusable is not None and now - WINDOW_SECONDS < window.unusable <= now
+    return window.unusable is not None and now - window.pace.fresh < window.unusable <= now
 
 
 def _sum(

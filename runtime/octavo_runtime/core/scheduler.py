@@ -115,7 +115,8 @@ class Scheduler:
     def schedule(self, now: float) -> BatchPlan:
         """Plan the next step, and hand out the blocks that it needs. `now` is in seconds, on any clock that only grows.
 
-        An empty plan means that there is no work, or none is left after those whose deadlines have passed went.
+        An empty plan means that there is no work, that none is left after those whose deadlines have passed went, or
+        that what is under way must be taken first.
         """
         late = self._deadlines.late(now)
         for sequence in late:
@@ -181,16 +182,9 @@ class Scheduler:
         assert self._waiting_tokens == sum(sequence.num_tokens for sequence in self._waiting), "waiting tokens drifted"
         for sequence in self._waiting:
             assert not sequence.block_table, f"waiting sequence {sequence.seq_id} holds blocks"
-            assert sequence.num_computed == 0, f"waiting sequence {sequence.seq_id} has computed tokens"
+            assert sequence.num_launched == 0, f"waiting sequence {sequence.seq_id} has computed tokens"
         for sequence in self._running:
-            assert sequence.num_computed < len(sequence.token_ids), f"sequence {sequence.seq_id} has nothing to compute"
-            assert sequence.num_computed <= sequence.num_launched <= sequence.capacity, (
-                f"sequence {sequence.seq_id} is not where its steps are"
-            )
-            unknown = sequence.num_tokens - len(sequence.token_ids)
-            assert unknown <= self._under_way, f"sequence {sequence.seq_id} awaits {unknown} tokens"
-            if self._under_way == 0:
-                assert sequence.num_launched == sequence.num_computed, f"no step computes sequence {sequence.seq_id}"
+            sequence.check_integrity(self._under_way)
 
     # --- running sequences ---
 

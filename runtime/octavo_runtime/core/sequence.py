@@ -95,6 +95,14 @@ class Sequence:
         shaping = Shaping(params, self.token_ids, self.num_prompt_tokens) if self.shaped else None
         return SamplingRow(params.temperature, params.top_p, params.top_k, params.seed, position, forbidden, shaping)
 
+    def check_integrity(self, under_way: int) -> None:
+        """Raise `AssertionError` unless a running sequence is where its steps, of which some are `under_way`, are."""
+        assert self.num_computed < len(self.token_ids), f"sequence {self.seq_id} has nothing to compute"
+        assert self.num_computed <= self.num_launched <= self.capacity, f"sequence {self.seq_id} outgrew its blocks"
+        awaited = self.num_tokens - len(self.token_ids)
+        assert awaited <= under_way, f"sequence {self.seq_id} awaits {awaited} tokens of {under_way} steps"
+        assert under_way or self.num_launched == self.num_computed, f"no step computes sequence {self.seq_id}"
+
     def append(self, token: int) -> FinishReason | None:
         """Take a sampled token; say whether the sequence ends with it."""
         self.token_ids.append(token)

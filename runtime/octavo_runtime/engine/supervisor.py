@@ -54,6 +54,7 @@ class Supervisor:
         self._past = EngineState()  # totals of the engines that are gone
         self._closing: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
+        self._retired = False
         self.engine: Incarnation | None = None
         self.last_death: str | None = None  # why an engine ended, if one has
         # Of the engine that serves or will serve next; both are replaced when it is lost.
@@ -67,6 +68,10 @@ class Supervisor:
         remove_abandoned_folders()
         self._task = self._loop.create_task(self._supervise())
         self._task.add_done_callback(self._task_ended)
+
+    def retire(self) -> None:
+        """There will be no new work: the engine finishes what it has, and is not replaced if it ends."""
+        self._retired = True
 
     async def close(self) -> None:
         """Stop the engine and remove everything that this object made."""
@@ -99,6 +104,9 @@ class Supervisor:
         policy = RestartPolicy(self._config.max_engine_restarts)
         first = True
         while (death := await self._live()) is not None:
+            if self._retired:
+                logger.error("%s; not starting it again: there is no work for it", death.why)
+                return
             decision = policy.engine_died(time.monotonic(), was_ready=death.was_ready)
             if isinstance(decision, GiveUp):
                 # The first one's own words say best why it cannot start.

@@ -18,7 +18,7 @@ from octavo_runtime.model.spec import CacheShape, ModelInfo
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ModelInfo", "read_model_info"]
+__all__ = ["ModelInfo", "check_config", "read_model_info"]
 
 # A number's names among the architectures of transformers.
 _POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
@@ -45,6 +45,11 @@ def read_model_info(path: Path) -> ModelInfo:
         _require_safetensors(path)
         return _info_of_config(path, _read_json(path / "config.json"), _read_generation_config(path))
     return read_gguf_info(_only_gguf(path))
+
+
+def check_config(file: Path, where: str) -> None:
+    """Raise `ModelUnsupported` when a `config.json` alone, of the model at `where`, says that it is not served."""
+    _refuse_unserved(where, _read_json(file))
 
 
 def _only_gguf(folder: Path) -> Path:
@@ -124,18 +129,18 @@ def _architecture(path: Path, config: dict[str, Any]) -> str:
     return next((name for name in names if name in FAMILIES), str(names[0]))
 
 
-def _refuse_unserved(path: Path, config: dict[str, Any]) -> None:
+def _refuse_unserved(where: Path | str, config: dict[str, Any]) -> None:
     if "auto_map" in config:
-        raise ModelUnsupported(f"{path}: config.json asks for code of its own (auto_map), which is never run")
+        raise ModelUnsupported(f"{where}: config.json asks for code of its own (auto_map), which is never run")
     if (quantization := config.get("quantization_config")) is not None:
         method = quantization.get("quant_method", quantization) if isinstance(quantization, dict) else quantization
         raise ModelUnsupported(
-            f"{path}: quantisation {method!r} is not served in safetensors; plain weights and GGUF are"
+            f"{where}: quantisation {method!r} is not served in safetensors; plain weights and GGUF are"
         )
     if config.get("is_encoder_decoder"):
-        raise ModelUnsupported(f"{path}: {config.get('architectures')} has an encoder; decoder-only models are served")
+        raise ModelUnsupported(f"{where}: {config.get('architectures')} has an encoder; decoder-only models are served")
     if "vocab_size" not in config and isinstance(config.get("text_config"), dict):
-        raise ModelUnsupported(f"{path}: {config.get('architectures')} takes more than text; text models are served")
+        raise ModelUnsupported(f"{where}: {config.get('architectures')} takes more than text; text models are served")
 
 
 def _expected_cache(need: Needed) -> tuple[CacheShape, ...]:

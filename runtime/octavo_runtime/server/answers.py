@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from octavo_runtime.server.generation import Generation, TextDelta
-    from octavo_runtime.server.openai import ChatCompletionRequest, CompletionRequest
+    from octavo_runtime.server.openai import ChatCompletionRequest, CompletionRequest, GenerationRequest
     from octavo_runtime.server.schema import ChatLogprobs, CompletionLogprobs, PromptLogprobs
 
 
@@ -75,23 +75,23 @@ def whole_chat(
 async def completion_chunks(
     header: _Header, request: CompletionRequest, generation: Generation
 ) -> AsyncIterator[Completion | None]:
-    def chunk(choices: list[CompletionChoice], usage: Usage | None) -> Completion:
-        shown = usage if request.include_usage else msgspec.UNSET
-        return Completion(header.id, header.created, header.model, choices, shown)
+    def chunk(choices: list[CompletionChoice]) -> Completion:
+        usage = _usage_of_chunk(request, generation, choices)
+        return Completion(header.id, header.created, header.model, choices, usage)
 
     writer = _CompletionWriter(request, generation)
     async for index, delta in generation.deltas():
-        yield chunk([writer.choice(index, delta)], None) if any(delta) else None
+        yield chunk([writer.choice(index, delta)]) if any(delta) else None
     if request.include_usage:
-        yield chunk([], generation.usage())
+        yield chunk([])
 
 
 async def chat_chunks(
     header: _Header, request: ChatCompletionRequest, generation: Generation
 ) -> AsyncIterator[ChatChunk | None]:
-    def chunk(choices: list[ChatChunkChoice], usage: Usage | None) -> ChatChunk:
-        shown = usage if request.include_usage else msgspec.UNSET
-        return ChatChunk(header.id, header.created, header.model, choices, shown)
+    def chunk(choices: list[ChatChunkChoice]) -> ChatChunk:
+        usage = _usage_of_chunk(request, generation, choices)
+        return ChatChunk(header.id, header.created, header.model, choices, usage)
 
     begun: set[int] = set()
     async for index, delta in generation.deltas():
@@ -102,9 +102,18 @@ async def chat_chunks(
         begun.add(index)
         said = ChatDelta(role, delta.text if delta.text or role else None)
         logprobs = _chat_logprobs(request, generation, delta)
-        yield chunk([ChatChunkChoice(said, delta.finish_reason, index, logprobs)], None)
+        yield chunk([ChatChunkChoice(said, delta.finish_reason, index, logprobs)])
     if request.include_usage:
-        yield chunk([], generation.usage())
+        yield chunk([])
+
+
+def _usage_of_chunk(
+    request: GenerationRequest, generation: Generation, choices: Sequence[msgspec.Struct]
+) -> Usage | msgspec.UnsetType | None:
+    """Of the request up to now: in the chunk without choices at the end, and in the others if they are to have it."""
+    if not request.include_usage:
+        return msgspec.UNSET
+    return None if choices and not request.continuous_usage else generation.usage()
 
 
 class _CompletionWriter:

@@ -69,6 +69,7 @@ class Lifecycle:
         logger.info("draining: %d requests under way, new ones still served for %g s", self._active, delay)
         await asyncio.sleep(delay)
         self.state = DrainState.REFUSING
+        engine.supervisor.retire()
         logger.info("draining: %d requests under way, at most %g s more", self._active, timeout)
         if not await self._empty_within(timeout):
             logger.warning("drain timeout: aborting %d requests", self._active)

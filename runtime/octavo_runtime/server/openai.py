@@ -132,6 +132,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # in each chunk too
 
 
 class GenerationRequest(BaseModel, ABC):
@@ -179,6 +180,10 @@ class GenerationRequest(BaseModel, ABC):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    @property
     def length_limit(self) -> tuple[str, int | None]:
         """The parameter that bounds the answer's tokens, and its value."""
         return "max_tokens", self.max_tokens
@@ -204,6 +209,9 @@ class GenerationRequest(BaseModel, ABC):
         if self.best_of not in {None, self.num_choices}:
             message = f"best_of: {self.best_of} is not supported by this server, only n, which is {self.num_choices}"
             raise UnsupportedParameter(message, param="best_of")
+        if self.continuous_usage and not self.include_usage:
+            param = "stream_options.continuous_usage_stats"
+            raise RequestError(f"{param}: needs stream_options.include_usage", param=param)
         if self.prompt_logprobs is not None and self.stream:
             raise UnsupportedParameter("prompt_logprobs: is not supported with stream", param="prompt_logprobs")
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONFIG: Final = "config.json"
 _PARALLEL: Final = 4  # files at a time
 _RETRIES: Final = 8  # in a row without a byte of progress
 _LONGEST_WAIT: Final = 30.0  # seconds between two tries
@@ -56,13 +57,20 @@ class Download:
     """Fetches `files` of `remote` into `folder`; `done` counts the bytes that are there."""
 
     def __init__(
-        self, remote: Remote, files: Sequence[RemoteFile], folder: Path, sleep: Callable[[float], None] = time.sleep
+        self,
+        remote: Remote,
+        files: Sequence[RemoteFile],
+        folder: Path,
+        sleep: Callable[[float], None] = time.sleep,
+        check: Callable[[Path], object] = lambda _: None,
     ) -> None:
+        """`check` is called with the model's configuration before any other file is fetched; what it raises ends it."""
         self._remote = remote
         self._files = files
         self._folder = folder
         self._part = folder.with_name(folder.name + ".part")
         self._sleep = sleep
+        self._check_config = check
         self._done: dict[str, int] = {}
         self._stop = threading.Event()
 
@@ -92,6 +100,9 @@ class Download:
         self._part.mkdir(parents=True, exist_ok=True)
         self._check_space()
         self._done = {file.name: self._on_disk(file) for file in self._files}
+        for config in [file for file in self._files if file.name == CONFIG]:
+            self._fetch(config)
+            self._check_config(self._part / CONFIG)
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="fetch") as pool:
             pending = [pool.submit(self._fetch, file) for file in self._files]
             try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from octavo_runtime.errors import ModelFetchFailed
+from octavo_runtime.model.info import check_config
 from octavo_runtime.sources.choose import RemoteFile, choose_files
 from octavo_runtime.sources.download import Download, Interrupted
 from octavo_runtime.sources.reference import HubModel, S3Model
@@ -75,7 +76,9 @@ def fetch_model(
 
 
 def _carry_out(plan: _Plan, model: HubModel | S3Model, news: News, sleep: Callable[[float], None]) -> Fetched:
-    download = Download(plan.remote, plan.files, plan.folder, sleep)
+    download = Download(
+        plan.remote, plan.files, plan.folder, sleep, check=lambda config: check_config(config, f"{model}")
+    )
     logger.info("%s is revision %s: %d files, %.1f MB", model, plan.revision, len(plan.files), download.total / 1e6)
     with _Reporter(download, news):
         folder = download.run()

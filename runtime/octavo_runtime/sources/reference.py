@@ -27,6 +27,9 @@ class HubModel:
     revision: str = "main"
     file: str | None = None
 
+    def __str__(self) -> str:
+        return f"hf://{self.repository}@{self.revision}" + (f"/{self.file}" if self.file else "")
+
     @property
     def name(self) -> str:
         """What the API calls the model by default."""
@@ -39,6 +42,9 @@ class S3Model:
 
     bucket: str
     prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from cluster import ControlPlane, tool
+from cluster.prometheus import Prometheus
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 30.0
@@ -102,6 +103,7 @@ class Operator:
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
+            "OCTAVO_ACTIVATOR_IMAGE": "octavo.local/operator:dev",
             "OCTAVO_HTTP_PORT": str(self.port),
             "OCTAVO_SCRAPE_PERIOD": "0.3",
             "OCTAVO_DECIDE_PERIOD": "0.5",
@@ -174,6 +176,8 @@ class Replica:
         self.address = f"127.{50 + pid % 200}.{pid // 200 % 250}.{next(ADDRESSES)}"
         self.running, self.waiting, self.used, self.capacity = 0, 0, 0, 1000
         self.broken = False
+        self.visitors: set[str] = set()
+        """The programs that have asked, without their versions."""
         self._server = ThreadingHTTPServer((self.address, 8000), self._handler())
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -195,6 +199,7 @@ class Replica:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                replica.visitors.add(self.headers.get("User-Agent", "").split("/")[0])
                 self.send_response(500 if replica.broken or self.path != "/metrics" else 200)
                 self.end_headers()
                 self.wfile.write(replica.text().encode())
@@ -311,15 +316,26 @@ def chart_manifests(*options: str) -> list[Raw]:
 
 
 @pytest.fixture(scope="session")
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """The Prometheus that the operator knows; a test that needs it starts and stops it."""
+    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"))
+    yield prometheus
+    prometheus.stop()
+
+
+@pytest.fixture(scope="session")
+def operator(
+    plane: ControlPlane, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
     """The running operator, with the rights of the chart's ServiceAccount. A test that stops it starts it again."""
     folder = tmp_path_factory.mktemp("operator")
-    operator = Operator(account_kubeconfig(plane, "octavo-operator", folder), folder / "operator.log")
+    kubeconfig = account_kubeconfig(plane, "octavo-operator", folder)
+    operator = Operator(kubeconfig, folder / "operator.log", OCTAVO_PROMETHEUS_URL=prometheus.url)
     operator.start()
     yield operator
     operator.stop()
     # What kopf says about an outage, and about an end in the middle of its start.
-    kopfs = re.compile("will retry|will re-authenticate|never retrieved .*kopf/_cogs")
+    kopfs = re.compile("will retry|will re-authenticate|(never retrieved|closing of asynchronous) .*kopf/_cogs")
     lines = operator.log.read_text().splitlines()
     assert [line for line in lines if ("raceback" in line or " ERROR " in line) and not kopfs.search(line)] == []
 

@@ -84,7 +84,44 @@ def test_labels_of_monitors_reach_the_operator(chart):
     assert (defaults.pod_monitors, defaults.prometheus_namespace) == (True, "monitoring")
 
 
-@pytest.mark.parametrize("option", ["foo=1", "scrape.period=1", "logLevel=loud", "workers=0", "image="])
+def test_the_prometheus_that_decides_is_named_by_the_installation(chart, kube):
+    options = ("--set=prometheus.url=https://prom:9090", "--set=prometheus.authorization.secretName=prom-token",
+               "--set=prometheus.ca.configMapName=prom-ca", "--set=prometheus.ca.key=service-ca.crt")  # fmt: skip
+    manifests = chart(*options)
+    pod = operator_pod(manifests)["spec"]
+    (container,) = pod["containers"]
+    environment = {item["name"]: item["value"] for item in container["env"] if "value" in item}
+    server = settings.read_settings(environment).prometheus
+    assert (server.url, server.ca_file) == ("https://prom:9090", "/etc/octavo/ca/service-ca.crt")
+    folders = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert server.authorization_file == f"{folders['prometheus-authorization']}/token"
+    assert {volume["name"] for volume in pod["volumes"]} == set(folders)
+    (deployment,) = of_kind(manifests, "Deployment")
+    kube.run("apply", "--dry-run=server", "--server-side", "--force-conflicts",
+             "--namespace=octavo-system", "-f", "-", stdin=deployment)  # fmt: skip
+    assert "volumes" not in operator_pod(chart())["spec"]
+
+
+def test_the_recording_rules_are_an_object_where_they_are_wanted(chart):
+    assert of_kind(chart(), "PrometheusRule") == []
+    (rule,) = of_kind(chart("--set=recordingRules.enabled=true", "--set=recordingRules.labels.release=prom"),
+                      "PrometheusRule")  # fmt: skip
+    assert rule["spec"] == yaml.safe_load((CHART / "files/recording-rules.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prom"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "prometheus.url=ftp://p",
+        "prometheus.url=http://user:secret@p",
+        "foo=1",
+        "scrape.period=1",
+        "logLevel=loud",
+        "workers=0",
+        "image=",
+    ],
+)
 def test_values_that_mean_nothing_are_refused(chart, option):
     with pytest.raises(subprocess.CalledProcessError):
         chart(f"--set={option}")

@@ -118,15 +118,6 @@ RULES = {
         "spec.networking.httpRoute.parentRefs",
         "at least 1",
     ),
-    "somebody wakes a pool": (
-        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
-        {
-            "networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}},
-            "autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}},
-        },
-        "spec.networking.inferencePool",
-        "wakes nobody",
-    ),
     "a picker": (
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"}}}},
         {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker", "port": 0}}}},
@@ -294,6 +285,10 @@ def slo(**values):
     return {"autoscaling": SCALED | {"slo": values}}
 
 
+def metrics(**values):
+    return {"autoscaling": SCALED | {"metrics": values}}
+
+
 def budgeted(**values):
     return {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "5.00", "replicaCostPerHour": "2.5"}} | values}
 
@@ -430,6 +425,24 @@ RULES |= {
         "spec.autoscaling.budget.maxCostPerHour",
         "positive quantity such as '2.5'",
     ),
+    "staleness of prometheus": (
+        metrics(source="Prometheus", staleAfter="45s"),
+        metrics(staleAfter="45s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "direct samples are stale after 10 s",
+    ),
+    "staleness within bounds": (
+        metrics(source="Prometheus", staleAfter="10s"),
+        metrics(source="Prometheus", staleAfter="61s"),
+        "spec.autoscaling.metrics.staleAfter",
+        "between 10s and 1m",
+    ),
+    "a known source": (
+        metrics(source="Direct"),
+        metrics(source="Datadog"),
+        "spec.autoscaling.metrics.source",
+        "Direct",
+    ),
     "schedule within bounds": (
         scheduled(minReplicas=3),
         scheduled(minReplicas=4),
@@ -483,6 +496,12 @@ RULES |= {
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
         "spec.accelerator.costPerHour",
         "remove costPerHour",
+    ),
+    "somebody wakes a pool": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        "spec.networking.inferencePool",
+        "wakes nobody",
     ),
     "zero needs somebody who wakes": (
         zero(),

@@ -1,0 +1,36 @@
+"""Where a ModelServer's samples come from: the operator's own scrapes or Prometheus, as its spec says, never both."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
+from octavo_operator.core.window import Trouble, Window
+from octavo_operator.store import Key, Store
+
+
+class Samples(Protocol):
+    """The windows of samples of every ModelServer, by pod uid, and why some have none."""
+
+    def windows(self, key: Key) -> Mapping[str, Window]: ...
+    def trouble(self, key: Key) -> Trouble | None: ...
+
+
+class ChosenSamples:
+    """Those of the source that each ModelServer names."""
+
+    def __init__(self, store: Store, *, direct: Samples, prometheus: Samples) -> None:
+        self._store = store
+        self._direct = direct
+        self._prometheus = prometheus
+
+    def windows(self, key: Key) -> Mapping[str, Window]:
+        """Of the named source alone."""
+        return self._of(key).windows(key)
+
+    def trouble(self, key: Key) -> Trouble | None:
+        """Of the named source alone."""
+        return self._of(key).trouble(key)
+
+    def _of(self, key: Key) -> Samples:
+        source = metrics_source(self._store.server(key) or {}).source
+        return self._prometheus if source == PROMETHEUS else self._direct
