@@ -50,8 +50,8 @@ def test_golden_children_of_one_that_may_be_idle(golden, children):
 
 
 def test_there_are_no_others(children):
-    of_a_gateway = {"HTTPRoute", "InferencePool"}  # which this spec does not ask for
-    assert set(children()) == {kind + suffix for kind, suffix in names.CHILDREN} - of_a_gateway
+    beside = {"InferencePool", "HTTPRoute"}  # where the cluster has them and the spec wants them
+    assert set(children()) == {kind + suffix for kind, suffix in names.CHILDREN} - beside
     plain = children(autoscaling={key: value for key, value in ZERO.items() if key != "scaleToZero"})
     assert [place for place in plain if "-" in place] == []
 

@@ -137,7 +137,8 @@ def propose(
     deployment = _deployment(children)
     spec, failure = _settled(server, defaults)
     pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
-    signals = _signals(live_pods(pods), windows, scaler.memory.since, pace, now)
+    views = live_pods(pods)
+    signals = _signals(views, windows, scaler.memory.since, pace, now)
     if leads_to_activator(children.get("Service")):
         signals = _with_held(signals, held)
     if spec is None or spec.paused:
@@ -149,7 +150,7 @@ def propose(
     no_activator = _no_activator(spec, defaults)
     to_activator = no_activator is None and _needs_activator(spec, desired, deployment, decision)
     upstream = _address(children.get(_REPLICAS))
-    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
+    in_place = replaces_in_place(spec, desired, deployment, views, now)
     wanted = render(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
