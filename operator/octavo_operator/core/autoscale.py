@@ -196,7 +196,7 @@ def _waits_for_activator(case: _Case) -> _Wish:
     recalled = case.view.recalled
     if recalled.deaf < BLIND_SECONDS:
         return case.keep(Reason.HANDING_OVER, f"idle for {recalled.idle_for:.0f} s, the activator takes over first")
-    return case.keep(Reason.ACTIVATOR_SILENT, f"idle for {recalled.idle_for:.0f} s, but the activator does not answer")
+    return case.keep(Reason.ACTIVATOR_SILENT, f"idle for {recalled.idle_for:.0f} s, but the activator is not there")
 
 
 def _asleep(case: _Case) -> _Wish:
@@ -205,7 +205,7 @@ def _asleep(case: _Case) -> _Wish:
     if signals.held:
         return _woken(case)
     if deaf >= BLIND_SECONDS:
-        return _Wish(1, Reason.ACTIVATOR_SILENT, f"the activator has not answered for {deaf:.0f} s, so 1 is woken")
+        return _Wish(1, Reason.ACTIVATOR_SILENT, f"the activator is not there for {deaf:.0f} s, so 1 is woken")
     return case.keep(Reason.AT_ZERO, "no request is held")
 
 

@@ -139,8 +139,9 @@ def propose(
     pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
     views = live_pods(pods)
     signals = _signals(views, windows, scaler.memory.since, pace, now)
-    if leads_to_activator(children.get("Service")):
-        signals = _with_held(signals, held)
+    activator = _deployment(children, _ACTIVATOR)
+    if spec is not None and _sleeps(spec):
+        signals = _with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
@@ -148,7 +149,7 @@ def propose(
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
     no_activator = _no_activator(spec, defaults)
-    to_activator = no_activator is None and _needs_activator(spec, desired, deployment, decision)
+    to_activator = no_activator is None and _needs_activator(spec, desired, deployment, activator, decision)
     upstream = _address(children.get(_REPLICAS))
     in_place = replaces_in_place(spec, desired, deployment, views, now)
     wanted = render(
@@ -189,8 +190,8 @@ def facts_of(
     )
 
 
-def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
-    raw = children.get("Deployment")
+def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> DeploymentView | None:
+    raw = children.get(place)
     return view_deployment(raw) if raw is not None else None
 
 
@@ -202,20 +203,34 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 
-def _with_held(signals: Signals, held: Held | None) -> Signals:
-    if held is None:
+def _with_held(signals: Signals, held: Held | None, activator: DeploymentView | None, *, asked: bool) -> Signals:
+    """The activator is deaf if it is not there, or is asked and does not answer."""
+    if not _serves(activator) or (asked and held is None):
         return replace(signals, deaf=True)
+    if held is None or not asked:
+        return signals
     return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
 
 
 def _needs_activator(
-    spec: ModelServerSpec, desired: int, deployment: DeploymentView | None, decision: Decision | None
+    spec: ModelServerSpec,
+    desired: int,
+    replicas: DeploymentView | None,
+    activator: DeploymentView | None,
+    decision: Decision | None,
 ) -> bool:
-    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment."""
-    if not _sleeps(spec):
-        return False
-    serves = desired > 0 and deployment is not None and deployment.available > 0
-    return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
+    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment.
+
+    One that is not there itself takes nothing, so what is left of the replicas is the better place.
+    """
+    if not _sleeps(spec) or desired == 0:
+        return _sleeps(spec)
+    idle = decision is not None and decision.inputs is not None and decision.inputs.is_idle
+    return _serves(activator) and (idle or not _serves(replicas))
+
+
+def _serves(deployment: DeploymentView | None) -> bool:
+    return deployment is not None and deployment.available > 0
 
 
 def _sleeps(spec: ModelServerSpec) -> bool:

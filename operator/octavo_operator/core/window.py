@@ -167,7 +167,7 @@ class Signals:
 
     `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown. `held`
     requests wait at the activator with about `held_tokens` tokens; `activated` are the seconds for which the Service
-    has led to it and it has answered, None while one of both is not so; `deaf`: the Service does, but no answer comes.
+    has led to it and it has answered, None while one of both is not so; `deaf`: it is not there, or does not answer.
     """
 
     ready: int
