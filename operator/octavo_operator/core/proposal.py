@@ -40,7 +40,7 @@ from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
 
 Raw = Mapping[str, Any]
 
@@ -136,7 +136,7 @@ def propose(
     """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
     spec, failure = _settled(server, defaults)
-    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
+    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else RESTING
     views = live_pods(pods)
     signals = _signals(views, windows, scaler.memory.since, pace, now)
     activator = _deployment(children, _ACTIVATOR)
