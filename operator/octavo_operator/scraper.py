@@ -118,11 +118,11 @@ class Scraper:
             replicas[target.uid] = replicas[target.uid].spoil(now)
 
 
-async def fetch(session: aiohttp.ClientSession, url: str) -> str | None:
-    """The body, or None when there is none in time, it is too long, or the answer is not a plain 200."""
+async def fetch(session: aiohttp.ClientSession, url: str, statuses: tuple[int, ...] = (200,)) -> str | None:
+    """The body, or None when there is none in time, it is too long, or the answer has none of those statuses."""
     try:
         async with session.get(url, allow_redirects=False) as answer:
-            if answer.status != 200:
+            if answer.status not in statuses:
                 return None
             body = await answer.content.read(LARGEST_ANSWER + 1)
             while len(body) <= LARGEST_ANSWER and (more := await answer.content.read(LARGEST_ANSWER + 1 - len(body))):

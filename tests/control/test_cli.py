@@ -129,6 +129,12 @@ def test_replicas_are_shown_with_their_revision_and_what_keeps_them():
     assert lines["chat-new"].split()[3] == "3"  # restarts
 
 
+def test_a_start_is_told_with_what_it_usually_takes():
+    startup = {"phase": "fetch", "progressPercent": 40, "etaSeconds": 9, "p50Seconds": 30, "p90Seconds": 35}
+    text = printed(detail(server(startup=startup | {"loadingSeconds": 20}), [], [], NOW))
+    assert "now fetch 40%, 9 s left; 30 s at p50, 35 s at p90 (loading 20 s)" in text
+
+
 def test_the_newest_events_come_last_and_are_few():
     events = [
         {"type": "Warning", "reason": f"R{index}", "note": f"event {index}", "eventTime": to_timestamp(NOW - index)}

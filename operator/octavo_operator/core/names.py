@@ -113,6 +113,7 @@ METRIC_WAITING_TOKENS: Final = "octavo_waiting_tokens"
 METRIC_PROMPT_TOKENS: Final = "octavo_prompt_tokens_total"
 METRIC_GENERATION_TOKENS: Final = "octavo_generation_tokens_total"
 METRIC_TTFT: Final = "octavo_time_to_first_token_seconds"
+METRIC_QUEUE_TIME: Final = "octavo_request_queue_time_seconds"
 METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 

@@ -13,7 +13,6 @@ none of these           1
 With scaleToZero the Service leads to the activator while no replica is available, and shortly before the last one goes.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -39,13 +38,13 @@ from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
+from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
 from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
 Raw = Mapping[str, Any]
 
-LONGEST_STARTUP_SECONDS: Final = 900.0
 _REPLICAS: Final = f"Service{names.OF_REPLICAS}"
 _ACTIVATOR: Final = f"Deployment{names.OF_ACTIVATOR}"
 
@@ -139,7 +138,8 @@ def propose(
     deployment = _deployment(children)
     spec, failure = _settled(server, defaults)
     pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
-    signals = _signals(live_pods(pods), windows, scaler.memory.since, pace, now)
+    views = live_pods(pods)
+    signals = _signals(views, windows, scaler.memory.since, pace, now)
     activator = _deployment(children, _ACTIVATOR)
     if spec is not None and sleeps(spec):
         signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
@@ -152,7 +152,7 @@ def propose(
     no_activator = _no_activator(spec, defaults)
     to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
     upstream = address(children.get(_REPLICAS))
-    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
+    in_place = replaces_in_place(spec, desired, deployment, views, now)
     wanted = render(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
@@ -171,6 +171,7 @@ def facts_of(
     previous: ModelServerStatus,
     *,
     trouble: Trouble | None = None,
+    progress: Progress | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -186,6 +187,7 @@ def facts_of(
         previous=previous,
         trouble=trouble,
         contest=proposal.scaler.contest,
+        progress=progress,
     )
 
 
@@ -198,7 +200,7 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
-    startup = _startup_p90(staying)
+    startup = startup_p90(staying)
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 

@@ -335,7 +335,7 @@ def operator(
     yield operator
     operator.stop()
     # What kopf says about an outage, and about an end in the middle of its start.
-    kopfs = re.compile("will retry|will re-authenticate|never retrieved .*kopf/_cogs")
+    kopfs = re.compile("will retry|will re-authenticate|(never retrieved|closing of asynchronous) .*kopf/_cogs")
     lines = operator.log.read_text().splitlines()
     assert [line for line in lines if ("raceback" in line or " ERROR " in line) and not kopfs.search(line)] == []
 
