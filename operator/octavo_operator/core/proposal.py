@@ -204,16 +204,6 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 
-def _startup_p90(pods: list[PodView]) -> float | None:
-    """Seconds from creation to readiness that nine of ten replicas kept to; None while none is ready.
-
-    A replica that lost its readiness and found it again shows a later time; what cannot be a start is left out.
-    """
-    seconds = sorted(pod.ready_since - from_timestamp(pod.created) for pod in pods if pod.ready and pod.created)
-    starts = [value for value in seconds if 0 <= value <= LONGEST_STARTUP_SECONDS]
-    return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
-
-
 def _is_active(spec: ModelServerSpec) -> bool:
     return spec.autoscaling is not None and spec.autoscaling.mode == "Active"
 
