@@ -122,6 +122,11 @@ def test_the_service_never_leads_to_an_activator_that_is_not_there_while_a_repli
     assert outcome(proposed(raw_deployment(0), activator=0)) == (0, "activator"), "nobody else is there"
 
 
+def test_what_an_activator_says_counts_also_when_it_is_not_called_available(proposed, raw_deployment):
+    woken = proposed(raw_deployment(0), activator=0, held=Held(1, 10, 60.0))
+    assert (woken.desired, woken.signals.activated) == (1, None)
+
+
 def test_a_request_during_the_handover_ends_it(proposed, raw_deployment):
     proposal = proposed(raw_deployment(1), pods=1, held=Held(1, 10, 60.0))
     assert outcome(proposal) == (1, "replicas")

@@ -41,6 +41,7 @@ from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
 Raw = Mapping[str, Any]
 
@@ -140,8 +141,8 @@ def propose(
     views = live_pods(pods)
     signals = _signals(views, windows, scaler.memory.since, pace, now)
     activator = _deployment(children, _ACTIVATOR)
-    if spec is not None and _sleeps(spec):
-        signals = _with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
+    if spec is not None and sleeps(spec):
+        signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
@@ -149,13 +150,13 @@ def propose(
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
     no_activator = _no_activator(spec, defaults)
-    to_activator = no_activator is None and _needs_activator(spec, desired, deployment, activator, decision)
-    upstream = _address(children.get(_REPLICAS))
+    to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
+    upstream = address(children.get(_REPLICAS))
     in_place = replaces_in_place(spec, desired, deployment, views, now)
     wanted = render(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
-    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
+    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
@@ -203,41 +204,6 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
 
-def _with_held(signals: Signals, held: Held | None, activator: DeploymentView | None, *, asked: bool) -> Signals:
-    """The activator is deaf if it is not there, or is asked and does not answer."""
-    if not _serves(activator) or (asked and held is None):
-        return replace(signals, deaf=True)
-    if held is None or not asked:
-        return signals
-    return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
-
-
-def _needs_activator(
-    spec: ModelServerSpec,
-    desired: int,
-    replicas: DeploymentView | None,
-    activator: DeploymentView | None,
-    decision: Decision | None,
-) -> bool:
-    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment.
-
-    One that is not there itself takes nothing, so what is left of the replicas is the better place.
-    """
-    if not _sleeps(spec) or desired == 0:
-        return _sleeps(spec)
-    idle = decision is not None and decision.inputs is not None and decision.inputs.is_idle
-    return _serves(activator) and (idle or not _serves(replicas))
-
-
-def _serves(deployment: DeploymentView | None) -> bool:
-    return deployment is not None and deployment.available > 0
-
-
-def _sleeps(spec: ModelServerSpec) -> bool:
-    """Whether there may be no replica while nothing is asked."""
-    return spec.autoscaling is not None and spec.autoscaling.scale_to_zero is not None
-
-
 def _is_active(spec: ModelServerSpec) -> bool:
     return spec.autoscaling is not None and spec.autoscaling.mode == "Active"
 
@@ -256,7 +222,7 @@ def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
         return spec.replicas if spec.replicas is not None else 1
     if spec.replicas is not None:
         return spec.replicas
-    if _sleeps(spec):
+    if sleeps(spec):
         return scaler.desired if scaler.desired is not None else observed
     return scaler.desired or observed or spec.autoscaling.min_replicas
 
@@ -304,12 +270,6 @@ def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
 def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     why = why_none(spec, defaults)
     return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
-
-
-def _address(service: Raw | None) -> str | None:
-    """A Service's own address, once it has one."""
-    address = service.get("spec", {}).get("clusterIP") if service else None
-    return str(address) if address and address != "None" else None
 
 
 def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:
