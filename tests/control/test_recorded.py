@@ -1,7 +1,7 @@
 """Arrivals out of counters: what is conserved, what is made up, and the whole way through a real Prometheus."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.prometheus import Prometheus
@@ -53,6 +53,7 @@ def test_a_request_that_waits_arrived_before_it_started():
     assert all(item.prompt_tokens >= 1 <= item.output_tokens for item in found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=4, max_size=4), st.lists(st.integers(0, 5), min_size=4, max_size=4))
 def test_requests_are_neither_lost_nor_invented(steps, queue):
     total, started = 0, {}
