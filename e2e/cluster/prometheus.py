@@ -49,16 +49,26 @@ class Target:
             f"{_DISCOVERED}namespace": self.namespace,
             f"{_DISCOVERED}pod_name": self.pod,
             f"{_DISCOVERED}pod_container_name": "runtime",
+            f"{_DISCOVERED}pod_container_port_name": "http",
+            f"{_DISCOVERED}pod_phase": "Running",
             f"{_DISCOVERED}pod_label_octavo_dev_modelserver": self.server,
         }
         return {"targets": [self.address], "labels": labels}
 
 
 class Prometheus:
-    """A Prometheus server; see the module's docstring. `interval` is that of scrapes and of rules."""
+    """A Prometheus server; see the module's docstring. `interval` is that of scrapes and of rules; `relabel` replaces
+    a PodMonitor's relabelling.
+    """
 
     def __init__(
-        self, folder: Path, *, interval: str = "500ms", rules: Iterable[Path] = (), layout: Layout | None = None
+        self,
+        folder: Path,
+        *,
+        interval: str = "500ms",
+        rules: Iterable[Path] = (),
+        relabel: list[dict[str, Any]] | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.folder = folder
         self._server, self.promtool = prometheus_binaries(layout or paths(), Progress())
@@ -67,7 +77,7 @@ class Prometheus:
         self._child: subprocess.Popen[bytes] | None = None
         self.scrape(())
         self._config = folder / "prometheus.json"
-        self._config.write_text(json.dumps(_config(folder, interval, rules)))
+        self._config.write_text(json.dumps(_config(folder, interval, rules, relabel or _pod_monitor())))
 
     def load(self, openmetrics: str) -> Self:
         """Takes in samples of the past, before the start; each with its time, and `# EOF` at the end."""
@@ -142,22 +152,20 @@ class Prometheus:
             return body
 
 
-def _config(folder: Path, interval: str, rules: Iterable[Path]) -> dict[str, Any]:
-    """Its configuration; JSON is YAML."""
+def _pod_monitor() -> list[dict[str, Any]]:
+    """The relabelling that the Prometheus operator writes for a PodMonitor with our podTargetLabels."""
     named = {"namespace": "namespace", "pod_container_name": "container", "pod_name": "pod"}
-    relabel: list[dict[str, Any]] = [
-        {"source_labels": [_DISCOVERED + source], "target_label": label} for source, label in named.items()
-    ]
     server = "octavo_dev_modelserver"
-    relabel += [
+    return [
+        *({"source_labels": [_DISCOVERED + source], "target_label": label} for source, label in named.items()),
         {"source_labels": [f"{_DISCOVERED}pod_label_{server}"], "target_label": server, "regex": "(.+)"},
-        {
-            "source_labels": ["namespace", server],
-            "separator": "/",
-            "target_label": "job",
-        },
+        {"source_labels": ["namespace", server], "separator": "/", "target_label": "job"},
         {"target_label": "endpoint", "replacement": "http"},
     ]
+
+
+def _config(folder: Path, interval: str, rules: Iterable[Path], relabel: list[dict[str, Any]]) -> dict[str, Any]:
+    """Its configuration; JSON is YAML."""
     pods = {
         "job_name": "pods",
         "file_sd_configs": [{"files": [str(folder / "targets.json")], "refresh_interval": "1s"}],

@@ -1,7 +1,8 @@
 """`octavo-operator render FILE…`: the children of ModelServers in files, without a cluster, for reviews and CI.
 
-What only the API server knows is not there: owner references and the hash of what was applied, which contains them. The
-number of replicas is the one that a new ModelServer starts with.
+What only the API server knows is not there: owner references and the hash of what was applied, which contains them; an
+activator has its Service's name instead of its address. The number of replicas is the one that a new ModelServer starts
+with.
 """
 
 import argparse
@@ -68,6 +69,7 @@ def render_files(options: argparse.Namespace, runtime_image: str, activator_imag
         operator_namespace=options.operator_namespace,
         prometheus_namespace=options.prometheus_namespace,
         pod_monitors=options.pod_monitors,
+        served=names.OPTIONAL_KINDS,
         profiles=_profiles(options.profiles),
     )
     children: list[Manifest] = []
@@ -129,9 +131,10 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
     if why := why_none(spec, defaults):
         raise SpecError("spec.autoscaling.scaleToZero", f"{why}, or --activator-image")
-    replicas = _replicas(spec)
+    replicas, upstream = _replicas(spec), f"{owner.name}{names.OF_REPLICAS}.{owner.namespace}.svc"
     in_place = replaces_in_place(spec, replicas, None, (), now=0.0)
-    return [_without_the_cluster(manifest) for manifest in render(spec, owner, replicas, defaults, in_place=in_place)]
+    manifests = render(spec, owner, replicas, defaults, in_place=in_place, upstream=upstream)
+    return [_without_the_cluster(manifest) for manifest in manifests]
 
 
 def _name(name: object) -> str:

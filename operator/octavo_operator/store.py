@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core import names
+from octavo_operator.core.observed import leads_to_activator
 from octavo_operator.core.profiles import BUILT_IN
 
 Raw = dict[str, Any]
@@ -106,7 +107,7 @@ class Store:
 
     def activators(self) -> Iterator[tuple[Key, Raw]]:
         """The activators' pods of those ModelServers whose Service leads to them now."""
-        leading = {key for key, service in self._objects["Service"].items() if _leads_to_activator(service)}
+        leading = {key for key, service in self._objects["Service"].items() if leads_to_activator(service)}
         return ((key, pod) for key, pod in self._all_pods() if key in leading and _is_activators(pod))
 
     def newest_watched(self, kind: str) -> int:
@@ -160,10 +161,6 @@ def _label(raw: Mapping[str, Any]) -> str:
 
 def _is_activators(pod: Mapping[str, Any]) -> bool:
     return names.is_activators(_label(pod))
-
-
-def _leads_to_activator(service: Mapping[str, Any]) -> bool:
-    return names.is_activators(service.get("spec", {}).get("selector", {}).get(names.LABEL_MODEL_SERVER, ""))
 
 
 def _own_key(raw: Mapping[str, Any]) -> Key:

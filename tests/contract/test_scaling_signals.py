@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
-from octavo_operator.core.exposition import parse_sample
+import yaml
+
+from octavo_operator.core import names
+from octavo_operator.core.exposition import READ, parse_sample
 from octavo_operator.replay.replica import Machine, SimReplica
 from octavo_runtime import metrics
 from octavo_runtime.engine.state_page import EngineState
@@ -29,3 +34,15 @@ def test_every_signal_of_the_autoscaler_is_exported() -> None:
     assert played.ttft is not None
     assert played.itl is not None
     assert (played.ttft.bounds, played.itl.bounds) == (sample.ttft.bounds, sample.itl.bounds)
+
+
+def test_what_prometheus_is_asked_for_is_exported() -> None:
+    """The samples, the recording rules, and the arrivals of the replay."""
+    rules = Path(__file__).parents[2] / "charts/octavo/files/recording-rules.yaml"
+    (group,) = yaml.safe_load(rules.read_text())["groups"]
+    asked = {word for rule in group["rules"] for word in re.findall(r"\b(octavo_\w+)\b", rule["expr"])}
+    collector = metrics.RuntimeCollector("chat", metrics.RequestMetrics(), EngineState, lambda: None, lambda: False)
+    exported = set(re.findall(r"^(octavo_\w+)", metrics.render(collector).decode(), re.MULTILINE))
+    assert asked - {"octavo_dev_modelserver"} <= exported
+    assert {*READ, f"{names.METRIC_QUEUE_TIME}_count"} <= exported
+    assert len(asked) > 8

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 
@@ -42,7 +43,7 @@ class Replica:
     async def start(self):
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, handler_cancellation=True, auto_decompress=False, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
@@ -109,7 +110,12 @@ async def make():
         async def build(**options):
             port, control, upstream = free_port(), free_port(), free_port()
             defaults = {"max_held": 10, "hold_timeout": SECONDS, "drain_timeout": 0.1, "model": "chat"}
-            addresses = {"port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
+            addresses = {
+                "host": "127.0.0.1",
+                "port": port,
+                "control_port": control,
+                "upstream": f"http://127.0.0.1:{upstream}",
+            }
             await stack.enter_async_context(running(argparse.Namespace(**defaults | addresses | options)))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             replica = Replica(upstream)
@@ -165,6 +171,31 @@ async def test_what_the_client_said_is_passed_on_as_it_is(make):
     assert said["Authorization"] == "Bearer x"
     assert said["Host"] == world.url.removeprefix("http://")
     assert not {"X-Mine", "Transfer-Encoding"} & said.keys()
+
+
+@pytest.mark.parametrize("target", ["//127.0.0.9:1/v1/x", "http://127.0.0.9:1//v1/x", "http://u:p@127.0.0.9:1/v1/x?y"])
+async def test_no_client_says_where_we_connect_to(make, target):
+    world = await make()
+    await world.replica.start()
+    world.replica.pieces.put_nowait(None)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.rsplit(":", 1)[1]))
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert b"200 OK" in await reader.readline()
+    writer.close()
+    ((_, path, _, _),) = world.replica.said
+    assert path.startswith("/")
+    assert path.endswith(("/v1/x", "/v1/x?y"))
+
+
+async def test_a_compressed_body_stays_compressed(make):
+    world = await make()
+    await world.replica.start()
+    world.replica.pieces.put_nowait(None)
+    body = gzip.compress(json.dumps(ASK).encode())
+    async with world.post(data=body, json=None, headers={"Content-Encoding": "gzip"}) as answer:
+        assert answer.status == 200
+    ((_, _, headers, seen),) = world.replica.said
+    assert (headers["Content-Encoding"], seen) == ("gzip", body)
 
 
 async def test_more_than_the_limit_are_refused_with_a_time_to_come_back(make):
@@ -313,6 +344,21 @@ async def test_with_a_replica_all_is_asked_there(make):
     assert await world.get("/v1/models") == (200, "theirs")
 
 
+@pytest.mark.parametrize("target", ["//127.0.0.1:{}/x", "http://127.0.0.1:{}/x"])
+async def test_a_request_cannot_name_another_server(make, target):
+    world, elsewhere = await make(), Replica(free_port())
+    await world.replica.start()
+    await elsewhere.start()
+    world.replica.pieces.put_nowait(None)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
+    writer.write(f"GET {target.format(elsewhere.port)} HTTP/1.1\r\nHost: chat\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), SECONDS)
+    writer.close()
+    await elsewhere.stop()
+    assert elsewhere.said == []
+    assert b" 400 " in answer or [path for _, path, _, _ in world.replica.said if path.endswith("/x")]
+
+
 async def test_the_operator_is_answered_when_there_is_news_and_not_before(make):
     world = await make()
     first = await world.held()
@@ -345,7 +391,7 @@ async def test_at_its_end_what_is_held_is_still_served():
     """SIGTERM: no new connections after a while, and the held request gets its answer."""
     port, control, upstream = free_port(), free_port(), free_port()
     options = {"max_held": 10, "hold_timeout": SECONDS, "drain_timeout": SECONDS, "model": "chat"}
-    addresses = {"port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
+    addresses = {"host": "127.0.0.1", "port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
     replica = Replica(upstream)
     async with aiohttp.ClientSession() as session:
         async with running(argparse.Namespace(**options, **addresses)):

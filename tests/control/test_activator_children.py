@@ -32,9 +32,9 @@ ZERO = {
 def children(raw_spec):
     """By slot; `lead` is where the Service leads."""
 
-    def build(defaults=INSTALLED, *, to_activator=False, **spec):
+    def build(defaults=INSTALLED, *, to_activator=False, upstream="10.96.0.7", **spec):
         spec = parse_spec(raw_spec(**{"autoscaling": ZERO} | spec))
-        manifests = render(spec, OWNER, 1, defaults, to_activator=to_activator)
+        manifests = render(spec, OWNER, 1, defaults, to_activator=to_activator, upstream=upstream)
         return {slot(manifest, OWNER.name): manifest for manifest in manifests}
 
     return build
@@ -50,7 +50,8 @@ def test_golden_children_of_one_that_may_be_idle(golden, children):
 
 
 def test_there_are_no_others(children):
-    assert set(children()) == {kind + suffix for kind, suffix in names.CHILDREN}
+    beside = {"InferencePool", "HTTPRoute"}  # where the cluster has them and the spec wants them
+    assert set(children()) == {kind + suffix for kind, suffix in names.CHILDREN} - beside
     plain = children(autoscaling={key: value for key, value in ZERO.items() if key != "scaleToZero"})
     assert [place for place in plain if "-" in place] == []
 
@@ -81,7 +82,7 @@ def test_the_activator_understands_its_arguments(children):
     add_arguments(parser)
     (container,) = pod(children())["spec"]["containers"]
     options = parser.parse_args(container["args"])
-    assert (options.upstream, options.model) == ("http://chat-replicas.default.svc", "chat")
+    assert (options.upstream, options.model) == ("http://10.96.0.7", "chat")
     assert (options.max_held, options.hold_timeout, options.drain_timeout) == (50, 240, 360)
     assert [port["containerPort"] for port in container["ports"]] == [options.port, options.control_port]
     assert pod(children())["spec"]["terminationGracePeriodSeconds"] > options.drain_timeout + names.DRAIN_DELAY_SECONDS
@@ -100,11 +101,16 @@ def test_clients_do_not_reach_the_control_port_and_the_activator_reaches_replica
     assert {"podSelector": {"matchLabels": names.activator_selector("chat")}} in (
         found["NetworkPolicy"]["spec"]["ingress"][0]["from"]
     )
-    replicas, dns = found["NetworkPolicy-activator"]["spec"]["egress"]
+    (replicas,) = found["NetworkPolicy-activator"]["spec"]["egress"]
     assert replicas["to"] == [{"podSelector": {"matchLabels": names.selector("chat")}}]
-    assert {port["port"] for port in dns["ports"]} == {53}
     off = children(networking={"networkPolicy": {"enabled": False}})
     assert not {"NetworkPolicy", "NetworkPolicy-activator"} & off.keys()
+
+
+def test_it_comes_when_its_service_has_an_address(children):
+    assert "Deployment-activator" not in children(upstream=None)
+    (container,) = pod(children(upstream="fd00::7"))["spec"]["containers"]
+    assert container["args"][:2] == ["--upstream", "http://[fd00::7]"]
 
 
 def test_without_its_image_there_is_no_activator_and_it_is_said_why(children, raw_spec):

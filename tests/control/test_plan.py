@@ -171,3 +171,10 @@ def test_a_volume_that_is_mounted_twice_is_compared_by_its_folders():
     assert difference(mounts, copy.deepcopy(mounts), "volumeMounts") == ()
     moved = [mounts[0], mounts[1] | {"subPath": "c"}]
     assert difference(mounts, moved, "volumeMounts") == ("volumeMounts[/y].subPath",)
+
+
+def test_items_that_share_a_name_are_compared_in_their_order():
+    """Two listeners of one Gateway."""
+    parents = [{"name": "public", "sectionName": "a"}, {"name": "public", "sectionName": "b"}]
+    assert difference(parents, copy.deepcopy(parents), "parentRefs") == ()
+    assert difference(parents, parents[::-1], "parentRefs") != ()

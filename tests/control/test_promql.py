@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo_operator.core import names
@@ -161,6 +161,7 @@ SERIES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | ANYTHING.map(lambda value: json.dumps(value).encode()))
 def test_garbage_is_an_error_or_no_samples(body):
     try:
@@ -170,6 +171,7 @@ def test_garbage_is_an_error_or_no_samples(body):
     assert not found.samples
 
 
+@settings(deadline=None)
 @given(st.lists(SERIES, max_size=12))
 def test_whatever_the_series_hold_a_sample_is_made_of_usable_numbers(result):
     try:

@@ -203,3 +203,10 @@ def test_a_new_process_knows_what_a_replica_carries(proposed, raw_deployment, ra
     log = log_decision(None, proposal.decision, advisory=False, now=NOW)
     scaler = fresh_scaler(ModelServerStatus(scaling=log), NOW + 100)
     assert scaler.memory.learned == Learned(500.0, 40.0, NOW)
+
+
+def test_a_route_without_the_gateway_api_is_told_and_the_rest_is_made(proposed):
+    proposal = proposed(networking={"httpRoute": {"parentRefs": [{"name": "public"}]}})
+    assert proposal.failure.reason == Reason.KIND_MISSING
+    assert "networking.httpRoute needs HTTPRoute of gateway.networking.k8s.io/v1" in proposal.failure.message
+    assert "Deployment" in {manifest["kind"] for manifest in manifests(proposal)}

@@ -5,8 +5,10 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import yaml
 from aiohttp import web
 
 from cluster.processes import wait_until
@@ -24,6 +26,7 @@ from octavo_operator.scraper import Scraper
 from octavo_operator.settings import PrometheusServer
 from octavo_operator.store import Key, Store
 
+EXAMPLES = Path(__file__).parents[2] / "charts/octavo/examples"
 KEY = Key("default", "chat")
 SCALED = {"maxReplicas": 3, "targets": {"waitingPerReplica": 2}, "metrics": {"source": "Prometheus"}}
 PATIENCE = 60.0
@@ -131,6 +134,18 @@ async def test_samples_of_a_real_prometheus_are_those_that_it_scraped(prometheus
         assert 0.5 < signals.ttft_p95 <= 1.0
         times = [sample.time for sample in reader.windows(KEY)["uid-chat-1"].samples]
         assert times == sorted(set(times))
+
+
+async def test_a_prometheus_without_its_operator_gives_the_same_with_our_example(tmp_path, replica, store):
+    """Its relabelling alone: Debian's Prometheus is built without Kubernetes' discovery."""
+    (scrapes,) = yaml.safe_load((EXAMPLES / "scrape-config.yaml").read_text())["scrape_configs"]
+    with Prometheus(tmp_path, relabel=scrapes["relabel_configs"]).start() as prometheus:
+        prometheus.scrape([Target("default", "chat-1", "chat", replica.address)])
+        reader = reader_of(store)
+        async with PrometheusClient(PrometheusServer(prometheus.url), PATIENCE) as client:
+            await read_until(reader, client, lambda: reader.windows(KEY)["uid-chat-1"].reading)
+        (series,) = prometheus.query("octavo_kv_tokens_used")
+        assert series["metric"]["octavo_dev_modelserver"] == "chat"
 
 
 async def test_without_an_answer_nothing_is_known_and_why_is_said(prometheus, replica, store):

@@ -8,7 +8,7 @@ import pytest
 
 from octavo_operator.core.crd import build_crd
 from octavo_operator.core.manifest import Defaults, Owner
-from octavo_operator.core.names import CHILD_KINDS, MAX_NAME_LENGTH
+from octavo_operator.core.names import CHILD_KINDS, MAX_NAME_LENGTH, OPTIONAL_KINDS
 from octavo_operator.core.render import render, url
 from octavo_operator.core.spec import parse_spec
 
@@ -60,10 +60,17 @@ S3: dict[str, Any] = {
     "region": "eu-central-1",
     "credentialsSecretRef": {"name": "minio"},
 }
+OCI: dict[str, Any] = {
+    "image": "example.invalid/smol:1",
+    "path": "smol",
+    "pullPolicy": "Always",
+    "pullSecretRef": {"name": "registry"},
+}
 # FULL with the other sources, and with each kind of cache.
 FETCHED: dict[str, dict[str, Any]] = {
     "hub": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"sizeLimit": "20Gi"}}},
     "s3": FULL | {"model": FULL["model"] | {"source": {"s3": S3}, "cache": {"pvc": {"claimName": "cache"}}}},
+    "oci": FULL | {"model": FULL["model"] | {"source": {"oci": OCI}}},
 }
 
 INSTALLED = Defaults(
@@ -72,7 +79,18 @@ INSTALLED = Defaults(
     prometheus_namespace="monitoring",
     pod_monitors=True,
     pod_monitor_labels={"release": "prometheus"},
+    served=OPTIONAL_KINDS,
 )
+ROUTED: dict[str, Any] = {
+    "httpRoute": {
+        "parentRefs": [
+            {"name": "public", "namespace": "gateways", "sectionName": "https"},
+            {"name": "public", "namespace": "gateways", "port": 8443},
+        ],
+        "hostnames": ["chat.example.com", "*.example.org"],
+    },
+    "inferencePool": {"endpointPickerRef": {"name": "picker", "failureMode": "FailOpen"}},
+}
 
 
 def children(raw: dict[str, Any], replicas: int = 2, defaults: Defaults = DEFAULTS) -> dict[str, Any]:
@@ -85,12 +103,12 @@ def pod(raw: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("name", "full"), [("minimal", False), ("full", True)])
 def test_golden_children(golden, raw_spec, name, full):
-    manifests = children(FULL, 2, INSTALLED) if full else children(raw_spec(), 1)
+    manifests = children(FULL | {"networking": ROUTED}, 2, INSTALLED) if full else children(raw_spec(), 1)
     golden(f"children-{name}", list(manifests.values()))
 
 
 def test_children_are_applied_in_their_order():
-    assert tuple(children(FULL, 2, INSTALLED)) == CHILD_KINDS
+    assert tuple(children(FULL | {"networking": ROUTED}, 2, INSTALLED)) == CHILD_KINDS
 
 
 def test_a_pod_says_what_template_it_is_of_and_scaling_makes_no_new_one():
@@ -187,6 +205,30 @@ def test_samples_that_decide_are_asked_for_more_often(raw_spec):
     assert [monitor["spec"]["podMetricsEndpoints"][0]["interval"] for monitor in monitors] == ["15s", "5s"]
 
 
+def test_a_route_leads_to_the_service_or_to_the_pool(raw_spec):
+    def backend(*fields: str) -> dict[str, Any]:
+        wanted = {field: ROUTED[field] for field in fields}
+        route = children(raw_spec(networking=wanted), 1, INSTALLED)["HTTPRoute"]["spec"]
+        ((found,),) = [rule["backendRefs"] for rule in route["rules"]]
+        return dict(found)
+
+    assert backend("httpRoute") == {"kind": "Service", "name": "chat", "port": 80}
+    pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "chat"}
+    assert backend("httpRoute", "inferencePool") == pool
+
+
+def test_a_pool_is_every_pod_and_names_its_picker(raw_spec):
+    pool = children(raw_spec(networking=ROUTED), 1, INSTALLED)["InferencePool"]["spec"]
+    assert pool["selector"] == {"matchLabels": {"octavo.dev/modelserver": "chat"}}
+    assert pool["targetPorts"] == [{"number": 8000}]
+    picker = {"kind": "Service", "name": "picker", "port": {"number": 9002}, "failureMode": "FailOpen"}
+    assert pool["endpointPickerRef"] == picker
+
+
+def test_what_the_cluster_does_not_have_is_not_rendered(raw_spec):
+    assert not {"HTTPRoute", "InferencePool"} & children(raw_spec(networking=ROUTED), 1, DEFAULTS).keys()
+
+
 # --- the pod ----------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +292,25 @@ def test_a_model_of_s3_comes_with_the_secrets_keys_and_keeps_its_files_on_the_cl
     assert {"name": "AWS_SKIP_SIGNATURE", "value": "true"} in anonymous
 
 
+def test_a_model_in_an_image_is_mounted_by_the_node():
+    template = pod(FETCHED["oci"])["spec"]
+    (container,) = template["containers"]
+    assert container["args"][:2] == ["serve", "/models/smol"]
+    assert "--download-dir" not in container["args"]
+    image = {"reference": "example.invalid/smol:1", "pullPolicy": "Always"}
+    assert {"name": "model", "image": image} in template["volumes"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in container["volumeMounts"]
+    assert template["imagePullSecrets"] == [{"name": "registry"}]
+    plain = pod({"model": {"source": {"oci": {"image": "a"}}}})["spec"]
+    assert {"name": "model", "image": {"reference": "a"}} in plain["volumes"]
+    assert "imagePullSecrets" not in plain
+
+
+def test_the_nodes_pull_counts_into_the_deadline():
+    oci, pvc = (children(raw)["Deployment"]["spec"]["progressDeadlineSeconds"] for raw in (FETCHED["oci"], FULL))
+    assert oci == pvc + 7200
+
+
 def test_a_fetch_has_time_that_a_load_alone_has_not():
     def budget(raw: dict[str, Any]) -> int:
         return int(pod(raw)["spec"]["containers"][0]["startupProbe"]["failureThreshold"])
@@ -261,11 +322,12 @@ def test_a_fetch_has_time_that_a_load_alone_has_not():
     ("source", "ports"),
     [
         ({"pvc": {"claimName": "m"}}, None),
+        ({"oci": OCI}, None),
         ({"hub": {"repo": "a/b"}}, [("UDP", 53), ("TCP", 53), ("TCP", 443)]),
         ({"hub": HUB}, [("UDP", 53), ("TCP", 53), ("TCP", 8080)]),
         ({"s3": S3}, [("UDP", 53), ("TCP", 53), ("TCP", 443)]),
     ],
-    ids=["pvc", "hub", "mirror", "s3"],
+    ids=["pvc", "oci", "hub", "mirror", "s3"],
 )
 def test_a_replica_may_connect_to_nothing_but_its_models_source(source, ports):
     spec = policy({"model": {"source": source}})
@@ -311,6 +373,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 CHOICES = {
     "bfloat16": "float16",
     "H100": "H200",
+    "Always": "Never",
     "Exists": "Equal",
     "NoSchedule": "NoExecute",
     "5m": "6m",
@@ -390,6 +453,7 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
         {"networking": {"networkPolicy": {"allowedFrom": [{"podSelector": {}}]}}},
         {"disruption": {"maxUnavailable": 2}},
         {"rollout": {"strategy": "InPlace"}},
+        {"networking": ROUTED},
     ],
     ids=lambda changes: next(iter(changes)),
 )

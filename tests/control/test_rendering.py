@@ -66,6 +66,28 @@ def test_a_server_with_autoscaling_starts_at_its_minimum(run):
     assert kinds(manifests)[-1] == "PodMonitor"
 
 
+ZERO = "  autoscaling: { maxReplicas: 3, targets: { waitingPerReplica: 1 }, scaleToZero: {} }\n"
+
+
+def test_one_that_may_be_idle_has_an_activator_with_its_services_name(run, monkeypatch):
+    _, manifests, _ = run(GOOD + ZERO, "--activator-image=example.invalid/operator:1")
+    found = {f"{item['kind']} {item['metadata']['name']}": item for item in manifests}
+    assert {"Deployment chat-activator", "Service chat-replicas", "NetworkPolicy chat-activator"} <= found.keys()
+    (container,) = found["Deployment chat-activator"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "example.invalid/operator:1"
+    assert container["args"][:2] == ["--upstream", "http://chat-replicas.team-a.svc"]
+    monkeypatch.setenv("OCTAVO_ACTIVATOR_IMAGE", "example.invalid/operator:2")
+    assert run(GOOD + ZERO)[0] == 0
+
+
+def test_an_activator_without_an_image_is_an_error(run, monkeypatch):
+    monkeypatch.delenv("OCTAVO_ACTIVATOR_IMAGE", raising=False)
+    status, _, errors = run(GOOD + ZERO)
+    assert status == 1
+    assert "spec.autoscaling.scaleToZero" in errors
+    assert "--activator-image" in errors
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

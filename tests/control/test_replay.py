@@ -139,6 +139,21 @@ def test_the_production_code_scales_up_under_load_and_down_after_it():
     assert scaled.turns == 1
 
 
+def test_between_two_bursts_it_sleeps_and_the_second_is_held_until_it_wakes():
+    burst = [Arrival(float(step), 60, 10) for step in range(60)]
+    trace = [*burst, *(replace(arrival, time=arrival.time + 1500) for arrival in burst)]
+    always = play(Octavo(POLICY), trace, MACHINE, startup=20, start=1, slo=2.0)
+    sleeps = play(Octavo(replace(POLICY, idle_after=120.0)), trace, MACHINE, startup=20, start=1, slo=2.0)
+    assert sleeps.replica_hours < always.replica_hours / 2
+    assert 20 <= sleeps.violations < 30, "those that came during the start of the first replica, and a few behind them"
+    assert always.violations == 0
+    numbers = [number for _, number in sleeps.replicas]
+    asleep, awake = (time for time, _ in sleeps.replicas[numbers.index(0) :][:2])
+    assert 180 <= asleep <= 190
+    assert 1500 <= awake <= 1502
+    assert "▁" in chart(sleeps, trace[-1].time, sleeps.most)
+
+
 def test_a_run_is_reproducible():
     first, second = (play(Octavo(POLICY), overload(60), MACHINE, startup=20, start=1, slo=2.0) for _ in range(2))
     assert first == second

@@ -80,9 +80,9 @@ def test_what_is_not_certainly_idle_stays(signals):
 def test_without_an_activator_that_answers_nothing_goes_to_zero():
     """Nobody could wake it."""
     memory = ScalerMemory(since=0.0, deaf_since=NOW - BLIND_SECONDS, seen=NOW - 1)
-    decision = run(quiet(2, IDLE_AFTER), 2, memory)
+    decision = run(quiet(2, IDLE_AFTER, deaf=True), 2, memory)
     assert (decision.replicas, decision.reason) == (2, Reason.ACTIVATOR_SILENT)
-    assert run(quiet(5, IDLE_AFTER), 5, memory).replicas == 4, "an ordinary scale-down goes on"
+    assert run(quiet(5, IDLE_AFTER, deaf=True), 5, memory).replicas == 4, "an ordinary scale-down goes on"
 
 
 def test_without_scale_to_zero_idleness_means_the_minimum():
@@ -170,7 +170,7 @@ def test_held_requests_count_as_waiting_beside_those_of_the_replicas():
 
 def test_an_activator_that_is_silent_at_zero_wakes_one():
     """Requests may wait where nobody sees them; and without it there would be no way back."""
-    silent = Signals(ready=0, unknown=0)
+    silent = Signals(ready=0, unknown=0, deaf=True)
     first = run(silent, 0)
     assert (first.replicas, first.reason) == (0, Reason.AT_ZERO)
     later = decide(silent, replace(POLICY, min_replicas=1), 0, first.memory, NOW + BLIND_SECONDS)
@@ -339,6 +339,7 @@ def test_it_sleeps_and_wakes_by_the_rules_alone(life, least, current, period):
                 held=held if taken is not None else 0,
                 held_tokens=1e9 if answers == "garbage" else held,
                 activated=None if taken is None else now - taken,
+                deaf=taken is None,
             )
             active = now if busy or held or not current else active
             decision = decide(signals, policy, current, memory, now)

@@ -70,7 +70,7 @@ def test_what_does_not_parse_is_named_by_its_field(raw_spec, changes, field):
 
 
 def test_a_source_that_this_operator_does_not_know_is_refused():
-    with pytest.raises(SpecError, match="set exactly one source: hub, pvc or s3"):
+    with pytest.raises(SpecError, match="set exactly one source: hub, oci, pvc or s3"):
         parse_spec({"model": {"source": {}}})
 
 

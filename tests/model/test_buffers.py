@@ -153,6 +153,17 @@ def test_two_steps_do_not_wait_for_each_other():
     assert counts == [1, 2, 2, 2]
 
 
+def test_pieces_that_were_made_within_a_pass_can_be_filled_outside_of_it():
+    memory = LaggingMemory()
+    buffers = StepBuffers(memory)
+    for batch, within in [(make_batch([(900, 0)]), True), (make_batch([(5, 9)]), False), (make_batch([(2, 0)]), True)]:
+        with torch.inference_mode(mode=within):
+            inputs = buffers.fill(batch)
+            memory.finish()
+            assert_holds(inputs, batch, shape_of(batch))
+            inputs.token_ids[0] = 7
+
+
 def test_the_devices_addresses_stay_while_steps_fit():
     """What was captured reads them for ever."""
     memory = LaggingMemory()

@@ -95,3 +95,17 @@ def test_a_sequence_that_asks_leaves_its_neighbours_alone(folder, runner_of):
 def test_logits_that_are_not_numbers_are_an_error():
     with pytest.raises(FloatingPointError):
         describe(torch.full((1, 8), torch.nan), [1], [2])
+
+
+@pytest.mark.parametrize("vocab_size", [4, 9])
+def test_each_row_names_as_many_as_it_asks_for_and_never_more_than_there_are(vocab_size):
+    """Ids and ranks come back exactly, though they travel with the probabilities in one piece."""
+    logits = torch.arange(float(vocab_size)).repeat(3, 1)
+    tops = [0, 2, 20]
+    described = describe(logits, [0, vocab_size - 1, 1], tops)
+    logprobs = logits[0].log_softmax(-1).tolist()
+    best = [(token, pytest.approx(logprobs[token], abs=1e-6)) for token in reversed(range(vocab_size))]
+    assert [row.top for row in described] == [best[:top] for top in tops]
+    assert [row.rank for row in described] == [vocab_size, 1, vocab_size - 1]
+    assert all(isinstance(row.rank, int) and isinstance(row.logprob, float) for row in described)
+    assert all(isinstance(token, int) for row in described for token, _ in row.top)

@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-held", type=int, default=100, help="requests held at the same time (default: 100)")
     parser.add_argument("--hold-timeout", type=float, default=300, help="seconds that one is held (default: 300)")
     parser.add_argument("--drain-timeout", type=float, default=420, help="seconds after SIGTERM (default: 420)")
+    parser.add_argument("--host", metavar="ADDRESS", help="to listen on (default: all)")
     parser.add_argument("--port", type=int, default=names.PORT, help=f"for clients (default: {names.PORT})")
     parser.add_argument(
         "--control-port", type=int, default=names.CONTROL_PORT, help=f"for the operator (default: {names.CONTROL_PORT})"

@@ -50,19 +50,21 @@ async def running(options: argparse.Namespace) -> AsyncIterator[web.Application]
         clients = web.Application(client_max_size=LARGEST_BODY)
         clients.router.add_route("*", "/{path:.*}", proxy.handle)
         async with (
-            _site(control, options.control_port, patience=1.0),
-            _site(clients, options.port, patience=options.drain_timeout),
+            _site(control, options.host, options.control_port, patience=1.0),
+            _site(clients, options.host, options.port, patience=options.drain_timeout),
         ):
             yield control
 
 
 @asynccontextmanager
-async def _site(app: web.Application, port: int, *, patience: float) -> AsyncIterator[None]:
-    """A client that leaves ends its handler, and with it the request to the replica."""
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=patience)
+async def _site(app: web.Application, host: str | None, port: int, *, patience: float) -> AsyncIterator[None]:
+    """A client that leaves ends its handler, and with it the request to the replica. Bodies stay as they came."""
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=patience
+    )
     await runner.setup()
     try:
-        await web.TCPSite(runner, port=port).start()
+        await web.TCPSite(runner, host, port).start()
         yield
     finally:
         await runner.cleanup()

@@ -18,6 +18,7 @@ from typing import Final
 import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from octavo_operator.activator.ledger import LARGEST_BODY, FullError, Ledger, Place
 from octavo_operator.activator.metrics import Metrics
@@ -138,7 +139,13 @@ async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> tuple[
 
 
 def _question(request: web.Request, body: bytes | None) -> Question:
-    return Question(request.method, request.raw_path, _end_to_end(request.headers, hdrs.CONTENT_LENGTH), body)
+    return Question(request.method, _target(request.rel_url), _end_to_end(request.headers, hdrs.CONTENT_LENGTH), body)
+
+
+def _target(url: URL) -> str:
+    """The path and the query alone: a client may name a host there, but not one that we connect to."""
+    query = f"?{url.raw_query_string}" if url.raw_query_string else ""
+    return f"/{url.raw_path.removeprefix('/')}{query}"
 
 
 def _end_to_end(headers: CIMultiDictProxy[str], *without: str) -> CIMultiDict[str]:

@@ -1,7 +1,7 @@
 """The way to the replicas: open while a connection succeeds, and tried again and again while somebody waits for it.
 
 A request is sent when its connection stands, and never a second time, with one exception: a replica that answers that
-it is shutting down has not begun with it (runtime/octavo_runtime/server/lifecycle.py), so it is held again.
+it is shutting down, or still loads, has not begun with it (runtime/octavo_runtime/errors.py), so it is held again.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from octavo_operator.activator.metrics import Metrics
 
 RETRY_SECONDS: Final = 0.1
 CONNECT_SECONDS: Final = 1.0
-SHUTTING_DOWN: Final = "server_shutting_down"
-"""The runtime's code (tests/contract holds both equal)."""
+NOT_BEGUN: Final = frozenset({"server_shutting_down", "model_loading"})
+"""Codes of the runtime (tests/contract holds both equal)."""
 _SMALL: Final = 4096
 _NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HEADERS_OF_OURS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
@@ -33,7 +33,7 @@ class NoReplicaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request as it is passed on."""
+    """A request as it is passed on. `path` has its query, encoded as it came, and begins with a slash."""
 
     method: str
     path: str
@@ -78,7 +78,7 @@ class Upstream:
         try:
             answer = await self._session.request(
                 question.method,
-                self._url.join(URL(question.path, encoded=True)),
+                URL(f"{self._url.origin()}{question.path}", encoded=True),
                 headers=question.headers,
                 data=question.body,
                 skip_auto_headers=_HEADERS_OF_OURS,
@@ -87,9 +87,9 @@ class Upstream:
             )
         except _NO_CONNECTION as error:
             raise NoReplicaError(str(error)) from error
-        if answer.status == 503 and await _shuts_down(answer):
+        if answer.status == 503 and await _has_not_begun(answer):
             answer.close()
-            raise NoReplicaError("the replica is shutting down")
+            raise NoReplicaError("the replica has not begun")
         return answer
 
     def lost(self) -> None:
@@ -111,10 +111,10 @@ class Upstream:
     async def _knock(self) -> None:
         """Tries while somebody waits. Without anybody it is unknown again, and the next request finds out."""
         while self._waiting:
+            await asyncio.sleep(RETRY_SECONDS)
             if await self._answers():
                 self._metrics.wake_seconds.observe(time.monotonic() - self._lost_at)
                 break
-            await asyncio.sleep(RETRY_SECONDS)
         self._open.set()
 
     async def _answers(self) -> bool:
@@ -133,12 +133,12 @@ async def _tell_taken(
     context.trace_request_ctx()
 
 
-async def _shuts_down(answer: aiohttp.ClientResponse) -> bool:
-    """Whether a short JSON answer has the runtime's code; its body is kept for the client."""
+async def _has_not_begun(answer: aiohttp.ClientResponse) -> bool:
+    """Whether a short JSON answer has such a code; its body is kept for the client."""
     length = answer.content_length
     if answer.content_type != "application/json" or length is None or length > _SMALL:
         return False
     try:
-        return bool(json.loads(await answer.read())["error"]["code"] == SHUTTING_DOWN)
+        return bool(json.loads(await answer.read())["error"]["code"] in NOT_BEGUN)
     except (ValueError, TypeError, KeyError):
         return False

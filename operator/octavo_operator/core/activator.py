@@ -4,7 +4,8 @@ client ──> Service NAME ──┬── while a replica is available ──>
                           └── else ──> the activator ──> Service NAME-replicas ──> the replicas
 
 The activator is a Deployment of one pod from the operator's image (octavo_operator/activator). It asks the API server
-nothing: whether there is a replica it learns by connecting, and the operator asks it for what it holds.
+nothing, and no DNS: where the second Service is, it is told, so it comes when that has its address. Whether there is a
+replica it learns by connecting, and the operator asks it for what it holds.
 """
 
 from typing import Final
@@ -19,15 +20,22 @@ _RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"m
 """Python and aiohttp take 50 MiB, the bodies that are held at most 64 MiB (activator/ledger.py)."""
 
 
-def make_activator(spec: ModelServerSpec, owner: Owner, defaults: Defaults, model: str) -> tuple[Manifest | None, ...]:
-    """All of them, where the spec allows for no replica; `model` is the name that clients ask for."""
+def make_activator(
+    spec: ModelServerSpec, owner: Owner, defaults: Defaults, *, model: str, upstream: str | None
+) -> tuple[Manifest | None, ...]:
+    """All of them, where the spec allows for no replica.
+
+    `model` is the name that clients ask for, `upstream` the host of the second Service, None while it has none.
+    """
     zero = _zero(spec)
     if zero is None or why_none(spec, defaults):
         return ()
     return (
         make_activator_policy(spec, owner, defaults),
         child(owner, "Service", names.OF_REPLICAS, spec=service_spec(names.selector(owner.name))),
-        _deployment(spec, zero, owner, defaults, model),
+        _deployment(spec, zero, owner, defaults.activator_image, _flags(spec, zero, model, upstream))
+        if upstream
+        else None,
         make_activator_monitor(owner, defaults),
     )
 
@@ -43,11 +51,26 @@ def _zero(spec: ModelServerSpec) -> ScaleToZero | None:
     return spec.autoscaling.scale_to_zero if spec.autoscaling else None
 
 
-def _deployment(spec: ModelServerSpec, zero: ScaleToZero, owner: Owner, defaults: Defaults, model: str) -> Manifest:
+def _flags(spec: ModelServerSpec, zero: ScaleToZero, model: str, upstream: str) -> dict[str, str]:
+    return {
+        "--upstream": f"http://[{upstream}]" if ":" in upstream else f"http://{upstream}",
+        "--model": model,
+        "--max-held": str(zero.max_held_requests),
+        "--hold-timeout": str(zero.hold_timeout),
+        "--drain-timeout": str(_longest(spec, zero)),
+    }
+
+
+def _longest(spec: ModelServerSpec, zero: ScaleToZero) -> int:
+    """Seconds that a request may be on its way here, if its answer takes no longer than a replica's drain."""
+    return zero.hold_timeout + spec.drain.timeout
+
+
+def _deployment(spec: ModelServerSpec, zero: ScaleToZero, owner: Owner, image: str, flags: dict[str, str]) -> Manifest:
     """One pod; a new one is ready before the old one goes, and that one first finishes what it holds."""
     template = {
         "metadata": {"labels": names.activator_labels(owner.name)},
-        "spec": _pod_spec(spec, zero, owner, defaults, model),
+        "spec": _pod_spec(owner, image, flags, grace=_longest(spec, zero) + names.DRAIN_DELAY_SECONDS),
     }
     deployment = {
         "replicas": 1,
@@ -59,9 +82,8 @@ def _deployment(spec: ModelServerSpec, zero: ScaleToZero, owner: Owner, defaults
     return child(owner, "Deployment", names.OF_ACTIVATOR, spec=deployment)
 
 
-def _pod_spec(spec: ModelServerSpec, zero: ScaleToZero, owner: Owner, defaults: Defaults, model: str) -> Manifest:
+def _pod_spec(owner: Owner, image: str, flags: dict[str, str], *, grace: int) -> Manifest:
     """Fit for Pod Security "restricted"."""
-    longest = zero.hold_timeout + spec.drain.timeout
     return {
         "serviceAccountName": owner.name,
         "automountServiceAccountToken": False,
@@ -72,26 +94,19 @@ def _pod_spec(spec: ModelServerSpec, zero: ScaleToZero, owner: Owner, defaults: 
             "runAsGroup": names.USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationGracePeriodSeconds": longest + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS,
-        "containers": [_container(zero, owner, defaults.activator_image, model, longest)],
+        "terminationGracePeriodSeconds": grace + names.KILL_MARGIN_SECONDS,
+        "containers": [_container(image, flags)],
     }
 
 
-def _container(zero: ScaleToZero, owner: Owner, image: str, model: str, longest: int) -> Manifest:
-    flags = {
-        "--upstream": f"http://{owner.name}{names.OF_REPLICAS}.{owner.namespace}.svc",
-        "--model": model,
-        "--max-held": zero.max_held_requests,
-        "--hold-timeout": zero.hold_timeout,
-        "--drain-timeout": longest,
-    }
+def _container(image: str, flags: dict[str, str]) -> Manifest:
     ports = {names.PORT_NAME: names.PORT, names.CONTROL_PORT_NAME: names.CONTROL_PORT}
     return {
         "name": names.ACTIVATOR,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["octavo-operator", "activate"],
-        "args": [word for flag, value in flags.items() for word in (flag, str(value))],
+        "args": [word for flag, value in flags.items() for word in (flag, value)],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         "readinessProbe": _probe(names.PATH_READY, period=1),
         "livenessProbe": _probe(names.PATH_LIVE, period=10),

@@ -11,7 +11,7 @@ from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
-from octavo_operator.core.sources import DNS_PORTS, egress
+from octavo_operator.core.sources import egress
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_metrics import PROMETHEUS
 from octavo_operator.core.spec_network import Peer
@@ -46,7 +46,7 @@ def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults)
 
 
 def make_activator_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
-    """In: who may reach the replicas; the control port from the operator and Prometheus. Out: the replicas, and DNS."""
+    """In: who may reach the replicas; the control port from the operator and Prometheus. Out: the replicas."""
     wanted = spec.networking.network_policy
     if not wanted.enabled:
         return None
@@ -59,7 +59,7 @@ def make_activator_policy(spec: ModelServerSpec, owner: Owner, defaults: Default
         "podSelector": {"matchLabels": names.activator_selector(owner.name)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": ingress,
-        "egress": [{"to": [replicas], "ports": _tcp(names.PORT)}, {"ports": DNS_PORTS}],
+        "egress": [{"to": [replicas], "ports": _tcp(names.PORT)}],
     }
     return child(owner, "NetworkPolicy", names.OF_ACTIVATOR, spec=policy)
 

@@ -34,6 +34,8 @@ class Defaults:
     """Whether PodMonitors are wanted, and the cluster has the kind."""
     pod_monitor_labels: Mapping[str, str] = field(default_factory=dict)
     profiles: Profiles = BUILT_IN
+    served: frozenset[str] = frozenset()
+    """The optional kinds that the cluster has."""
     activator_image: str = ""
     """The operator's own; empty: not known, and nothing can be scaled to zero."""
 

@@ -42,8 +42,8 @@ class Change:
 class ScalerMemory:
     """`since`: from when on everything was seen. `blind_since`: from when on no ready replica gave a sample.
 
-    `active_at`: when there was something to do last, or it was not known. `deaf_since`: from when on the activator gave
-    no answer, asked or not. `capacity`: KV tokens of a replica, as the last of them told.
+    `active_at`: when there was something to do last, or it was not known. `deaf_since`: from when on the activator
+    was not there, or gave no answer. `capacity`: KV tokens of a replica, as the last of them told.
     """
 
     since: float
@@ -86,7 +86,7 @@ class Recalled:
 def take_in(memory: ScalerMemory, signals: Signals, now: float) -> ScalerMemory:
     """The memory at `now`: the clock's jumps mended, the new signals learned from."""
     memory = _mended(memory, now)
-    blind, deaf = signals.ready > 0 and signals.known == 0, signals.activated is None
+    blind = signals.ready > 0 and signals.known == 0
     return replace(
         memory,
         learned=learn(memory.learned, signals, now),
@@ -94,7 +94,7 @@ def take_in(memory: ScalerMemory, signals: Signals, now: float) -> ScalerMemory:
         blind_since=(memory.blind_since if memory.blind_since is not None else now) if blind else None,
         seen=now,
         active_at=_active_at(memory, signals, now),
-        deaf_since=(memory.deaf_since if memory.deaf_since is not None else now) if deaf else None,
+        deaf_since=(memory.deaf_since if memory.deaf_since is not None else now) if signals.deaf else None,
         capacity=signals.kv_capacity / signals.known if signals.known else memory.capacity,
     )
 

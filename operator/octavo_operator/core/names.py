@@ -35,6 +35,8 @@ RESOURCES: Final = {
     "NetworkPolicy": Resource("networking.k8s.io", "v1", "networkpolicies"),
     "PodDisruptionBudget": Resource("policy", "v1", "poddisruptionbudgets"),
     "PodMonitor": Resource("monitoring.coreos.com", "v1", "podmonitors"),
+    "InferencePool": Resource("inference.networking.k8s.io", "v1", "inferencepools"),
+    "HTTPRoute": Resource("gateway.networking.k8s.io", "v1", "httproutes"),
     "Pod": Resource("", "v1", "pods"),
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
@@ -42,7 +44,16 @@ RESOURCES: Final = {
 }
 """Every kind that the operator reads or writes."""
 
-CHILD_KINDS: Final = ("ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment", "PodMonitor")
+CHILD_KINDS: Final = (
+    "ServiceAccount",
+    "NetworkPolicy",
+    "Service",
+    "PodDisruptionBudget",
+    "Deployment",
+    "PodMonitor",
+    "InferencePool",
+    "HTTPRoute",
+)
 """In the order in which they are applied: before a pod starts, it has its identity and its walls."""
 
 OF_ACTIVATOR: Final = "-activator"
@@ -54,7 +65,7 @@ CHILDREN: Final = (
 )
 """Every child that there can be: its kind, and what its name has behind that of the ModelServer."""
 
-OPTIONAL_KINDS: Final = frozenset({"PodMonitor"})
+OPTIONAL_KINDS: Final = frozenset({"PodMonitor", "InferencePool", "HTTPRoute"})
 """Kinds that a cluster may lack. They are listed, and not watched: a watch of them could not be added later."""
 
 LABEL_MODEL_SERVER: Final = f"{GROUP}/modelserver"
@@ -102,11 +113,12 @@ METRIC_WAITING_TOKENS: Final = "octavo_waiting_tokens"
 METRIC_PROMPT_TOKENS: Final = "octavo_prompt_tokens_total"
 METRIC_GENERATION_TOKENS: Final = "octavo_generation_tokens_total"
 METRIC_TTFT: Final = "octavo_time_to_first_token_seconds"
+METRIC_QUEUE_TIME: Final = "octavo_request_queue_time_seconds"
 METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 
 class Condition:
-    """Condition types of a ModelServer. `Reconciling` and `Stalled` are there only while they are true (kstatus)."""
+    """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true."""
 
     READY: Final = "Ready"
     AVAILABLE: Final = "Available"
@@ -114,6 +126,7 @@ class Condition:
     SCALING_ACTIVE: Final = "ScalingActive"
     SCALING_LIMITED: Final = "ScalingLimited"
     METRICS_FRESH: Final = "MetricsFresh"
+    CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
 
@@ -141,6 +154,7 @@ class Reason:
     APPLY_REJECTED: Final = "ApplyRejected"
     APPLY_FAILED: Final = "ApplyFailed"
     NAME_TAKEN: Final = "NameTaken"
+    KIND_MISSING: Final = "KindMissing"
     PAUSED: Final = "Paused"
 
     # What a pod says
@@ -194,6 +208,7 @@ class Reason:
     SCHEDULED: Final = "Scheduled"
     WITHIN_RANGE: Final = "DesiredWithinRange"
     SCRAPED: Final = "Scraped"
+    REPLICAS_CHANGED: Final = "ReplicasChangedByOthers"
 
     # Events only
     CREATED: Final = "Created"

@@ -83,6 +83,10 @@ class PodView:
     ends_by: float = 0.0
     """When it is killed at the latest; 0 for one that stays."""
     footprint: Footprint = Footprint()
+    scheduled_at: float = 0.0
+    """When it got its node; 0 before."""
+    started_at: float = 0.0
+    """When its container began to run, for the last time; 0 while it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,18 @@ def view_pod(raw: Raw) -> PodView:
         problem=None if is_ready else _problem(status),
         ends_by=from_timestamp(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else 0.0,
         footprint=_footprint(raw.get("spec", {})),
+        scheduled_at=_moment(_condition(status, "PodScheduled"), "lastTransitionTime"),
+        started_at=_moment(_container(status).get("state", {}).get("running") or {}, "startedAt"),
     )
+
+
+def _moment(raw: Raw, field: str) -> float:
+    return from_timestamp(raw[field]) if raw.get(field) else 0.0
+
+
+def _container(status: Raw) -> Raw:
+    found: Raw = next((item for item in status.get("containerStatuses", ()) if item["name"] == names.CONTAINER), {})
+    return found
 
 
 def _footprint(spec: Raw) -> Footprint:
@@ -158,6 +173,12 @@ def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:
     """The pods that have not ended, by name. A failed pod is already being replaced."""
     views = [view_pod(raw) for raw in raws if raw.get("status", {}).get("phase") not in ("Failed", "Succeeded")]
     return tuple(sorted(views, key=lambda pod: pod.name))
+
+
+def leads_to_activator(service: Raw | None) -> bool:
+    """Whether a Service leads to the activator and not to replicas."""
+    selector: Raw = service.get("spec", {}).get("selector", {}) if service else {}
+    return names.is_activators(selector.get(names.LABEL_MODEL_SERVER, ""))
 
 
 def gravest_problem(pods: Iterable[PodView], revision: str | None) -> Problem | None:

@@ -42,6 +42,8 @@ class Step:
     manifest: Manifest
     reason: str
     message: str
+    drift: tuple[str, ...] = ()
+    """Paths of the fields that somebody else has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:
     manifest = _over(existing, manifest)
     if any(path.endswith(names.ANNOTATION_APPLIED) for path in differences):
         return Step(manifest, Reason.UPDATED, f"{what} updated")
-    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}")
+    return Step(manifest, Reason.DRIFT_REPAIRED, f"{what} put back: {', '.join(differences[:5])}", differences)
 
 
 def _over(existing: Manifest, manifest: Manifest) -> Manifest:
@@ -140,9 +142,10 @@ def _is_rewritten(desired: object, observed: object, path: str) -> bool:
 
 
 def _list_difference(desired: list[Any], observed: list[Any], path: str) -> tuple[str, ...]:
-    """Lists whose items have names are maps (others may add items); the rest are one value."""
+    """Lists whose items have names of their own are maps (others may add items); the rest are one value."""
     key = _KEYS.get(path.rsplit(".", 1)[-1], "name")
-    if all(isinstance(item, dict) and key in item for item in desired) and desired:
+    keys = [item[key] for item in desired if isinstance(item, dict) and key in item]
+    if keys and len(keys) == len(desired) and all(keys.count(name) == 1 for name in keys):
         present = {item[key]: item for item in observed if isinstance(item, dict) and key in item}
         return tuple(
             found for item in desired for found in difference(item, present.get(item[key]), f"{path}[{item[key]}]")

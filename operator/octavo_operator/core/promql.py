@@ -54,11 +54,21 @@ def samples_query(pods: Iterable[Pod], seconds: float) -> str:
     return f"{{{selector}}}[{math.ceil(seconds)}s]"
 
 
+def pods_query(metric: str, namespace: str, server: str) -> str:
+    """One metric of all replicas of a ModelServer, by pod; of a replica that two scrape once."""
+    labels = f'namespace="{_checked(namespace)}",octavo_dev_modelserver="{_checked(server)}"'
+    return f"max by (pod) ({metric}{{{labels}}})"
+
+
 def _literal(name: str) -> str:
     """A Kubernetes name as a regular expression, without a backslash: those would have to be doubled in PromQL."""
+    return _checked(name).replace(".", "[.]")
+
+
+def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of Kubernetes")
-    return name.replace(".", "[.]")
+    return name
 
 
 def read_samples(status: int, body: bytes) -> Answer:

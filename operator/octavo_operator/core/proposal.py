@@ -13,7 +13,6 @@ none of these           1
 With scaleToZero the Service leads to the activator while no replica is available, and shortly before the last one goes.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -23,26 +22,31 @@ from octavo_operator.core.activator import why_none
 from octavo_operator.core.autoscale import Decision, decide
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
+from octavo_operator.core.contest import NO_CONTEST, Contest, follow
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.held import Held
 from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, Recalled, ScalerMemory
 from octavo_operator.core.names import Reason
-from octavo_operator.core.observed import DeploymentView, PodView, live_pods, view_deployment
+from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import ProfileError, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
+from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
+from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
 Raw = Mapping[str, Any]
 
-LONGEST_STARTUP_SECONDS: Final = 900.0
+_REPLICAS: Final = f"Service{names.OF_REPLICAS}"
+_ACTIVATOR: Final = f"Deployment{names.OF_ACTIVATOR}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Scaler:
-    """What survives from one reconcile to the next: the number wanted last, and what `decide` remembers."""
+    """What survives from one reconcile to the next: the last number, the autoscaler's memory, who else scales."""
 
     desired: int | None
     memory: ScalerMemory
+    contest: Contest = NO_CONTEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +137,12 @@ def propose(
     """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
     spec, failure = _settled(server, defaults)
-    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
-    signals = _with_held(_signals(live_pods(pods), windows, scaler.memory.since, pace, now), held)
+    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else RESTING
+    views = live_pods(pods)
+    signals = _signals(views, windows, scaler.memory.since, pace, now)
+    activator = _deployment(children, _ACTIVATOR)
+    if spec is not None and sleeps(spec):
+        signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
@@ -141,12 +150,17 @@ def propose(
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
     no_activator = _no_activator(spec, defaults)
-    to_activator = no_activator is None and _leads_to_activator(spec, desired, deployment, decision)
-    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
-    wanted = render(spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator)
-    plan = make_plan(wanted, _as_manifests(children))
-    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision))
-    return Proposal(server, plan, desired, after, decision, signals, _conflict(plan) or no_activator)
+    to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
+    upstream = address(children.get(_REPLICAS))
+    in_place = replaces_in_place(spec, desired, deployment, views, now)
+    wanted = render(
+        spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
+    )
+    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
+    contest = follow(scaler.contest, plan, children.get("Deployment"), now)
+    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
+    failure = _conflict(plan) or no_activator or _missing(spec, defaults)
+    return Proposal(server, plan, desired, after, decision, signals, failure)
 
 
 def facts_of(
@@ -157,6 +171,7 @@ def facts_of(
     previous: ModelServerStatus,
     *,
     trouble: Trouble | None = None,
+    progress: Progress | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -171,11 +186,13 @@ def facts_of(
         pods=live_pods(pods),
         previous=previous,
         trouble=trouble,
+        contest=proposal.scaler.contest,
+        progress=progress,
     )
 
 
-def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
-    raw = children.get("Deployment")
+def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> DeploymentView | None:
+    raw = children.get(place)
     return view_deployment(raw) if raw is not None else None
 
 
@@ -183,34 +200,8 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
-    startup = _startup_p90(staying)
+    startup = startup_p90(staying)
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
-
-
-def _with_held(signals: Signals, held: Held | None) -> Signals:
-    if held is None:
-        return signals
-    return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
-
-
-def _leads_to_activator(
-    spec: ModelServerSpec, desired: int, deployment: DeploymentView | None, decision: Decision | None
-) -> bool:
-    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment."""
-    if spec.autoscaling is None or spec.autoscaling.scale_to_zero is None:
-        return False
-    serves = desired > 0 and deployment is not None and deployment.available > 0
-    return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
-
-
-def _startup_p90(pods: list[PodView]) -> float | None:
-    """Seconds from creation to readiness that nine of ten replicas kept to; None while none is ready.
-
-    A replica that lost its readiness and found it again shows a later time; what cannot be a start is left out.
-    """
-    seconds = sorted(pod.ready_since - from_timestamp(pod.created) for pod in pods if pod.ready and pod.created)
-    starts = [value for value in seconds if 0 <= value <= LONGEST_STARTUP_SECONDS]
-    return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
 
 
 def _is_active(spec: ModelServerSpec) -> bool:
@@ -231,7 +222,7 @@ def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
         return spec.replicas if spec.replicas is not None else 1
     if spec.replicas is not None:
         return spec.replicas
-    if spec.autoscaling.scale_to_zero is not None:
+    if sleeps(spec):
         return scaler.desired if scaler.desired is not None else observed
     return scaler.desired or observed or spec.autoscaling.min_replicas
 
@@ -268,10 +259,19 @@ def _conflict(plan: Plan) -> Failure | None:
     return Failure(Reason.NAME_TAKEN, f"{taken} exists and does not belong to this {names.KIND}: rename one of them")
 
 
+def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
+    missing = missing_kinds(spec, defaults)
+    if not missing:
+        return None
+    advice = "which the cluster does not have: install it, or remove the field"
+    return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
+
+
 def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     why = why_none(spec, defaults)
     return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
 
 
-def _as_manifests(children: Mapping[str, Raw]) -> dict[str, Manifest]:
-    return {kind: dict(raw) for kind, raw in children.items()}
+def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:
+    """An activator whose Service is missing for a moment is not unwanted."""
+    return {place: dict(raw) for place, raw in children.items() if place not in without}

@@ -29,7 +29,15 @@ from octavo_operator.core.manifest import (
 )
 from octavo_operator.core.pod_template import patched
 from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
-from octavo_operator.core.sources import model_argument, model_volume, shares_a_volume, source_env, startup_seconds
+from octavo_operator.core.routes import make_http_route, make_inference_pool
+from octavo_operator.core.sources import (
+    model_argument,
+    model_volume,
+    pull_seconds,
+    shares_a_volume,
+    source_env,
+    startup_seconds,
+)
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
 from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
@@ -49,18 +57,22 @@ def render(
     *,
     in_place: bool = False,
     to_activator: bool = False,
+    upstream: str | None = None,
 ) -> tuple[Manifest, ...]:
-    """All children of a ModelServer, in the order in which they are applied; the Service leads to the replicas, or to
-    the activator.
+    """All children of a ModelServer, in the order in which they are applied.
+
+    The Service leads to the replicas, or to the activator; that one comes when `upstream` is known (activator.py).
     """
     children = (
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
-        *make_activator(spec, owner, defaults, served_name(spec, owner.name)),
+        *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
         make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
         make_deployment(spec, owner, replicas, defaults, in_place=in_place),
         make_pod_monitor(spec, owner, defaults),
+        make_inference_pool(spec, owner, defaults),
+        make_http_route(spec, owner, defaults),
     )
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
@@ -79,7 +91,7 @@ def make_deployment(
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
         "revisionHistoryLimit": 2,
-        "progressDeadlineSeconds": startup_seconds(spec.model) + _grace_seconds(spec) + 60,
+        "progressDeadlineSeconds": pull_seconds(spec.model) + startup_seconds(spec.model) + _grace_seconds(spec) + 60,
         "selector": {"matchLabels": names.selector(owner.name)},
         "strategy": {
             "type": "RollingUpdate",
@@ -107,7 +119,7 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
         "containers": [_container(spec, name, defaults)],
         "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
     }
-    return pod | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
+    return pod | _pull_secret(spec) | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
 
 
 def _grace_seconds(spec: ModelServerSpec) -> int:
@@ -145,7 +157,8 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "model", "mountPath": names.MODELS_FOLDER} | ({"readOnly": True} if spec.model.source.pvc else {}),
+            {"name": "model", "mountPath": names.MODELS_FOLDER}
+            | ({"readOnly": True} if not spec.model.source.is_fetched else {}),
             {"name": "tmp", "mountPath": names.HOME},
             *({"name": volume["name"], "mountPath": "/dev/shm"} for volume in _shared_memory(spec)),  # noqa: S108
         ],
@@ -166,6 +179,11 @@ def _shared_memory(spec: ModelServerSpec) -> list[Manifest]:
     return [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHARED_GIB_PER_GPU * _gpus(spec)}Gi"}}]
 
 
+def _pull_secret(spec: ModelServerSpec) -> Manifest:
+    secret = spec.model.source.oci.pull_secret_ref if spec.model.source.oci else None
+    return {"imagePullSecrets": [{"name": secret.name}]} if secret else {}
+
+
 def _group(spec: ModelServerSpec) -> Manifest:
     """A new volume belongs to root: the first replica that mounts a cache makes it writable to our group."""
     if not shares_a_volume(spec.model):
@@ -177,7 +195,7 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
     kv_cache = spec.runtime.kv_cache
     flags = {
         "--port": names.PORT,
-        "--download-dir": None if spec.model.source.pvc else names.MODELS_FOLDER,
+        "--download-dir": names.MODELS_FOLDER if spec.model.source.is_fetched else None,
         "--served-model-name": served_name(spec, name),
         "--dtype": spec.model.dtype,
         "--max-model-len": spec.model.max_model_len,

@@ -3,6 +3,7 @@
 source   argument              volume at /models           goes out to          time to start
 ──────   ────────              ─────────────────           ───────────          ─────────────
 pvc      /models/PATH          the claim, read-only        nobody               to load
+oci      /models/PATH          the image, read-only        nobody               to load; the node pulls it before
 hub      hf://REPO@REVISION    the cache: a claim, or      DNS, and the port    to fetch and to load
 s3       s3://BUCKET/PREFIX    an emptyDir of the pod's    of the endpoint
 
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Manifest
 from octavo_operator.core.spec_model import Model
-from octavo_operator.core.spec_source import HubSource, PvcSource, S3Source
+from octavo_operator.core.spec_source import HubSource, OciSource, PvcSource, S3Source
 
 LOAD_SECONDS: Final = 1800
 """Time that a replica may take to load its model; 140 GB from slow storage need a good part of it."""
@@ -27,19 +28,24 @@ FETCH_SECONDS: Final = 7200
 
 _DEFAULT_REGION: Final = "us-east-1"
 _HTTPS: Final = 443
-DNS_PORTS: Final = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+_DNS: Final = 53
 
 
 def startup_seconds(model: Model) -> int:
     """How long a replica may take to start."""
-    return LOAD_SECONDS + (0 if model.source.pvc else FETCH_SECONDS)
+    return LOAD_SECONDS + (FETCH_SECONDS if model.source.is_fetched else 0)
+
+
+def pull_seconds(model: Model) -> int:
+    """How long the node may take to pull the model before a replica starts."""
+    return FETCH_SECONDS if model.source.oci else 0
 
 
 def model_argument(model: Model) -> str:
     """The model as `octavo serve` takes it."""
     match _source(model):
-        case PvcSource() as pvc:
-            return posixpath.normpath(posixpath.join(names.MODELS_FOLDER, pvc.path))
+        case PvcSource(path=path) | OciSource(path=path):
+            return posixpath.normpath(posixpath.join(names.MODELS_FOLDER, path))
         case HubSource() as hub:
             return f"hf://{hub.repo}@{hub.revision}" + (f"/{hub.file}" if hub.file else "")
         case S3Source() as s3:
@@ -54,7 +60,7 @@ def source_env(model: Model) -> list[Manifest]:
         case S3Source() as s3:
             region = _value("AWS_REGION", s3.region or _DEFAULT_REGION)
             return [*_value("AWS_ENDPOINT_URL", s3.endpoint), *region, *_s3_credentials(s3)]
-        case PvcSource():
+        case PvcSource() | OciSource():
             return []
 
 
@@ -62,6 +68,10 @@ def model_volume(model: Model) -> Manifest:
     """The volume at `names.MODELS_FOLDER`."""
     if model.source.pvc:
         return _claim(model.source.pvc.claim_name, readOnly=True)
+    if model.source.oci:
+        oci = model.source.oci
+        policy = {"pullPolicy": oci.pull_policy} if oci.pull_policy else {}
+        return {"name": "model", "image": {"reference": oci.image, **policy}}
     cache = model.cache
     if cache and cache.pvc:
         return _claim(cache.pvc.claim_name)
@@ -76,13 +86,14 @@ def shares_a_volume(model: Model) -> bool:
 def egress(model: Model) -> list[Manifest]:
     """The rules of a NetworkPolicy for what the fetch connects to. It knows no host names, so ports must do."""
     source = _source(model)
-    if isinstance(source, PvcSource):
+    if isinstance(source, PvcSource | OciSource):
         return []
-    return [{"ports": [*DNS_PORTS, {"protocol": "TCP", "port": _port(source.endpoint)}]}]
+    dns = [{"protocol": protocol, "port": _DNS} for protocol in ("UDP", "TCP")]
+    return [{"ports": [*dns, {"protocol": "TCP", "port": _port(source.endpoint)}]}]
 
 
-def _source(model: Model) -> PvcSource | HubSource | S3Source:
-    source = model.source.pvc or model.source.hub or model.source.s3
+def _source(model: Model) -> PvcSource | OciSource | HubSource | S3Source:
+    source = model.source.pvc or model.source.oci or model.source.hub or model.source.s3
     assert source is not None, "parse_spec admits no ModelSource without a member"
     return source
 

@@ -63,6 +63,18 @@ def _is_divided_once(spec: "ModelServerSpec") -> bool:
     return not (given and _has_gpus(spec))
 
 
+_NOBODY_WAKES: Final = (
+    "a pool without a replica answers nobody and wakes nobody: "
+    "remove networking.inferencePool or autoscaling.scaleToZero"
+)
+
+
+def _somebody_wakes(spec: "ModelServerSpec") -> bool:
+    """The activator takes what comes to the Service; a gateway picks a pool's pods past it."""
+    zero = spec.autoscaling.scale_to_zero if spec.autoscaling else None
+    return zero is None or spec.networking.inference_pool is None
+
+
 _ON_CPU: Final = "!has(self.accelerator) || (has(self.accelerator.count) && self.accelerator.count == 0)"
 _PRICE_NEEDED: Final = (
     "a budget needs a price: set budget.replicaCostPerHour, accelerator.costPerHour or accelerator.profile"
@@ -106,6 +118,12 @@ class ModelServerSpec(SpecModel):
                 fieldPath=".runtime.kvCache.size",
             ),
             rule(
+                """!has(self.networking) || !has(self.networking.inferencePool) || !has(self.autoscaling)
+                    || !has(self.autoscaling.scaleToZero)""",
+                _NOBODY_WAKES,
+                fieldPath=".networking.inferencePool",
+            ),
+            rule(
                 f"""({_ON_CPU}) || !has(self.runtime.args) || !self.runtime.args.exists(arg,
                     arg == '{_TENSOR_PARALLEL}' || arg.startsWith('{_TENSOR_PARALLEL}='))""",
                 _COUNTED,
@@ -114,7 +132,12 @@ class ModelServerSpec(SpecModel):
         )
     )
 
-    checks: ClassVar = ((_has_a_price, _PRICE_NEEDED), (_cache_fits, _CACHE_FITS), (_is_divided_once, _COUNTED))
+    checks: ClassVar = (
+        (_has_a_price, _PRICE_NEEDED),
+        (_cache_fits, _CACHE_FITS),
+        (_is_divided_once, _COUNTED),
+        (_somebody_wakes, _NOBODY_WAKES),
+    )
 
     model: Model = Field(description="Which model is served, and under what name.")
     runtime: Runtime = Field(default=Runtime(), description="The container that serves the model.")

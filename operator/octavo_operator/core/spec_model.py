@@ -7,17 +7,19 @@ from pydantic import ConfigDict, Field
 from octavo_operator.core.schema import Price, SpecModel, rule, rules
 from octavo_operator.core.spec_source import Cache, ModelSource
 
-_IDLE_CACHE = "cache does nothing for source.pvc, which is read where it is: remove cache"
+_IDLE_CACHE = "cache does nothing for source.pvc and source.oci, which are read where they are: remove cache"
 
 
 class Model(SpecModel):
     """Which model is served, and under what name."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(rule("!has(self.cache) || !has(self.source.pvc)", _IDLE_CACHE, fieldPath=".cache"))
+        json_schema_extra=rules(
+            rule("!has(self.cache) || !(has(self.source.pvc) || has(self.source.oci))", _IDLE_CACHE, fieldPath=".cache")
+        )
     )
 
-    checks: ClassVar = ((lambda self: self.cache is None or self.source.pvc is None, _IDLE_CACHE),)
+    checks: ClassVar = ((lambda self: self.cache is None or self.source.is_fetched, _IDLE_CACHE),)
 
     source: ModelSource = Field(description="Where the model's files are. Exactly one member must be set.")
     cache: Cache | None = Field(

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from octavo_operator.core.schema import SpecModel, rule, rules
+from octavo_operator.core.spec_gateway import HttpRoute, InferencePool
 
 
 class LabelSelector(SpecModel):
@@ -104,6 +105,12 @@ class NetworkPolicy(SpecModel):
 class Networking(SpecModel):
     """Who reaches the replicas."""
 
+    http_route: HttpRoute | None = Field(
+        default=None, description="Traffic from Gateways, by an HTTPRoute. Default: none."
+    )
+    inference_pool: InferencePool | None = Field(
+        default=None, description="An InferencePool of the replicas for a gateway. Default: none."
+    )
     network_policy: NetworkPolicy = Field(
         default=NetworkPolicy(), description="Who may connect to the replicas. Default: the pods of their namespace."
     )

@@ -1,6 +1,6 @@
 """The part of a spec that says where the model's files come from, and where fetched ones are kept."""
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -13,6 +13,33 @@ _BEHIND_A_SERVICE: Final = (
 )
 
 
+_FROM_THE_ROOT: Final = "must be relative to the root: leave the leading / away"
+_STAYS_INSIDE: Final = "must not contain '..': the path stays inside"
+Inside = Annotated[
+    str,
+    meets(
+        (lambda path: not path.startswith("/"), _FROM_THE_ROOT),
+        (lambda path: ".." not in path.split("/"), _STAYS_INSIDE),
+    ),
+]
+
+
+def _path_inside(what: str) -> str:
+    """The field that says where in a volume or an image the model is."""
+    field: str = Field(
+        default=".",
+        min_length=1,
+        max_length=1024,
+        description=f"Folder (safetensors, config.json, tokenizer) or .gguf file inside the {what}, relative to its "
+        "root. Default: the root itself. Example: SmolLM2-135M-Instruct.",
+        json_schema_extra=rules(
+            rule("!self.startsWith('/')", _FROM_THE_ROOT),
+            rule("!self.split('/').exists(part, part == '..')", _STAYS_INSIDE),
+        ),
+    )
+    return field
+
+
 class PvcSource(SpecModel):
     """A folder or GGUF file on a PersistentVolumeClaim in the ModelServer's namespace, mounted read-only."""
 
@@ -21,26 +48,7 @@ class PvcSource(SpecModel):
         pattern=SUBDOMAIN,
         description="Name of the PersistentVolumeClaim. It must be mountable by all replicas at once.",
     )
-    path: Annotated[
-        str,
-        meets(
-            (
-                lambda path: not path.startswith("/"),
-                "must be relative to the root of the volume: leave the leading / away",
-            ),
-            (lambda path: ".." not in path.split("/"), "must not contain '..': the path stays in the volume"),
-        ),
-    ] = Field(
-        default=".",
-        min_length=1,
-        max_length=1024,
-        description="Folder (safetensors, config.json, tokenizer) or .gguf file inside the volume, relative to its "
-        "root. Default: the root itself. Example: SmolLM2-135M-Instruct.",
-        json_schema_extra=rules(
-            rule("!self.startsWith('/')", "must be relative to the root of the volume: leave the leading / away"),
-            rule("!self.split('/').exists(part, part == '..')", "must not contain '..': the path stays in the volume"),
-        ),
-    )
+    path: Inside = _path_inside("volume")
 
 
 class SecretKey(SpecModel):
@@ -129,7 +137,26 @@ class S3Source(SpecModel):
     )
 
 
-_ONE_SOURCE: Final = "set exactly one source: hub, pvc or s3"
+class OciSource(SpecModel):
+    """Files in an image, which the node pulls and mounts read-only as it does with the runtime's own (KEP-4639)."""
+
+    image: str = Field(
+        min_length=1,
+        max_length=512,
+        pattern=r"^\S+$",
+        description="Image with the files, readable by user 65532. A tag can move: name a digest where that matters. "
+        "Needs Kubernetes with image volumes. Example: registry.example/models/smol:1.",
+    )
+    path: Inside = _path_inside("image")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="When the node pulls it. Default: Always for the tag latest, else IfNotPresent."
+    )
+    pull_secret_ref: SecretName | None = Field(
+        default=None, description="Secret of type kubernetes.io/dockerconfigjson for its registry. Default: none."
+    )
+
+
+_ONE_SOURCE: Final = "set exactly one source: hub, oci, pvc or s3"
 
 
 class ModelSource(SpecModel):
@@ -137,19 +164,29 @@ class ModelSource(SpecModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("(has(self.hub) ? 1 : 0) + (has(self.pvc) ? 1 : 0) + (has(self.s3) ? 1 : 0) == 1", _ONE_SOURCE)
+            rule(
+                """(has(self.hub) ? 1 : 0) + (has(self.oci) ? 1 : 0) + (has(self.pvc) ? 1 : 0)
+                    + (has(self.s3) ? 1 : 0) == 1""",
+                _ONE_SOURCE,
+            )
         )
     )
 
-    checks: ClassVar = ((lambda self: [self.hub, self.pvc, self.s3].count(None) == 2, _ONE_SOURCE),)
+    checks: ClassVar = ((lambda self: [self.hub, self.oci, self.pvc, self.s3].count(None) == 3, _ONE_SOURCE),)
 
     hub: HubSource | None = Field(
         default=None, description="Fetch the model from the Hugging Face hub when a replica starts."
     )
+    oci: OciSource | None = Field(default=None, description="Read the model from an image that the node mounts.")
     pvc: PvcSource | None = Field(default=None, description="Read the model from a PersistentVolumeClaim.")
     s3: S3Source | None = Field(
         default=None, description="Fetch the model from S3-compatible storage when a replica starts."
     )
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether a replica fetches the files itself, instead of finding them in a volume."""
+        return self.pvc is None and self.oci is None
 
 
 class CacheClaim(SpecModel):

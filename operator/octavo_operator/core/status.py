@@ -9,6 +9,7 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
+    Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
 """
@@ -28,6 +29,7 @@ from octavo_operator.core.render import served_name, url
 from octavo_operator.core.rollout import is_rolling
 from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.startup import describe_startup
 from octavo_operator.core.status_model import (
     ConditionStatus,
     Load,
@@ -78,6 +80,7 @@ def compute_status(
         _progressing(facts, verdict),
         *_scaling(facts, spec, signals, decision),
         _metrics_fresh(facts, signals),
+        *_contended(facts),
     ]
     deployment = facts.deployment
     return ModelServerStatus(
@@ -91,6 +94,7 @@ def compute_status(
         url=url(owner),
         model=ModelStatus(served_name=served_name(spec, owner.name)) if spec else facts.previous.model,
         load=_load(facts, signals),
+        startup=describe_startup(facts.pods, facts.progress, facts.previous.startup),
         scaling=_log(facts, spec, decision, now),
     )
 
@@ -107,7 +111,8 @@ def _without_noise(status: ModelServerStatus) -> ModelServerStatus:
         condition.model_copy(update={"reason": "", "message": ""}) if condition.type in _NOISY else condition
         for condition in status.conditions
     )
-    return status.model_copy(update={"load": None, "conditions": quiet})
+    startup = status.startup and status.startup.model_copy(update={"eta_seconds": None})
+    return status.model_copy(update={"load": None, "startup": startup, "conditions": quiet})
 
 
 def _summary(facts: Facts, verdict: Verdict) -> list[_Finding]:
@@ -208,6 +213,17 @@ def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
         return _as_before(facts, kind)
     known = f"{signals.known} of {signals.ready} ready replicas gave a sample"
     return _Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
+
+
+def _contended(facts: Facts) -> list[_Finding]:
+    contest = facts.contest
+    if not contest.goes_on:
+        return []
+    message = (
+        f"something else has set the Deployment's replicas again and again, to {contest.last} last; they were put back "
+        f"to {facts.desired}: let it scale the ModelServer, with spec.replicas, or remove it"
+    )
+    return [_Finding(Condition.CONTENDED, True, Reason.REPLICAS_CHANGED, message)]
 
 
 def _settle(finding: _Finding, facts: Facts, now: float) -> ConditionStatus:

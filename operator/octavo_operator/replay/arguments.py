@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from datetime import datetime
 
 from octavo_operator.replay.trace import SHAPES
 
@@ -17,7 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trace", metavar="FILE", help="CSV with the columns time,prompt_tokens,output_tokens")
+    source.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help="arrivals as a Prometheus counted them, of the ModelServer --namespace/--name between --from and --to",
+    )
     source.add_argument("--generate", choices=sorted(SHAPES), help="a made-up trace of this shape")
+    parser.add_argument("--from", dest="start", type=_moment, metavar="TIME", help="such as 2026-11-25T08:00:00Z")
+    parser.add_argument("--to", dest="end", type=_moment, metavar="TIME", help="the same; or seconds since 1970")
+    parser.add_argument("--namespace", default="default", help="of the ModelServer that was counted (default: default)")
+    parser.add_argument("--name", help="of the ModelServer that was counted")
+    parser.add_argument(
+        "--authorization", metavar="FILE", help="file with a token for Prometheus, or with an Authorization header"
+    )
     parser.add_argument("--duration", type=_positive, default=1800, help="its seconds (default: 1800)")
     parser.add_argument("--peak", type=_positive, default=6, help="its requests per second at the highest (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same trace (default: 0)")
@@ -44,6 +57,17 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
     return value
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970."""
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text}: must end in Z or in an offset such as +01:00")
+    return moment.timestamp()
 
 
 def _tokens(text: str) -> int:

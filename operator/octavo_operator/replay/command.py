@@ -10,6 +10,7 @@ from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import BUILT_IN, settle
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.units import parse_quantity
+from octavo_operator.replay.history import arrivals_of
 from octavo_operator.replay.plot import page
 from octavo_operator.replay.replica import Machine, read_step_time
 from octavo_operator.replay.report import table
@@ -77,6 +78,8 @@ def _policy(spec: ModelServerSpec) -> ScalingPolicy:
 
 
 def _trace(options: argparse.Namespace) -> list[Arrival]:
+    if options.prometheus is not None:
+        return arrivals_of(options)
     if options.trace is None:
         return generate(options.generate, duration=options.duration, peak=options.peak, seed=options.seed)
     try:

@@ -1,6 +1,7 @@
 """Who decides: Octavo's own `decide`, and rivals with the rules of other autoscalers at their defaults.
 
-    octavo    scrape 2 s, decide 5 s and at jumps of a replica's load, the policy of the ModelServer
+    octavo    scrape 2 s, decide 5 s and at jumps of a replica's load, the policy of the ModelServer; with scaleToZero
+              requests are held while there is no replica, of which the rivals always have one
     hpa       waiting requests per replica (HPA v2, AverageValue): 15 s, tolerance 10 %, down to the most of 300 s,
               up by at most max(2x, +4) in 15 s
     keda      KV percent (KEDA's Prometheus scaler on an HPA): the same, the metric is read every 30 s
@@ -13,14 +14,14 @@ Sources: kubernetes/pkg/controller/podautoscaler, kedacore/keda docs, knative/se
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from octavo_operator.core.autoscale import decide
+from octavo_operator.core.autoscale import HANDOVER_SECONDS, decide
 from octavo_operator.core.demand import tolerant
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import Window, aggregate, is_news
+from octavo_operator.core.window import Signals, Window, aggregate, is_news
 from octavo_operator.replay.fleet import Fleet
 
 SCRAPE_SECONDS: Final = 2.0
@@ -52,10 +53,12 @@ class Octavo:
         """Scrapes; decides when it is time, or a load has jumped."""
         before = self._windows
         self._windows = {uid: before.get(uid, Window()).add(sample) for uid, sample in fleet.samples().items()}
-        if fleet.now < self._due and not self._jumped(before):
+        if fleet.now < self._due and not self._jumped(before) and not fleet.held:
             return fleet.size
         self._due = fleet.now + self.period
         signals = aggregate(self._windows, fleet.ready_since, fleet.now, startup_p90=fleet.startup)
+        if self.policy.idle_after is not None:
+            signals = _with_held(signals, fleet)
         decision = decide(signals, self.policy, fleet.size, self.memory, fleet.now)
         self.memory = decision.memory
         self.reasons[decision.reason] = self.reasons.get(decision.reason, 0) + 1
@@ -64,6 +67,12 @@ class Octavo:
     def _jumped(self, before: Mapping[str, Window]) -> bool:
         readings = ((before.get(uid, Window()).reading, window.reading) for uid, window in self._windows.items())
         return any(after is not None and is_news(was, after) for was, after in readings)
+
+
+def _with_held(signals: Signals, fleet: Fleet) -> Signals:
+    """The activator is there from the start, and says what is held every 2 s: a wake begins up to that much later."""
+    tokens = sum(arrival.prompt_tokens for _, arrival in fleet.held)
+    return replace(signals, held=float(len(fleet.held)), held_tokens=float(tokens), activated=HANDOVER_SECONDS)
 
 
 @dataclass

@@ -80,10 +80,11 @@ def generate(shape: str, *, duration: float, peak: float, seed: int) -> list[Arr
     arrivals = []
     while (time := time + dice.expovariate(peak)) < duration:
         if dice.random() < form.load(time / duration):
-            sizes = (_size(dice, mean) for mean in (form.prompt_tokens, form.output_tokens))
+            sizes = (draw_size(dice, mean) for mean in (form.prompt_tokens, form.output_tokens))
             arrivals.append(Arrival(time, *sizes))
     return arrivals
 
 
-def _size(dice: random.Random, mean: int) -> int:
-    return max(1, min(4 * mean, round(dice.expovariate(1 / mean))))
+def draw_size(dice: random.Random, mean: float) -> int:
+    """Tokens of one prompt or answer, around a mean."""
+    return max(1, min(round(4 * mean), round(dice.expovariate(1 / mean))))

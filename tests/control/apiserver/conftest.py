@@ -103,6 +103,7 @@ class Operator:
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
+            "OCTAVO_ACTIVATOR_IMAGE": "octavo.local/operator:dev",
             "OCTAVO_HTTP_PORT": str(self.port),
             "OCTAVO_SCRAPE_PERIOD": "0.3",
             "OCTAVO_DECIDE_PERIOD": "0.5",
@@ -334,7 +335,7 @@ def operator(
     yield operator
     operator.stop()
     # What kopf says about an outage, and about an end in the middle of its start.
-    kopfs = re.compile("will retry|will re-authenticate|never retrieved .*kopf/_cogs")
+    kopfs = re.compile("will retry|will re-authenticate|(never retrieved|closing of asynchronous) .*kopf/_cogs")
     lines = operator.log.read_text().splitlines()
     assert [line for line in lines if ("raceback" in line or " ERROR " in line) and not kopfs.search(line)] == []
 

@@ -112,6 +112,24 @@ RULES = {
         "spec.model.source.pvc.path",
         "leading /",
     ),
+    "a gateway": (
+        {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "hostnames": ["*.example.org"]}}},
+        {"networking": {"httpRoute": {"parentRefs": []}}},
+        "spec.networking.httpRoute.parentRefs",
+        "at least 1",
+    ),
+    "a picker": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"}}}},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker", "port": 0}}}},
+        "spec.networking.inferencePool.endpointPickerRef.port",
+        "greater than or equal to 1",
+    ),
+    "no cache beside an image": (
+        {"model": {"source": {"pvc": None, "oci": {"image": "a/b:1", "path": "c"}}}},
+        {"model": {"source": {"pvc": None, "oci": {"image": "a/b:1"}}, "cache": {"sizeLimit": "1Gi"}}},
+        "spec.model.cache",
+        "read where they are",
+    ),
     "path inside": (
         {"model": {"source": {"pvc": {"path": "a/...b"}}}},
         {"model": {"source": {"pvc": {"path": "a/../../b"}}}},
@@ -301,7 +319,7 @@ RULES |= {
         source(hub={"repo": "org/model"}),
         source(hub={"repo": "org/model"}, s3={"uri": "s3://models/smol"}),
         "spec.model.source",
-        "set exactly one source: hub, pvc or s3",
+        "set exactly one source: hub, oci, pvc or s3",
     ),
     "a repository": (
         source(hub={"repo": "org/model-1.0_a"}),
@@ -478,6 +496,12 @@ RULES |= {
         {"accelerator": {"count": 0, "costPerHour": "2.5"}},
         "spec.accelerator.costPerHour",
         "remove costPerHour",
+    ),
+    "somebody wakes a pool": (
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}, "autoscaling": SCALED},
+        {"networking": {"inferencePool": {"endpointPickerRef": {"name": "p"}}}} | zero(),
+        "spec.networking.inferencePool",
+        "wakes nobody",
     ),
     "zero needs somebody who wakes": (
         zero(),

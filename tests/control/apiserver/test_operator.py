@@ -207,6 +207,16 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
     assert not [event for event in kube.list("events.events.k8s.io") if event["reason"] == "DriftRepaired"]
 
 
+def test_a_model_in_an_image_is_applied_once(operator, kube, wait):
+    oci = {"image": "example.invalid/smol:1", "path": "smol", "pullSecretRef": {"name": "registry"}}
+    kube.server(model={"source": {"oci": oci}})
+    wait(lambda: kube.find("deployment") and settled(kube))
+    volume = next(item for item in kube.get("deployment")["spec"]["template"]["spec"]["volumes"] if "image" in item)
+    assert volume["image"]["reference"] == "example.invalid/smol:1"
+    operator.wait_for_resyncs(2)
+    assert kube.get("deployment")["metadata"]["generation"] == 1
+
+
 def test_a_budget_comes_with_the_second_replica_and_goes_with_it(serving, wait):
     assert serving.find("poddisruptionbudget") is None
     serving.run("scale", "oms/chat", "--replicas=2")

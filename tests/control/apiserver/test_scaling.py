@@ -85,6 +85,18 @@ def test_the_number_that_was_decided_survives_an_edit_by_hand(scaled, wait):
     wait(lambda: wanted(scaled) == 1)
 
 
+def test_somebody_who_scales_the_deployment_again_and_again_is_told_of(scaled, wait):
+    """An HPA that targets the Deployment and not the ModelServer."""
+    for number in (5, 6, 7):
+        assert not scaled.condition("Contended")
+        scaled.patch("deployment", "chat", {"spec": {"replicas": number}})
+        wait(lambda: wanted(scaled) == 1)
+    told = wait(lambda: scaled.condition("Contended"))
+    assert (told["status"], told["reason"]) == ("True", "ReplicasChangedByOthers")
+    assert "to 7 last" in told["message"]
+    assert scaled.condition()["status"] == "True"
+
+
 def test_switching_from_a_fixed_number_starts_from_it(kube, kubelet, wait):
     kube.server(replicas=3)
     wait(lambda: len(kubelet.serve()) == 3)

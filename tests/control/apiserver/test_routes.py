@@ -1,0 +1,124 @@
+"""HTTPRoute and InferencePool against a real API server, with the parts of their CRDs that concern what we write."""
+
+import pytest
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
+
+
+def crd(group, kind, plural, spec):
+    schema = {"type": "object", "properties": {"spec": {"type": "object", **spec}}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        # Kubernetes keeps *.k8s.io for APIs that it has approved.
+        "metadata": {
+            "name": f"{plural}.{group}",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a part of the real one for tests"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+        },
+    }
+
+
+def fields(required=(), **properties):
+    return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}
+
+
+def items(schema, **more):
+    return {"type": "array", "x-kubernetes-list-type": "atomic", "items": schema, **more}
+
+
+STRING, PORT = {"type": "string"}, {"type": "integer", "minimum": 1, "maximum": 65535}
+REF = {"group": STRING | {"default": ""}, "kind": STRING | {"default": "Service"}, "name": STRING}
+PATH = fields(type=STRING | {"default": "PathPrefix"}, value=STRING | {"default": "/"})
+BACKEND = fields(["name"], **REF, namespace=STRING, port=PORT, weight={"type": "integer", "default": 1})
+MATCH = fields(path=PATH | {"default": {"type": "PathPrefix", "value": "/"}})
+RULE = fields(
+    backendRefs=items(BACKEND), matches=items(MATCH, default=[{"path": {"type": "PathPrefix", "value": "/"}}])
+)
+PARENT = fields(
+    ["name"],
+    group=STRING | {"default": "gateway.networking.k8s.io"},
+    kind=STRING | {"default": "Gateway"},
+    name=STRING,
+    namespace=STRING,
+    sectionName=STRING,
+    port=PORT,
+)
+ROUTES = crd(
+    "gateway.networking.k8s.io",
+    "HTTPRoute",
+    "httproutes",
+    fields(parentRefs=items(PARENT), hostnames=items(STRING), rules=items(RULE)),
+)
+PICKER = fields(
+    ["name"],
+    **REF,
+    port=fields(["number"], number=PORT),
+    failureMode=STRING | {"default": "FailClose", "enum": ["FailOpen", "FailClose"]},
+)
+POOLS = crd(
+    "inference.networking.k8s.io",
+    "InferencePool",
+    "inferencepools",
+    fields(
+        ["selector", "targetPorts", "endpointPickerRef"],
+        selector=fields(["matchLabels"], matchLabels={"type": "object", "additionalProperties": STRING}),
+        targetPorts=items(fields(["number"], number=PORT), minItems=1),
+        endpointPickerRef=PICKER,
+    ),
+)
+NAMES = ("crd/httproutes.gateway.networking.k8s.io", "crd/inferencepools.inference.networking.k8s.io")
+NETWORKING = {
+    "httpRoute": {
+        "parentRefs": [
+            {"name": "public", "namespace": "gateways", "sectionName": "a"},
+            {"name": "public", "namespace": "gateways", "sectionName": "b"},
+        ],
+        "hostnames": ["chat.example.com"],
+    },
+    "inferencePool": {"endpointPickerRef": {"name": "picker"}},
+}
+
+
+def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, operator, wait):
+    kube.server(networking=NETWORKING)
+    wait(lambda: kube.condition().get("reason") == "KindMissing")
+    words = kube.condition()["message"]
+    assert "networking.httpRoute needs HTTPRoute" in words
+    assert "networking.inferencePool needs InferencePool" in words
+    assert kube.find("deployment"), "the rest is made"
+    try:
+        kube.apply({"apiVersion": "v1", "kind": "List", "items": [ROUTES, POOLS]})
+        kube.run("wait", "--for=condition=Established", *NAMES, "--timeout=30s")
+        route = wait(lambda: kube.find("httproutes.gateway.networking.k8s.io"), 60)
+        pool = wait(lambda: kube.find("inferencepools.inference.networking.k8s.io"), 60)
+        assert route["spec"]["rules"][0]["backendRefs"][0]["kind"] == "InferencePool"
+        assert [parent["sectionName"] for parent in route["spec"]["parentRefs"]] == ["a", "b"]
+        assert pool["spec"]["targetPorts"] == [{"number": 8000}]
+        wait(lambda: kube.condition().get("reason") == "Starting")
+
+        operator.wait_for_resyncs(1)
+        writes = operator.requests("PATCH|POST")
+        operator.wait_for_resyncs(2)
+        assert operator.requests("PATCH|POST") == writes, "what the kinds default is no drift"
+
+        kube.server(networking={"httpRoute": NETWORKING["httpRoute"]})
+        wait(lambda: kube.find("inferencepools.inference.networking.k8s.io") is None, 60)
+        wait(
+            lambda: (
+                kube.get("httproutes.gateway.networking.k8s.io")["spec"]["rules"][0]["backendRefs"][0]["kind"]
+                == "Service"
+            )
+        )
+        kube.server()
+        wait(lambda: kube.find("httproutes.gateway.networking.k8s.io") is None, 60)
+    finally:
+        kube.run("delete", *NAMES)
+    operator.wait_for_resyncs(2)
+    kube.run("scale", "oms/chat", "--replicas=2")
+    wait(lambda: kube.get("deployment")["spec"]["replicas"] == 2)
