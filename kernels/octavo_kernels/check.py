@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from octavo_kernels.interface import ACTIVATIONS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,6 +43,22 @@ def check_attend(query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: P
         raise ValueError(f"out is {_shape(out)}; expected {_shape(query)}")
     check_contiguous("out", out)
     _check_batch(batch)
+
+
+def check_rms_norm(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> None:
+    if x.dim() not in {2, 3}:
+        raise ValueError(f"x is {_shape(x)}; expected [T, size] or [T, heads, size]")
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(f"weight is {_shape(weight)}; expected {_shape(x)[-1:]}")
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(f"residual is {_shape(residual)} in {residual.dtype}; expected {_shape(x)} in {x.dtype}")
+
+
+def check_gated(gate_up: Tensor, activation: str) -> None:
+    if gate_up.dim() != 2 or gate_up.shape[1] % 2:
+        raise ValueError(f"gate_up is {_shape(gate_up)}; expected [T, 2 I]")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is unknown; known are {', '.join(ACTIVATIONS)}")
 
 
 def check_contiguous(name: str, tensor: Tensor) -> None:

@@ -14,12 +14,13 @@ block is one contiguous piece of memory. They are in the model's dtype, or in e4
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,10 @@ class KernelBackend(Protocol):
         """`x / rms(x) * weight` over the last dimension, in fp32 (Zhang and Sennrich, 2019). `weight` is fp32; `x` is
         `[T, size]` or `[T, heads, size]`.
         """
+        ...
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """`x + residual`, rounded to their dtype, and `rms_norm` of it. `residual` is like `x`."""
         ...
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

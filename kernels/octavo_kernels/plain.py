@@ -34,6 +34,10 @@ class PlainVerbs:
         scale = torch.rsqrt(precise.square().mean(-1, keepdim=True) + eps)
         return (precise * scale * weight).to(x.dtype)
 
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        total = x + residual
+        return total, self.rms_norm(total, weight, eps)
+
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = cos.shape[-1]
         first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]

@@ -12,6 +12,7 @@ from octavo_kernels.cpu import CPUBackend
 from octavo_kernels.native import NativeBackend
 from octavo_kernels.reference import ReferenceBackend
 from octavo_kernels.triton import backend as triton_backend
+from octavo_kernels.triton import neighbours
 from octavo_kernels.triton.tiles import make_tiles
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.model.info import read_model_info
@@ -37,10 +38,11 @@ class Launches:
 @pytest.fixture
 def kernels(monkeypatch):
     """The backend's kernels by name, none of which is launched."""
-    names = [name for name in vars(triton_backend) if name.endswith("_kernel")]
-    launches = {name: Launches() for name in names}
-    for name, launch in launches.items():
-        monkeypatch.setattr(triton_backend, name, launch)
+    launches = {}
+    for module in (triton_backend, neighbours):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            launches[name] = Launches()
+            monkeypatch.setattr(module, name, launches[name])
     return launches
 
 
@@ -93,7 +95,9 @@ def test_a_decode_step_reads_no_value(tmp_path, kernels, name):
     info, forward = load(tmp_path, name)
     assert forward(step()).shape == (ROWS, info.vocab_size)
     grids = {kernel: list(launches.grids) for kernel, launches in kernels.items()}
-    assert any(grids.values())
+    assert grids["paged_attention_kernel"]
+    assert grids["rms_norm_kernel"]
+    assert grids["gated_kernel"]
     forward(step(seed=100))
     assert {kernel: launches.grids for kernel, launches in kernels.items()} == {k: g + g for k, g in grids.items()}
 

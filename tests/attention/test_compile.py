@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from octavo_kernels.aot.budget import Budget, changes, missing, read_budget, violations, write_budget
-from octavo_kernels.aot.figures import Figures, blocks_per_sm, count_operations, read_buffers, read_resources
+from octavo_kernels.aot.figures import (
+    Figures,
+    blocks_per_sm,
+    count_loads,
+    count_operations,
+    read_buffers,
+    read_resources,
+)
 
 GOOD = Figures(
     registers=96,
@@ -20,6 +28,7 @@ GOOD = Figures(
     products={"HMMA": 32},
     tiles_in_flight=2,
     bytes_in_flight=32 << 10,
+    loads={"32": 1, "128": 4},
 )
 
 
@@ -33,6 +42,7 @@ def test_good_figures_break_no_rule():
         ("decode", {"local": 3}, "registers spill: 3"),
         ("prefill", {"stack": 8}, "8 bytes of stack"),
         ("copy", {"shared": 200 << 10}, "shared memory 204800"),
+        ("copy", {"loads": {"32": 1, "64": 8}}, "no load of 16 bytes: {'32': 1, '64': 8}"),
         ("decode", {"registers": 129}, "129 registers"),
         ("decode", {"tiles_in_flight": 1}, "1 tiles"),
         ("prefill", {"products": {}}, "no tensor-core instruction"),
@@ -62,7 +72,9 @@ def test_a_few_instructions_more_or_less_are_no_change():
 
 
 def test_a_budget_is_read_back_as_it_was_written(tmp_path):
-    budget = Budget("3.9.0", "why", {("decode", 80): GOOD, ("decode", 90): replace(GOOD, registers=80)})
+    budget = Budget(
+        "3.9.0", "why", {("decode", 80): replace(GOOD, loads={}), ("decode", 90): replace(GOOD, registers=80)}
+    )
     write_budget(budget, tmp_path / "budget.json")
     assert read_budget(tmp_path / "budget.json") == budget
     assert missing(budget, {("decode", 80): GOOD}) == ["decode on sm_90 is in the budget only"]
@@ -77,6 +89,8 @@ def test_the_tools_listings_are_read():
     """
     assert count_operations(listing) == {"LDC": 1, "LDGSTS.E.BYPASS.128": 1, "HMMA.16816.F32.BF16": 1, "STL": 1}
     assert read_resources(" Function f:\n  REG:128 STACK:8 SHARED:0 LOCAL:0") == (128, 8)
+    loads = ["LDG.E.128", "LDG.E.128.CONSTANT", "LDG.E.64", "LDG.E", "LDG.E.U16", "LDGSTS.E.BYPASS.128", "LDS.128"]
+    assert count_loads(Counter(loads)) == {"16": 1, "32": 1, "64": 1, "128": 2}
     ttgir = "%k = ttg.local_alloc : () -> !ttg.memdesc<2x128x64xbf16, #shared1, #smem, mutable>"
     assert read_buffers(ttgir) == [(2, 128 * 64 * 2)]
 

@@ -18,6 +18,7 @@ import triton
 from octavo_kernels.aot.budget import Budget, changes, missing, read_budget, violations, write_budget
 from octavo_kernels.aot.configurations import ARCHITECTURES, configurations
 from octavo_kernels.aot.figures import measure
+from octavo_kernels.aot.neighbours import neighbours
 
 if TYPE_CHECKING:
     from octavo_kernels.aot.budget import Key
@@ -51,7 +52,7 @@ def _measure_all() -> tuple[dict[Key, Figures], list[str]]:
 def _measure(architecture: int) -> tuple[dict[Key, Figures], list[str]]:
     measured: dict[Key, Figures] = {}
     wrong: list[str] = []
-    for configuration in configurations(architecture):
+    for configuration in (*configurations(architecture), *neighbours()):
         figures = measure(configuration, architecture)
         measured[configuration.name, architecture] = figures
         print(_line(configuration.name, architecture, figures), file=sys.stderr, flush=True)

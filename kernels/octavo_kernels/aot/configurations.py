@@ -93,7 +93,7 @@ def _attention(
     name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}" + (
         f" window {window} cap {soft_cap}" if window else f" cache {cache}" if cache else ""
     )
-    source = _source(paged_attention_kernel, types, constants)
+    source = source_of(paged_attention_kernel, types, constants)
     return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128)
 
 
@@ -109,20 +109,25 @@ def _write_kv(dtype: str, head_dim: int, cache: str | None = None) -> Configurat
     types = dict.fromkeys(("key", "value"), f"*{dtype}")
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
     types |= {"slot_mapping": "*i64", "key_stride": "i32", "value_stride": "i32"}
-    source = _source(write_kv_kernel, types, constants)
+    source = source_of(write_kv_kernel, types, constants)
     name = f"write_kv {dtype} d{head_dim}" + (f" cache {cache}" if cache else "")
     return Configuration(name, "copy", source, {"enable_fp_fusion": True})
 
 
-def _source(kernel: triton.JITFunction[Any], types: dict[str, str], constants: Mapping[str, object]) -> ASTSource:
+def source_of(kernel: triton.JITFunction[Any], types: dict[str, str], constants: Mapping[str, object]) -> ASTSource:
     """Every pointer and stride divisible by 16, as torch's allocations and the models' head sizes make them.
+
+    Not what the kernel does not specialise for, such as a number of rows.
 
     Arguments that are neither typed nor constant here (options that are off) are passed as `None`.
     """
     names = list(kernel.arg_names)
     signature = {name: types.get(name, "constexpr") for name in names}
     values = {name: constants.get(name) for name in names if name not in types}
+    counts = {"fp32", *kernel.do_not_specialize}
     aligned = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in types and types[name] != "fp32"
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if name in types and not {name, types[name]} & counts
     }
     return ASTSource(kernel, signature, {(names.index(name),): value for name, value in values.items()}, aligned)

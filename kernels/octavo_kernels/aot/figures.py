@@ -11,7 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +26,7 @@ _INSTRUCTION: Final = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][
 _RESOURCES: Final = re.compile(r"REG:(\d+) STACK:(\d+)")
 _BUFFERS: Final = re.compile(r"ttg\.local_alloc : \(\) -> !ttg\.memdesc<(\d+)x(\d+)x(\d+)x(\w+), [^>]*mutable>")
 _BYTES: Final = {"bf16": 2, "f16": 2, "f32": 4, "f8E4M3FN": 1, "i8": 1}
+_LOAD_BITS: Final = {"128": 128, "64": 64, "U16": 16, "S16": 16, "U8": 8, "S8": 8}  # none of them: 32
 _REGISTERS_PER_SM: Final = 65536
 _WARPS_PER_SM: Final = {80: 64, 89: 48, 90: 64, 100: 64}
 _SHARED_PER_SM: Final = {80: 164 << 10, 89: 100 << 10, 90: 228 << 10, 100: 228 << 10}
@@ -52,6 +53,7 @@ class Figures:
     products: dict[str, int]  # tensor-core instructions by family
     tiles_in_flight: int  # tiles of keys and values that are on their way while one is computed
     bytes_in_flight: int  # of keys and values, per block
+    loads: dict[str, int] = field(default_factory=dict)  # from memory to registers, by bits; of kind "copy" alone
 
 
 def measure(configuration: Configuration, architecture: int) -> Figures:
@@ -74,6 +76,7 @@ def measure(configuration: Configuration, architecture: int) -> Figures:
         products=_products(operations),
         tiles_in_flight=max((stages for stages, _ in buffers), default=0),
         bytes_in_flight=max((stages * size for stages, size in buffers), default=0) * 2,
+        loads=count_loads(operations) if configuration.kind == "copy" else {},
     )
 
 
@@ -114,6 +117,16 @@ def _async_copies(operations: Counter[str]) -> dict[str, int]:
         elif name.startswith("UTMALDG"):
             copies["tma"] += count
     return dict(sorted(copies.items()))
+
+
+def count_loads(operations: Counter[str]) -> dict[str, int]:
+    """Loads from global memory by their width in bits, the narrowest first."""
+    loads: Counter[int] = Counter()
+    for name, count in operations.items():
+        parts = name.split(".")
+        if parts[0] == "LDG":
+            loads[next((bits for part, bits in _LOAD_BITS.items() if part in parts), 32)] += count
+    return {str(bits): loads[bits] for bits in sorted(loads)}
 
 
 def _products(operations: Counter[str]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from triton import knobs
 
 from octavo_kernels.cache_dtype import FP8, LARGEST
 from octavo_kernels.check import check_attend, check_contiguous, check_power_of_two, check_write_kv
-from octavo_kernels.plain import PlainVerbs
 from octavo_kernels.triton.launches import Launch, architecture_of, choose_launch
+from octavo_kernels.triton.neighbours import TritonNeighbours
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.tiles import QueryTiles, make_tiles
 from octavo_kernels.triton.write_kv import write_kv_kernel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HALF: Final = 2  # bytes of a number that is computed with where the cache holds smaller ones
 
 
-class TritonBackend(PlainVerbs):
+class TritonBackend(TritonNeighbours):
     """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32.
 
     Caches may be e4m3.

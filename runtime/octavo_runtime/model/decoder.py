@@ -124,14 +124,24 @@ class Decoder:
         batch = self._backend.prepare(batch, caches[0].key, spec.num_heads)
         rotations = [self._rotation(positions, table) for table in weights.ropes]
         hidden = _scaled(self._embed(token_ids), self._embedding_scale)
-        for layer_spec, layer, cache in zip(spec.layers, weights.layers, caches, strict=True):
+        x = self._norm(hidden, weights.layers[0].attention_norm)
+        following = [*(layer.attention_norm for layer in weights.layers[1:]), None]  # the final norm is for few rows
+        layers = zip(spec.layers, weights.layers, caches, following, strict=True)
+        for layer_spec, layer, cache, next_norm in layers:
             rotation = None if layer_spec.rope is None else rotations[layer_spec.rope]
-            x = self._norm(hidden, layer.attention_norm)
             added = self._attention(layer_spec, layer, x, rotation, batch=batch, cache=cache)
-            hidden = hidden + _scaled(self._norm(added, layer.attention_post_norm), spec.residual_scale)
-            added = self._mlp(layer, self._norm(hidden, layer.mlp_norm))
-            hidden = hidden + _scaled(self._norm(added, layer.mlp_post_norm), spec.residual_scale)
+            hidden, x = self._add(hidden, self._norm(added, layer.attention_post_norm), layer.mlp_norm)
+            added = self._mlp(layer, x)
+            hidden, x = self._add(hidden, self._norm(added, layer.mlp_post_norm), next_norm)
         return hidden
+
+    def _add(self, hidden: Tensor, added: Tensor, norm: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The residual sum, and what the next part of the network takes of it."""
+        added = _scaled(added, self._spec.residual_scale)
+        if norm is None:
+            hidden = hidden + added
+            return hidden, hidden
+        return self._backend.add_rms_norm(hidden, added, norm, self._spec.rms_norm_eps)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         table, first = self._weights.embedding, self._weights.vocabulary.start
