@@ -27,7 +27,7 @@ REPLICAS = 2
 RUNTIME = {
     "args": ["--runner", "sim", "--sim-step-time", "0.02"],
     "maxNumSeqs": 4,
-    "kvCache": {"size": "16Mi"},
+    "kvCache": {"size": "128Mi"},
     "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
 }
 

@@ -21,6 +21,7 @@ from octavo_operator.resync import Resync
 from octavo_operator.samples import ChosenSamples
 from octavo_operator.scraper import Scraper
 from octavo_operator.settings import Settings
+from octavo_operator.startups import Startups
 from octavo_operator.store import Store, slim
 from octavo_operator.web import make_app, serving
 from octavo_operator.workqueue import WorkQueue
@@ -49,6 +50,7 @@ async def serve(settings: Settings) -> None:
         samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
         doorbell = Doorbell(store, metrics, health, queue.add)
+        startups = Startups(store, health, queue.add)
         reconciler = Reconciler(
             cluster,
             store,
@@ -57,6 +59,7 @@ async def serve(settings: Settings) -> None:
             metrics=metrics,
             settings=settings,
             doorbell=doorbell,
+            startups=startups,
         )
         resync = Resync(
             cluster,
@@ -74,7 +77,7 @@ async def serve(settings: Settings) -> None:
         )
         watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
-        samplers = (scraper, reader, doorbell)
+        samplers = (scraper, reader, doorbell, startups)
         leader = Leader(store, queue, reconciler, samplers, health=health, workers=settings.workers)
         await _until(watching, election.run(leader.lead), resync.run())
 
@@ -87,7 +90,7 @@ class Leader:
         store: Store,
         queue: WorkQueue,
         reconciler: Reconciler,
-        samplers: tuple[Scraper, Reader, Doorbell],
+        samplers: tuple[Scraper, Reader, Doorbell, Startups],
         *,
         health: Health,
         workers: int,
@@ -113,7 +116,7 @@ class Leader:
                 for sampler in self._samplers:
                     group.create_task(sampler.run())
         finally:
-            self._health.rest("queue", "scraper", "reader", "doorbell")
+            self._health.rest("queue", "scraper", "reader", "doorbell", "startups")
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:

@@ -32,6 +32,7 @@ from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
 from octavo_operator.samples import Samples
 from octavo_operator.settings import Settings
+from octavo_operator.startups import Startups
 from octavo_operator.store import Key, Observed, Raw, Store
 
 LOAD_PERIOD_SECONDS: Final = 15.0
@@ -61,11 +62,13 @@ class Reconciler:
         metrics: Metrics,
         settings: Settings,
         doorbell: Doorbell | None = None,
+        startups: Startups | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._samples = samples
         self._doorbell = doorbell
+        self._startups = startups
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
@@ -173,7 +176,8 @@ class Reconciler:
             return
         previous = parse_status(after.server)
         trouble = self._samples.trouble(key)
-        facts = facts_of(proposal, failure, after.children, after.pods, previous, trouble=trouble)
+        progress = self._startups.of(key) if self._startups else None
+        facts = facts_of(proposal, failure, after.children, after.pods, previous, trouble=trouble, progress=progress)
         server = proposal.server
         status = compute_status(
             server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now

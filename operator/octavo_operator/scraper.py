@@ -3,11 +3,12 @@
 A replica is asked only under the address of one of our pods, answers within the deadline and the size limit, or gave no
 sample: a failed scrape is missing, never an error and never 0. Each answer counts when it comes, so one replica that
 hangs delays nobody else's. A load that rises by a step is told at once (`is_news`), so that a burst does not wait for
-the next decision's turn; at rest nothing is told. Replicas whose samples come from Prometheus are not asked: see
-reader.py.
+the next decision's turn; at rest nothing is told. Replicas that nobody scales are asked seldom, since their load is
+only shown, and those whose samples come from Prometheus not at all: see reader.py.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ import aiohttp
 from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.observed import view_pod
-from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
-from octavo_operator.core.window import Trouble, Window, is_news
+from octavo_operator.core.spec_metrics import direct_pace
+from octavo_operator.core.window import RESTING, Pace, Trouble, Window, is_news
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Key, Store
@@ -28,6 +29,8 @@ DEADLINE_SECONDS: Final = 2.0
 LARGEST_ANSWER: Final = 1 << 20
 SETTLE_SECONDS: Final = 0.2
 """A burst meets all replicas: their answers of the same round are waited for, and make one decision."""
+RESTING_SECONDS: Final = 15.0
+"""Between two questions to a replica whose number nothing decides on."""
 _AT_ONCE: Final = 512
 
 Tell = Callable[[Key, float], None]
@@ -41,6 +44,7 @@ class Target:
     key: Key
     uid: str
     address: str
+    pace: Pace
 
     @property
     def url(self) -> str:
@@ -64,6 +68,7 @@ class Scraper:
         self._period = period
         self._tell = tell
         self._windows: dict[Key, dict[str, Window]] = {}
+        self._due: dict[str, float] = {}
 
     def windows(self, key: Key) -> Mapping[str, Window]:
         """The windows of a ModelServer's replicas, by pod uid."""
@@ -88,21 +93,39 @@ class Scraper:
     async def _scrape_all(self, session: aiohttp.ClientSession) -> None:
         targets = self._targets()
         self._forget_others(targets)
-        await asyncio.gather(*(self._ask(session, target) for target in targets))
+        now = asyncio.get_running_loop().time()
+        await asyncio.gather(*(self._ask(session, target) for target in targets if self._is_due(target, now)))
 
     async def _ask(self, session: aiohttp.ClientSession, target: Target) -> None:
         self._take(target, await fetch(session, target.url))
 
     def _targets(self) -> list[Target]:
-        sources = {key: metrics_source(self._store.server(key) or {}).source for key in self._store.servers()}
-        views = ((key, view_pod(pod)) for key, pod in self._store.pods() if sources[key] != PROMETHEUS)
-        return [Target(key, pod.uid, pod.ip) for key, pod in views if pod.ready and pod.ip and not pod.terminating]
+        paces = {key: direct_pace(self._store.server(key) or {}) for key in self._store.servers()}
+        views = ((key, pace, view_pod(pod)) for key, pod in self._store.pods() if (pace := paces[key]) is not None)
+        return [
+            Target(key, pod.uid, pod.ip, pace)
+            for key, pace, pod in views
+            if pod.ready and pod.ip and not pod.terminating
+        ]
+
+    def _is_due(self, target: Target, now: float) -> bool:
+        """Always, or after about 15 s: not all of them in the same round for ever."""
+        if target.pace != RESTING:
+            return True
+        due = now >= self._due.get(target.uid, now)
+        if due:
+            self._due[target.uid] = now + RESTING_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311  spreads load
+        return due
 
     def _forget_others(self, targets: list[Target]) -> None:
         kept: dict[Key, dict[str, Window]] = {}
         for target in targets:
-            kept.setdefault(target.key, {})[target.uid] = self.windows(target.key).get(target.uid, Window())
+            window = self.windows(target.key).get(target.uid)
+            same = window is not None and window.pace == target.pace
+            kept.setdefault(target.key, {})[target.uid] = window if window and same else Window(pace=target.pace)
         self._windows = kept
+        resting = {target.uid for target in targets if target.pace == RESTING}
+        self._due = {uid: due for uid, due in self._due.items() if uid in resting}
 
     def _take(self, target: Target, text: str | None) -> None:
         now, replicas = time.time(), self._windows[target.key]
@@ -118,11 +141,11 @@ class Scraper:
             replicas[target.uid] = replicas[target.uid].spoil(now)
 
 
-async def fetch(session: aiohttp.ClientSession, url: str) -> str | None:
-    """The body, or None when there is none in time, it is too long, or the answer is not a plain 200."""
+async def fetch(session: aiohttp.ClientSession, url: str, statuses: tuple[int, ...] = (200,)) -> str | None:
+    """The body, or None when there is none in time, it is too long, or the answer has none of those statuses."""
     try:
         async with session.get(url, allow_redirects=False) as answer:
-            if answer.status != 200:
+            if answer.status not in statuses:
                 return None
             body = await answer.content.read(LARGEST_ANSWER + 1)
             while len(body) <= LARGEST_ANSWER and (more := await answer.content.read(LARGEST_ANSWER + 1 - len(body))):

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from octavo_operator.activator import upstream
-from octavo_operator.core import demand, names, render
+from octavo_operator.core import demand, names, render, startup
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.sources import model_argument
 from octavo_operator.core.spec import parse_spec
 from octavo_runtime import cli, errors, metrics, termination
 from octavo_runtime.config import ServeConfig
-from octavo_runtime.engine.state_page import EngineState
+from octavo_runtime.engine.state_page import EngineState, Phase
 from octavo_runtime.runner.plan_file import plan_folders
 from octavo_runtime.sources.reference import HubModel, S3Model, parse_model
 
@@ -153,3 +153,9 @@ def test_the_activator_knows_a_replica_that_has_not_begun_and_what_one_runs_at_o
     assert {errors.Draining().code, errors.ModelLoading("load").code} == upstream.NOT_BEGUN
     default = {field.name: field.default for field in fields(ServeConfig)}["max_num_seqs"]
     assert default == demand.DEFAULT_MAX_NUM_SEQS
+
+
+def test_the_phases_of_a_start_are_the_runtimes() -> None:
+    engines = [phase.name.lower() for phase in Phase if phase is not Phase.READY]
+    assert set(startup.PHASES) == {*engines, "fetch", "tokenizer"}  # the API process's own two: server/service.py
+    assert [phase for phase in startup.PHASES if phase in engines] == engines

@@ -129,6 +129,12 @@ def test_replicas_are_shown_with_their_revision_and_what_keeps_them():
     assert lines["chat-new"].split()[3] == "3"  # restarts
 
 
+def test_a_start_is_told_with_what_it_usually_takes():
+    startup = {"phase": "fetch", "progressPercent": 40, "etaSeconds": 9, "p50Seconds": 30, "p90Seconds": 35}
+    text = printed(detail(server(startup=startup | {"loadingSeconds": 20}), [], [], NOW))
+    assert "now fetch 40%, 9 s left; 30 s at p50, 35 s at p90 (loading 20 s)" in text
+
+
 def test_the_newest_events_come_last_and_are_few():
     events = [
         {"type": "Warning", "reason": f"R{index}", "note": f"event {index}", "eventTime": to_timestamp(NOW - index)}
@@ -146,6 +152,21 @@ def test_every_condition_is_shown_with_its_message():
 
 
 # --- why ---
+
+
+def test_why_explains_a_wake_and_a_second_scaler():
+    policy = ScalingPolicy(1, 8, 0.75, None, up_window=0, down_window=300, idle_after=600.0)
+    signals = Signals(ready=0, unknown=0, held=3, held_tokens=99, activated=60.0)
+    decision = decide(signals, policy, 0, ScalerMemory(since=NOW - 1000), NOW - 30)
+    log = log_decision(None, decision, advisory=False, now=NOW - 30)
+    told = condition("Contended", "True", "ReplicasChangedByOthers", "something else has set them")
+    raw = server(scaling=log.model_dump(by_alias=True, exclude_none=True, mode="json"))
+    raw["status"]["conditions"].append(told)
+    text = printed(why(raw, NOW))
+    assert "0 → 1 replicas (done), Woken: 3 held requests of about 99 tokens need 1 replicas" in text
+    assert "3 held by the activator" in text
+    assert "Made again from its record: 1 replicas, Woken, as then." in text
+    assert "ReplicasChangedByOthers: something else has set them" in text
 
 
 def test_why_says_the_decision_its_signals_and_that_it_can_be_made_again():

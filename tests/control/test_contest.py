@@ -15,38 +15,48 @@ DEFAULTS = Defaults(runtime_image="example.invalid/runtime:1")
 
 
 @pytest.fixture
-def plan(raw_spec):
-    """The plan for 2 replicas where the Deployment was applied with `applied`, and has what `edit` makes of it."""
+def look(raw_spec):
+    """One look at a Deployment applied with `applied` replicas that is now what `edit` makes of it; 2 are wanted."""
 
-    def build(edit=None, applied=2):
+    def follow_on(contest, now, *, generation=1, edit=None, applied=2):
         spec = parse_spec(raw_spec())
         observed = {child["kind"]: copy.deepcopy(child) for child in render(spec, OWNER, applied, DEFAULTS)}
+        deployment = observed["Deployment"]
+        deployment["metadata"]["generation"] = generation
         if edit:
-            edit(observed["Deployment"])
-        return make_plan(render(spec, OWNER, 2, DEFAULTS), observed)
+            edit(deployment)
+        return follow(contest, make_plan(render(spec, OWNER, 2, DEFAULTS), observed), deployment, now)
 
-    return build
+    return follow_on
 
 
 def scaled(deployment):
     deployment["spec"]["replicas"] = 7
 
 
-def test_again_and_again_is_a_contest_and_it_ends_when_it_is_over(plan):
+def test_again_and_again_is_a_contest_and_it_ends_when_it_is_over(look):
     contest = NO_CONTEST
     for number in range(FEWEST):
         assert not contest.goes_on
-        contest = follow(contest, plan(scaled), 7, 1000.0 + 15 * number)
+        contest = look(contest, 1000.0 + 15 * number, generation=2 * number + 1, edit=scaled)
     assert (contest.goes_on, contest.last) == (True, 7)
     later = 1000.0 + 15 * (FEWEST - 1)
-    assert follow(contest, plan(), 2, later + 1).goes_on
-    assert not follow(contest, plan(), 2, 1000.0 + WINDOW_SECONDS).goes_on
-    assert not follow(contest, plan(), 2, 0.0).goes_on, "a clock that jumped back"
+    assert look(contest, later + 1, generation=9).goes_on
+    assert not look(contest, 1000.0 + WINDOW_SECONDS, generation=9).goes_on
+    assert not look(contest, 0.0, generation=9).goes_on, "a clock that jumped back"
 
 
-def test_our_own_scaling_and_other_edits_are_none(plan):
+def test_one_change_that_is_seen_again_and_again_is_one(look):
+    """The write that puts it back met a conflict."""
+    contest = NO_CONTEST
+    for second in range(10):
+        contest = look(contest, 1000.0 + second, generation=5, edit=scaled)
+    assert len(contest.times) == 1
+
+
+def test_our_own_scaling_and_other_edits_are_none(look):
     def pulled(deployment):
         deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "x"
 
-    for made in (plan(), plan(applied=3), plan(pulled)):
-        assert follow(NO_CONTEST, made, 2, 1000.0) == NO_CONTEST
+    for changes in ({}, {"applied": 3}, {"edit": pulled}):
+        assert look(NO_CONTEST, 1000.0, **changes) == NO_CONTEST

@@ -1,12 +1,14 @@
 """The scraper against real HTTP servers on loopback: what is a sample, and what is missing."""
 
 import asyncio
+from collections import Counter
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from octavo_operator.core import names
+from octavo_operator.core.window import DIRECT, RESTING
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.scraper import LARGEST_ANSWER, SETTLE_SECONDS, Scraper, Target, fetch
@@ -72,7 +74,7 @@ async def test_nobody_there_is_missing(session):
 
 @pytest.mark.parametrize(("address", "host"), [("10.1.2.3", "10.1.2.3"), ("fd00::1", "[fd00::1]")])
 def test_addresses_of_both_families(address, host):
-    assert Target(KEY, "uid", address).url == f"http://{host}:8000/metrics"
+    assert Target(KEY, "uid", address, DIRECT).url == f"http://{host}:8000/metrics"
 
 
 @pytest.fixture
@@ -155,3 +157,30 @@ def test_windows_of_pods_that_are_gone_are_forgotten(scraper):
     scraper._take(target, TEXT)
     scraper._forget_others([])
     assert scraper.windows(KEY) == {}
+
+
+def asked_in(scraper, seconds):
+    """How often each replica is asked in so many seconds, at a round every second."""
+    asked = Counter()
+    for now in range(seconds):
+        targets = scraper._targets()
+        scraper._forget_others(targets)
+        asked.update(target.uid for target in targets if scraper._is_due(target, float(now)))
+    return asked
+
+
+def test_replicas_that_nobody_scales_are_asked_seldom_and_at_once_when_they_come(raw_server, raw_pod):
+    store = Store()
+    store.put(raw_server())
+    for number in range(20):
+        store.put(raw_pod(f"fixed-{number}", ready=True))
+    scraper = Scraper(store, Metrics(), Health(lambda: 0.0), period=1, tell=lambda *_: None)
+    assert sum(asked_in(scraper, 1).values()) == 20
+    fixed = asked_in(scraper, 600)
+    assert all(30 <= number <= 60 for number in fixed.values())
+    assert {window.pace for window in scraper.windows(KEY).values()} == {RESTING}
+    scaled = raw_server(autoscaling={"maxReplicas": 4, "targets": {"waitingPerReplica": 3}})
+    scaled["metadata"]["resourceVersion"] = "99999"
+    store.put(scaled)
+    assert set(asked_in(scraper, 10).values()) == {10}
+    assert {window.pace for window in scraper.windows(KEY).values()} == {DIRECT}

@@ -68,7 +68,9 @@ def test_everything_can_be_set():
     assert (settings.lease_namespace, settings.lease_name, settings.lease_duration) == ("ns", "lease", 30)
     labels = {"release": "prom", "team": "ml"}
     images = ("example.invalid/runtime:1", "example.invalid/operator:1")
-    assert settings.defaults == Defaults(images[0], "ns", "monitoring", False, labels, activator_image=images[1])
+    assert settings.defaults == Defaults(
+        images[0], "ns", "monitoring", pod_monitors=False, pod_monitor_labels=labels, activator_image=images[1]
+    )
 
 
 def test_the_argument_outweighs_the_environment():

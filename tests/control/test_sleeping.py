@@ -35,8 +35,14 @@ def calm():
     return window
 
 
+def takes_over(raw_deployment, available):
+    deployment = raw_deployment(1, available=available)
+    deployment["metadata"] |= {"name": "chat-activator", "labels": names.labels("chat")}
+    return deployment
+
+
 @pytest.fixture
-def proposed(raw_server, raw_pod):
+def proposed(raw_server, raw_pod, raw_deployment):
     def run(
         deployment=None,
         *,
@@ -44,6 +50,7 @@ def proposed(raw_server, raw_pod):
         scaler=None,
         held=None,
         deaf=False,
+        activator=1,
         more=None,
         previous=None,
         defaults=DEFAULTS,
@@ -60,6 +67,7 @@ def proposed(raw_server, raw_pod):
             previous or ModelServerStatus(),
             children=({"Deployment": deployment} if deployment else {})
             | ({"Service": asleep} if held or deaf else {})
+            | {"Deployment-activator": takes_over(raw_deployment, activator)}
             | (more or {}),
             pods=replicas,
             windows={f"uid-r{number}": calm() for number in range(pods)},
@@ -101,6 +109,22 @@ def test_it_goes_to_zero_in_this_order(proposed, raw_deployment):
     third = proposed(awake, pods=1, held=ANSWERS)
     assert (*outcome(third), third.decision.reason) == (0, "activator", Reason.IDLE)
     assert third.scaler.desired == 0
+
+
+def test_the_service_never_leads_to_an_activator_that_is_not_there_while_a_replica_is(proposed, raw_deployment):
+    """An idle pool would be unreachable, and idle for ever."""
+    absent = proposed(raw_deployment(1), pods=1, activator=0)
+    assert (*outcome(absent), absent.signals.deaf) == (1, "replicas", True)
+    gone_amid_handover = proposed(raw_deployment(1), pods=1, activator=0, held=ANSWERS)
+    assert outcome(gone_amid_handover) == (1, "replicas")
+    starting = proposed(raw_deployment(1, available=0), pods=1, activator=0)
+    assert outcome(starting) == (1, "replicas")
+    assert outcome(proposed(raw_deployment(0), activator=0)) == (0, "activator"), "nobody else is there"
+
+
+def test_what_an_activator_says_counts_also_when_it_is_not_called_available(proposed, raw_deployment):
+    woken = proposed(raw_deployment(0), activator=0, held=Held(1, 10, 60.0))
+    assert (woken.desired, woken.signals.activated) == (1, None)
 
 
 def test_a_request_during_the_handover_ends_it(proposed, raw_deployment):

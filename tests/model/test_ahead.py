@@ -16,6 +16,7 @@ from octavo_runtime.engine.messages import Add
 from octavo_runtime.engine.step import Engine
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.load import load_decoder
+from octavo_runtime.runner import sampler, torch_runner
 from octavo_runtime.runner.launched import put_carried
 from octavo_runtime.runner.sampler import pick
 from octavo_runtime.runner.torch_runner import TorchRunner
@@ -75,6 +76,20 @@ def run(engine, requests):
     return news, failed
 
 
+def test_top_p_that_has_not_looked_at_enough_is_done_again_and_then_done_at_once(decoder, monkeypatch):
+    """With four candidates out of 128; a few careful steps, so that both are met several times."""
+    monkeypatch.setattr(sampler, "_CANDIDATES", 4)
+    monkeypatch.setattr(torch_runner, "CAREFUL_STEPS", 3)
+    requests = [(prompt, (DRAWN, PLAIN, WISHES[2])[number % 3]) for number, prompt in enumerate(PROMPTS)]
+    expected = run(make_engine(decoder), requests)
+    executed = []
+    execute = TorchRunner.execute
+    monkeypatch.setattr(TorchRunner, "execute", lambda self, batch: executed.append(batch) or execute(self, batch))
+    engine = make_engine(decoder, plan_ahead=True)
+    assert run(engine, requests) == expected
+    assert 2 < len(executed) < engine.steps
+
+
 @pytest.mark.parametrize("ngram", [0, 3])
 @pytest.mark.parametrize("num_blocks", [600, 60])
 def test_whatever_is_asked_for(decoder, num_blocks, ngram):
@@ -121,12 +136,14 @@ def test_a_step_on_top_of_one_that_raised_is_refused():
 
 
 def test_to_pick_tokens_no_value_is_read_from_the_device():
-    """A fake tensor has none. Only top-p alone, which may have to look at the whole vocabulary, must know whether."""
+    """A fake tensor has none. Top-p alone may have to look at the whole vocabulary: to do it surely, it must know."""
     row = SamplingRow(temperature=0.0, top_p=1.0, top_k=0, seed=3, position=9, forbidden=frozenset({4}))
     shaping = Shaping(replace(DRAWN, min_p=0.1, logit_bias=((3, 1.0),), presence_penalty=1.0), [1, 2, 3], 2)
     rows = [row, replace(row, temperature=1.0, top_k=7, top_p=0.5), replace(row, temperature=0.5, shaping=shaping)]
     with FakeTensorMode():
         choice = pick(torch.zeros(3, 5000), rows)
-        assert choice.tokens.shape == (3,)
+        assert (choice.tokens.shape, choice.certain) == ((3,), None)
+        alone = [replace(row, temperature=1.0, top_p=0.5)]
+        assert pick(torch.zeros(1, 5000), alone, surely=False).certain is not None
         with pytest.raises(DataDependentOutputException):
-            pick(torch.zeros(1, 5000), [replace(row, temperature=1.0, top_p=0.5)])
+            pick(torch.zeros(1, 5000), alone)

@@ -151,6 +151,21 @@ def test_who_leaves_while_a_step_is_under_way_gets_no_more_and_takes_nothing_fro
     assert engine.stats().kv_tokens_used == 0
 
 
+def test_who_has_left_is_not_computed_again_with_a_step_that_failed(monkeypatch):
+    runner = LateRunner(64, block_size=4, vocab_size=VOCAB - 1)
+    engine = Engine(runner, max_num_seqs=16, max_num_batched_tokens=64, plan_ahead=True)
+    for number, token in ((1, POISON), (2, 1), (3, 1)):
+        engine.add(Add(number, [number, token], SamplingParams(max_tokens=5, temperature=0.0)))
+    engine.step(now=0.0)
+    engine.abort(2)
+    computed_again = []
+    execute = runner.execute
+    monkeypatch.setattr(runner, "execute", lambda batch: computed_again.append(len(batch.seq_lens)) or execute(batch))
+    tokens, failed = run(engine)
+    assert (tokens, failed) == ({3: expected([3, 1], 5)}, [1])
+    assert computed_again == [2, 1, 1]
+
+
 def test_each_step_that_ended_is_counted_once(make_engine):
     engine, _ = make_engine()
     engine.add(Add(1, [1, 2], SamplingParams(max_tokens=5)))

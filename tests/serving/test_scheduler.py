@@ -2,6 +2,7 @@
 
 import pytest
 
+from octavo_runtime.core.ahead import is_foreseeable
 from octavo_runtime.core.batch import SamplingParams, StepResult
 from octavo_runtime.core.blocks import BlockPool
 from octavo_runtime.core.layout import flatten
@@ -220,3 +221,111 @@ def test_totals_count_each_prompt_once_and_every_generated_token():
     stats = scheduler.stats()
     assert stats.preemptions > 0
     assert (stats.prompt_tokens, stats.generation_tokens) == (8, 8)
+
+
+def launch(scheduler, before=None):
+    """Plan and launch one step, on top of `before` where that is under way."""
+    plan = scheduler.schedule(0.0)
+    batch = flatten(plan, 4, before)
+    scheduler.launched(plan)
+    scheduler.check_integrity()
+    return plan, batch
+
+
+def take(scheduler, plan, batch, token=1000):
+    outputs = scheduler.update(plan, StepResult([token] * len(batch.sampling)))
+    scheduler.check_integrity()
+    return list(outputs.each())
+
+
+def test_a_step_on_top_of_another_supposes_that_everybody_goes_on():
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(1, prompt=3))
+    scheduler.add(make_sequence(2, prompt=2, max_tokens=1))
+    scheduler.add(make_sequence(3, prompt=5))
+    first, first_batch = launch(scheduler)
+    second, batch = launch(scheduler, first)
+    assert lengths(second) == {1: 1, 3: 1}, "the second ends with its one token"
+    assert batch.positions == [3, 5]
+    assert (batch.carried_rows, batch.carried_from) == ([0, 1], [0, 2])
+    assert [row.position for row in batch.sampling] == [4, 6]
+    assert [output.seq_id for output in take(scheduler, first, first_batch)] == [1, 2, 3]
+    third, batch = launch(scheduler, second)
+    assert (ids(third.decodes), batch.positions, batch.carried_from) == ([1, 3], [4, 6], [0, 1])
+
+
+def test_a_row_of_a_sequence_that_has_ended_meanwhile_is_dropped():
+    scheduler = make_scheduler()
+    for seq_id in (1, 2, 3):
+        scheduler.add(make_sequence(seq_id, stop_token_ids=frozenset({9} if seq_id == 2 else {7})))
+    first, first_batch = launch(scheduler)
+    second, second_batch = launch(scheduler, first)
+    ended = [output.seq_id for output in take(scheduler, first, first_batch, token=9) if output.finish_reason]
+    assert ended == [2]
+    assert scheduler.abort(3)
+    assert [output.seq_id for output in take(scheduler, second, second_batch)] == [1]
+    assert not scheduler.abort(2)
+
+
+def test_what_is_under_way_is_nobodys_to_share():
+    """Only what has been taken is in the prefix cache, since a step may fail."""
+    scheduler = make_scheduler(budget=64)
+    scheduler.add(make_sequence(1, prompt=9))
+    first, batch = launch(scheduler)
+    again = make_sequence(1, prompt=9)
+    again.seq_id = 2
+    scheduler.add(again)
+    assert scheduler.schedule(0.0).admitted == [], "it waits for what the first one computes"
+    take(scheduler, first, batch)
+    plan = scheduler.schedule(0.0)
+    assert [sequence.num_computed for sequence in plan.admitted] == [8]
+
+
+def test_nobody_is_preempted_while_a_step_is_under_way():
+    scheduler = make_scheduler(num_blocks=4)
+    scheduler.add(make_sequence(1, prompt=7))
+    scheduler.add(make_sequence(2, prompt=7))
+    first, first_batch = launch(scheduler)
+    second, second_batch = launch(scheduler, first)
+    assert lengths(second) == {1: 1, 2: 1}
+    take(scheduler, first, first_batch)
+    third, third_batch = launch(scheduler, second)
+    assert (third.postponed, third.preempted, third.num_sequences) == ([1, 2], [], 0)
+    assert not is_foreseeable(third)
+    take(scheduler, second, second_batch)
+    take(scheduler, third, third_batch)
+    assert scheduler.schedule(0.0).preempted == [2]
+
+
+def test_what_is_thrown_away_is_planned_again():
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(1))
+    first, first_batch = launch(scheduler)
+    scheduler.add(make_sequence(2))
+    second, _ = launch(scheduler, first)
+    assert (lengths(second), ids(second.admitted)) == ({1: 1, 2: 3}, [2])
+    scheduler.recall()
+    scheduler.check_integrity()
+    take(scheduler, first, first_batch)
+    again = scheduler.schedule(0.0)
+    assert (lengths(again), again.admitted) == (lengths(second), [])
+
+
+@pytest.mark.parametrize(
+    ("params", "foreseeable"),
+    [
+        ({}, True),
+        ({"logprobs": 2, "min_p": 0.1, "logit_bias": ((1, 1.0),), "allowed_token_ids": (1, 2), "min_tokens": 3}, True),
+        ({"repetition_penalty": 1.1}, False),
+        ({"presence_penalty": 0.1}, False),
+        ({"frequency_penalty": 0.1}, False),
+        ({"bad_words": ((1, 2),)}, False),
+    ],
+)
+def test_a_step_whose_tokens_decide_what_comes_next_is_not_planned_upon(params, foreseeable):
+    scheduler = make_scheduler(seqs=3, budget=3)
+    scheduler.add(make_sequence(1, prompt=5, **params))
+    plan, _ = launch(scheduler)
+    assert is_foreseeable(plan), "it does not sample yet"
+    plan, _ = launch(scheduler, plan)
+    assert is_foreseeable(plan) == foreseeable

@@ -39,8 +39,25 @@ def _headline(server: Raw) -> RenderableType:
     table.add_row("URL", safe(status.get("url", UNKNOWN)))
     table.add_row("Replicas", state(ready.get("status"), f"{replicas(status)} serve"))
     running, waiting = load.get("running", UNKNOWN), load.get("waiting", UNKNOWN)
+    if startup := part(status, "startup"):
+        table.add_row("Start", safe(_start(startup)))
     table.add_row("Load", safe(f"KV {kv(status)}, {running} running, {waiting} waiting"))
     return table
+
+
+def _start(startup: Raw) -> str:
+    """How far one is, and how long they take."""
+    words = []
+    if phase := startup.get("phase"):
+        left = f", {startup['etaSeconds']} s left" if "etaSeconds" in startup else ""
+        words.append(f"now {phase} {startup.get('progressPercent', 0)}%{left}")
+    if "p50Seconds" in startup:
+        parts = ((kind, startup.get(f"{kind}Seconds")) for kind in ("scheduling", "pulling", "loading"))
+        told = ", ".join(f"{kind} {seconds} s" for kind, seconds in parts if seconds is not None)
+        words.append(
+            f"{startup['p50Seconds']} s at p50, {startup['p90Seconds']} s at p90" + (f" ({told})" if told else "")
+        )
+    return "; ".join(words)
 
 
 def _conditions(server: Raw, now: float) -> RenderableType:

@@ -20,6 +20,13 @@ from octavo_operator.core.status_model import LastDecision, PastDecision, Scalin
 
 Raw = Mapping[str, Any]
 
+_SHOWN: Final = (
+    Condition.READY,
+    Condition.SCALING_ACTIVE,
+    Condition.SCALING_LIMITED,
+    Condition.METRICS_FRESH,
+    Condition.CONTENDED,
+)
 BAR_WIDTH: Final = 32
 CHART_WIDTH: Final = 64
 CHART_HEIGHT: Final = 6
@@ -59,11 +66,12 @@ def _present(server: Raw) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     wanted, serve = status.get("desiredReplicas", UNKNOWN), status.get("readyReplicas", 0)
     table.add_row(safe(name, "bold"), safe(f"{wanted} replicas wanted, {serve} serve"))
-    for kind in (Condition.READY, Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH):
+    for kind in _SHOWN:
         found = condition(server, kind)
         if found:
             color = "" if kind in (Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED) else found.get("status")
-            reason = state(color, found.get("reason")) if color else safe(found.get("reason"))
+            good = "False" if kind == Condition.CONTENDED else "True"
+            reason = state(color, found.get("reason"), good=good) if color else safe(found.get("reason"))
             table.add_row(safe(kind), Text.assemble(reason, ": ", safe(found.get("message"))))
     return table
 
@@ -100,7 +108,8 @@ def _inputs(last: LastDecision) -> RenderableType:
     table.add_row("replicas", safe(f"{made_from.ready_replicas} ready{unknown}"))
     used, capacity = made_from.kv_tokens_in_use, made_from.kv_tokens_capacity
     table.add_row("KV cache", safe(f"{made_from.kv_utilization_percent}%, {used:,} of {capacity:,} tokens"))
-    waiting = f"{made_from.running} running, {made_from.waiting} waiting ({made_from.waiting_tokens:,} tokens)"
+    held = f", {made_from.held} held by the activator" if made_from.held else ""
+    waiting = f"{made_from.running} running, {made_from.waiting} waiting ({made_from.waiting_tokens:,} tokens){held}"
     table.add_row("requests", safe(waiting))
     table.add_row("prompts", safe(f"{made_from.prompt_tokens_per_second:,} tokens/s"))
     for label, milliseconds in (

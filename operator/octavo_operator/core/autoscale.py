@@ -46,10 +46,10 @@ from octavo_operator.core.memory import (
 )
 from octavo_operator.core.names import Reason
 from octavo_operator.core.policy import ScalingPolicy
+from octavo_operator.core.rest import asleep, waits_for_activator, woken
 from octavo_operator.core.window import Signals
+from octavo_operator.core.wish import BLIND_SECONDS, Case, Wish
 
-BLIND_SECONDS: Final = 60.0
-"""After so long without one usable sample the autoscaler is called inert, not late."""
 _REASONS: Final = {
     SIGNAL_KV: Reason.KV_ABOVE_TARGET,
     SIGNAL_WAITING: Reason.WAITING_ABOVE_TARGET,
@@ -129,98 +129,29 @@ def decide(signals: Signals, policy: ScalingPolicy, current: int, memory: Scaler
 def judge(inputs: Inputs) -> Verdict:
     """The decision itself, from recorded inputs as from live ones."""
     view = View(inputs.signals, inputs.policy, inputs.current, inputs.recalled)
-    case = _Case(view, candidates(view, unknown_full=False), candidates(view, unknown_full=True))
+    case = Case(view, candidates(view, unknown_full=False), candidates(view, unknown_full=True))
     wish = _wish(case, idle=inputs.is_idle)
     return Verdict(wish.replicas, wish.reason, wish.message, wish.limiters, case.low, case.high)
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A view with the candidates per signal: `low` with unknown replicas as empty, `high` with them as full."""
-
-    view: View
-    low: dict[str, int]
-    high: dict[str, int]
-
-    @property
-    def current(self) -> int:
-        return self.view.current
-
-    @property
-    def at_least(self) -> int:
-        """Replicas needed now if the unknown ones are idle."""
-        return max(self.low.values())
-
-    @property
-    def at_most(self) -> int:
-        """Replicas needed now if the unknown ones are full."""
-        return max(self.high.values())
-
-    @property
-    def load(self) -> str:
-        signals = self.view.signals
-        held = f" and {signals.held:.0f} held" if signals.held else ""
-        return f"KV {signals.kv_utilization:.0%}, {signals.waiting:.0f} waiting{held} on {signals.ready} ready replicas"
-
-    def keep(self, reason: str, why: str) -> "_Wish":
-        return _Wish(self.current, reason, f"{why}: {self.current} kept ({self.load})")
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """A number on its way through the stages."""
-
-    replicas: int
-    reason: str
-    message: str
-    limiters: tuple[str, ...] = ()
-
-    def limited(self, replicas: int, by: str, why: str) -> "_Wish":
-        return replace(self, replicas=replicas, message=f"{self.message}; {why}", limiters=(*self.limiters, by))
-
-
-def _wish(case: _Case, *, idle: bool) -> _Wish:
+def _wish(case: Case, *, idle: bool) -> Wish:
     """No replica where there is nothing to do; otherwise what the load asks for."""
     signals, policy = case.view.signals, case.view.policy
     if case.current == 0 and policy.idle_after is not None:
-        wish = _asleep(case)
+        wish = asleep(case)
     elif idle and signals.activated is not None and signals.activated >= HANDOVER_SECONDS:
-        wish = _Wish(0, Reason.IDLE, f"no request for {case.view.recalled.idle_for:.0f} s")
+        wish = Wish(0, Reason.IDLE, f"no request for {case.view.recalled.idle_for:.0f} s")
     else:
         wish = _stabilise(case)
     wish = _clamp(_step(wish, case), case)
-    return _waits_for_activator(case) if idle and wish.replicas == case.current > 0 else wish
+    return waits_for_activator(case) if idle and wish.replicas == case.current > 0 else wish
 
 
-def _waits_for_activator(case: _Case) -> _Wish:
-    recalled = case.view.recalled
-    if recalled.deaf < BLIND_SECONDS:
-        return case.keep(Reason.HANDING_OVER, f"idle for {recalled.idle_for:.0f} s, the activator takes over first")
-    return case.keep(Reason.ACTIVATOR_SILENT, f"idle for {recalled.idle_for:.0f} s, but the activator does not answer")
-
-
-def _asleep(case: _Case) -> _Wish:
-    """0 replicas, until a request is held, or nobody could say whether one is."""
-    signals, deaf = case.view.signals, case.view.recalled.deaf
-    if signals.held:
-        return _woken(case)
-    if deaf >= BLIND_SECONDS:
-        return _Wish(1, Reason.ACTIVATOR_SILENT, f"the activator has not answered for {deaf:.0f} s, so 1 is woken")
-    return case.keep(Reason.AT_ZERO, "no request is held")
-
-
-def _woken(case: _Case) -> _Wish:
-    """No window: a held request waits for its first replica."""
-    signals = case.view.signals
-    held = f"{signals.held:.0f} held requests of about {signals.held_tokens:.0f} tokens"
-    return _Wish(case.at_least, Reason.WOKEN, f"{held} need {case.at_least} replicas")
-
-
-def _stabilise(case: _Case) -> _Wish:
+def _stabilise(case: Case) -> Wish:
     """Up to what was needed throughout the up window, or down to the most needed within the down window."""
     signals, current = case.view.signals, case.current
     if signals.ready == 0:
-        return _woken(case) if case.at_least > current else case.keep(Reason.NO_READY_REPLICAS, "no replica is ready")
+        return woken(case) if case.at_least > current else case.keep(Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.known == 0:
         return _blind(case)
     if case.at_least > current:
@@ -232,7 +163,7 @@ def _stabilise(case: _Case) -> _Wish:
     return case.keep(Reason.AS_NEEDED, f"the load needs {current}, within {TOLERANCE:.0%}")
 
 
-def _blind(case: _Case) -> _Wish:
+def _blind(case: Case) -> Wish:
     signals, blind = case.view.signals, case.view.recalled.blind
     if signals.unusable and blind >= BLIND_SECONDS:
         why = f"{signals.unusable} of {signals.ready} ready replicas answer, but nothing usable for {blind:.0f} s"
@@ -240,17 +171,17 @@ def _blind(case: _Case) -> _Wish:
     return case.keep(Reason.METRICS_MISSING, f"none of {signals.ready} ready replicas gave a sample")
 
 
-def _stabilise_up(case: _Case) -> _Wish:
+def _stabilise_up(case: Case) -> Wish:
     window, recalled = case.view.policy.up_window, case.view.recalled
     lowest = case.at_least if recalled.lowest is None else min(recalled.lowest, case.at_least)
     if lowest <= case.current or recalled.observed < window:
         why = f"{case.at_least} needed, but not throughout the last {window:.0f} s"
         return case.keep(Reason.SCALE_UP_STABILIZED, why)
     leader = max(case.low, key=lambda signal: case.low[signal])
-    return _Wish(lowest, _REASONS[leader], f"{case.load} needs {lowest} replicas by {leader}")
+    return Wish(lowest, _REASONS[leader], f"{case.load} needs {lowest} replicas by {leader}")
 
 
-def _stabilise_down(case: _Case) -> _Wish:
+def _stabilise_down(case: Case) -> Wish:
     recalled = case.view.recalled
     window = recalled.down_window
     highest = case.at_most if recalled.highest is None else max(recalled.highest, case.at_most)
@@ -258,10 +189,10 @@ def _stabilise_down(case: _Case) -> _Wish:
         return case.keep(Reason.OBSERVING, f"observed for {recalled.observed:.0f} of {window:.0f} s since the start")
     if highest >= case.current:
         return case.keep(Reason.SCALE_DOWN_STABILIZED, f"up to {highest} needed within the last {window:.0f} s")
-    return _Wish(highest, Reason.LOAD_BELOW_TARGET, f"{case.load} needs {highest} replicas")
+    return Wish(highest, Reason.LOAD_BELOW_TARGET, f"{case.load} needs {highest} replicas")
 
 
-def _step(wish: _Wish, case: _Case) -> _Wish:
+def _step(wish: Wish, case: Case) -> Wish:
     """How far to go now; to none all at once, since there is nothing that the rest could have to carry."""
     if wish.reason == Reason.IDLE:
         return wish
@@ -272,7 +203,7 @@ def _step(wish: _Wish, case: _Case) -> _Wish:
     return wish
 
 
-def _step_up(wish: _Wish, case: _Case) -> _Wish:
+def _step_up(wish: Wish, case: Case) -> Wish:
     base, homeless = case.view.recalled.rate_base, case.view.signals.unschedulable
     if homeless:
         why = f"{homeless} replicas find no node, so {case.current} kept"
@@ -284,7 +215,7 @@ def _step_up(wish: _Wish, case: _Case) -> _Wish:
     return wish.limited(most, Reason.SCALE_UP_LIMIT, f"at most {most} within {RATE_PERIOD_SECONDS:.0f} s")
 
 
-def _step_down(wish: _Wish, case: _Case) -> _Wish:
+def _step_down(wish: Wish, case: Case) -> Wish:
     changed_ago = case.view.recalled.changed_ago
     if changed_ago is not None:
         return case.keep(Reason.RECENTLY_SCALED, f"scaled {changed_ago:.0f} s ago")
@@ -294,7 +225,7 @@ def _step_down(wish: _Wish, case: _Case) -> _Wish:
     return replace(wish, replicas=case.current - 1, message=f"{wish.message}, one step at a time")
 
 
-def _clamp(wish: _Wish, case: _Case) -> _Wish:
+def _clamp(wish: Wish, case: Case) -> Wish:
     policy = case.view.policy
     if wish.replicas > policy.max_replicas:
         wish = _bounded(wish, case, policy.max_replicas, Reason.TOO_MANY_REPLICAS, "maxReplicas is")
@@ -305,7 +236,7 @@ def _clamp(wish: _Wish, case: _Case) -> _Wish:
     return wish
 
 
-def _raised(wish: _Wish, case: _Case) -> _Wish:
+def _raised(wish: Wish, case: Case) -> Wish:
     policy = case.view.policy
     if policy.scheduled_by is None:
         return _bounded(wish, case, policy.min_replicas, Reason.TOO_FEW_REPLICAS, "minReplicas is")
@@ -313,7 +244,7 @@ def _raised(wish: _Wish, case: _Case) -> _Wish:
     return _bounded(wish, case, policy.min_replicas, Reason.SCHEDULED, words)
 
 
-def _bounded(wish: _Wish, case: _Case, bound: int, by: str, words: str) -> _Wish:
+def _bounded(wish: Wish, case: Case, bound: int, by: str, words: str) -> Wish:
     """The bound instead of the wish. Where it is the bound that moves the number, it is also the reason."""
     turns = (wish.replicas - case.current) * (bound - case.current) < 0
     reason = by if turns or wish.replicas == case.current else wish.reason

@@ -17,6 +17,7 @@ from typing import Final
 from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
+from octavo_operator.core.startup import Progress
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Trouble
 
@@ -44,6 +45,8 @@ class Facts:
     previous: ModelServerStatus
     trouble: Trouble | None = None
     contest: Contest = NO_CONTEST
+    progress: Progress | None = None
+    """Of the start of the replica that is furthest."""
 
     @property
     def draining(self) -> int:
@@ -169,7 +172,8 @@ def _waiting(facts: Facts, reason: str, message: str) -> Verdict:
         return Verdict(
             ready=False, reason=problem.reason, message=f"{message}: {problem.message}", stalled=problem.stalled
         )
-    return Verdict(ready=False, reason=reason, message=message)
+    started = f"; one is {facts.progress}" if facts.progress else ""
+    return Verdict(ready=False, reason=reason, message=f"{message}{started}")
 
 
 def _is_wanted_away(facts: Facts) -> Verdict | None:

@@ -32,10 +32,10 @@ class Defaults:
     """Whose pods may scrape the replicas; empty: nobody's."""
     pod_monitors: bool = False
     """Whether PodMonitors are wanted, and the cluster has the kind."""
-    served: frozenset[str] = frozenset()
-    """The optional kinds that the cluster has."""
     pod_monitor_labels: Mapping[str, str] = field(default_factory=dict)
     profiles: Profiles = BUILT_IN
+    served: frozenset[str] = frozenset()
+    """The optional kinds that the cluster has."""
     activator_image: str = ""
     """The operator's own; empty: not known, and nothing can be scaled to zero."""
 

@@ -43,7 +43,7 @@ class ScalerMemory:
     """`since`: from when on everything was seen. `blind_since`: from when on no ready replica gave a sample.
 
     `active_at`: when there was something to do last, or it was not known. `deaf_since`: from when on the activator
-    was asked and gave no answer. `capacity`: KV tokens of a replica, as the last of them told.
+    was not there, or gave no answer. `capacity`: KV tokens of a replica, as the last of them told.
     """
 
     since: float

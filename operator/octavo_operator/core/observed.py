@@ -83,6 +83,10 @@ class PodView:
     ends_by: float = 0.0
     """When it is killed at the latest; 0 for one that stays."""
     footprint: Footprint = Footprint()
+    scheduled_at: float = 0.0
+    """When it got its node; 0 before."""
+    started_at: float = 0.0
+    """When its container began to run, for the last time; 0 while it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,18 @@ def view_pod(raw: Raw) -> PodView:
         problem=None if is_ready else _problem(status),
         ends_by=from_timestamp(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else 0.0,
         footprint=_footprint(raw.get("spec", {})),
+        scheduled_at=_moment(_condition(status, "PodScheduled"), "lastTransitionTime"),
+        started_at=_moment(_container(status).get("state", {}).get("running") or {}, "startedAt"),
     )
+
+
+def _moment(raw: Raw, field: str) -> float:
+    return from_timestamp(raw[field]) if raw.get(field) else 0.0
+
+
+def _container(status: Raw) -> Raw:
+    found: Raw = next((item for item in status.get("containerStatuses", ()) if item["name"] == names.CONTAINER), {})
+    return found
 
 
 def _footprint(spec: Raw) -> Footprint:

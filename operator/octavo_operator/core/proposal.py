@@ -13,7 +13,6 @@ none of these           1
 With scaleToZero the Service leads to the activator while no replica is available, and shortly before the last one goes.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -39,12 +38,13 @@ from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
+from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import DIRECT, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
 Raw = Mapping[str, Any]
 
-LONGEST_STARTUP_SECONDS: Final = 900.0
 _REPLICAS: Final = f"Service{names.OF_REPLICAS}"
 _ACTIVATOR: Final = f"Deployment{names.OF_ACTIVATOR}"
 
@@ -137,10 +137,12 @@ def propose(
     """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
     deployment = _deployment(children)
     spec, failure = _settled(server, defaults)
-    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else DIRECT
-    signals = _signals(live_pods(pods), windows, scaler.memory.since, pace, now)
-    if leads_to_activator(children.get("Service")):
-        signals = _with_held(signals, held)
+    pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else RESTING
+    views = live_pods(pods)
+    signals = _signals(views, windows, scaler.memory.since, pace, now)
+    activator = _deployment(children, _ACTIVATOR)
+    if spec is not None and sleeps(spec):
+        signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
     if spec is None or spec.paused:
         kept = deployment.wanted if deployment else 0
         return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
@@ -148,14 +150,14 @@ def propose(
     decision = _decide(spec, current, scaler.memory, signals, now)
     desired = decision.replicas if decision and _is_active(spec) else current
     no_activator = _no_activator(spec, defaults)
-    to_activator = no_activator is None and _needs_activator(spec, desired, deployment, decision)
-    upstream = _address(children.get(_REPLICAS))
-    in_place = replaces_in_place(spec, desired, deployment, live_pods(pods), now)
+    to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
+    upstream = address(children.get(_REPLICAS))
+    in_place = replaces_in_place(spec, desired, deployment, views, now)
     wanted = render(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
-    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if _sleeps(spec) and not upstream else ()))
-    contest = follow(scaler.contest, plan, deployment.wanted if deployment else 0, now)
+    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
+    contest = follow(scaler.contest, plan, children.get("Deployment"), now)
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
     return Proposal(server, plan, desired, after, decision, signals, failure)
@@ -169,6 +171,7 @@ def facts_of(
     previous: ModelServerStatus,
     *,
     trouble: Trouble | None = None,
+    progress: Progress | None = None,
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -184,11 +187,12 @@ def facts_of(
         previous=previous,
         trouble=trouble,
         contest=proposal.scaler.contest,
+        progress=progress,
     )
 
 
-def _deployment(children: Mapping[str, Raw]) -> DeploymentView | None:
-    raw = children.get("Deployment")
+def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> DeploymentView | None:
+    raw = children.get(place)
     return view_deployment(raw) if raw is not None else None
 
 
@@ -196,39 +200,8 @@ def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: fl
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
     homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
-    startup = _startup_p90(staying)
+    startup = startup_p90(staying)
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
-
-
-def _with_held(signals: Signals, held: Held | None) -> Signals:
-    if held is None:
-        return replace(signals, deaf=True)
-    return replace(signals, held=float(held.requests), held_tokens=float(held.tokens), activated=held.seconds)
-
-
-def _needs_activator(
-    spec: ModelServerSpec, desired: int, deployment: DeploymentView | None, decision: Decision | None
-) -> bool:
-    """Whether requests should go to the activator now: nobody else is there to take them, or will be in a moment."""
-    if not _sleeps(spec):
-        return False
-    serves = desired > 0 and deployment is not None and deployment.available > 0
-    return not serves or (decision is not None and decision.inputs is not None and decision.inputs.is_idle)
-
-
-def _startup_p90(pods: list[PodView]) -> float | None:
-    """Seconds from creation to readiness that nine of ten replicas kept to; None while none is ready.
-
-    A replica that lost its readiness and found it again shows a later time; what cannot be a start is left out.
-    """
-    seconds = sorted(pod.ready_since - from_timestamp(pod.created) for pod in pods if pod.ready and pod.created)
-    starts = [value for value in seconds if 0 <= value <= LONGEST_STARTUP_SECONDS]
-    return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
-
-
-def _sleeps(spec: ModelServerSpec) -> bool:
-    """Whether there may be no replica while nothing is asked."""
-    return spec.autoscaling is not None and spec.autoscaling.scale_to_zero is not None
 
 
 def _is_active(spec: ModelServerSpec) -> bool:
@@ -249,7 +222,7 @@ def _current(spec: ModelServerSpec, scaler: Scaler, observed: int) -> int:
         return spec.replicas if spec.replicas is not None else 1
     if spec.replicas is not None:
         return spec.replicas
-    if _sleeps(spec):
+    if sleeps(spec):
         return scaler.desired if scaler.desired is not None else observed
     return scaler.desired or observed or spec.autoscaling.min_replicas
 
@@ -297,12 +270,6 @@ def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
 def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     why = why_none(spec, defaults)
     return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
-
-
-def _address(service: Raw | None) -> str | None:
-    """A Service's own address, once it has one."""
-    address = service.get("spec", {}).get("clusterIP") if service else None
-    return str(address) if address and address != "None" else None
 
 
 def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field
 
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
-from octavo_operator.core.window import DIRECT, Pace
+from octavo_operator.core.window import DIRECT, RESTING, Pace
 
 PROMETHEUS: Final = "Prometheus"
 DEFAULT_STALE_SECONDS: Final = 30
@@ -49,6 +49,13 @@ class MetricsSource(SpecModel):
 def pace_of(stale_after: float) -> Pace:
     """Windows for samples that come at most half of `stale_after` seconds apart; never shorter than direct ones."""
     return Pace(fresh=stale_after, mean=max(DIRECT.mean, stale_after / 2), rate=max(DIRECT.rate, stale_after))
+
+
+def direct_pace(raw: Mapping[str, Any]) -> Pace | None:
+    """At which pace the operator itself asks the replicas of a raw ModelServer; None where Prometheus does."""
+    if not raw.get("spec", {}).get("autoscaling"):
+        return RESTING
+    return None if metrics_source(raw).source == PROMETHEUS else DIRECT
 
 
 def metrics_source(raw: Mapping[str, Any]) -> MetricsSource:

@@ -29,6 +29,7 @@ from octavo_operator.core.render import served_name, url
 from octavo_operator.core.rollout import is_rolling
 from octavo_operator.core.scaling_log import log_decision
 from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.startup import describe_startup
 from octavo_operator.core.status_model import (
     ConditionStatus,
     Load,
@@ -93,6 +94,7 @@ def compute_status(
         url=url(owner),
         model=ModelStatus(served_name=served_name(spec, owner.name)) if spec else facts.previous.model,
         load=_load(facts, signals),
+        startup=describe_startup(facts.pods, facts.progress, facts.previous.startup),
         scaling=_log(facts, spec, decision, now),
     )
 
@@ -109,7 +111,8 @@ def _without_noise(status: ModelServerStatus) -> ModelServerStatus:
         condition.model_copy(update={"reason": "", "message": ""}) if condition.type in _NOISY else condition
         for condition in status.conditions
     )
-    return status.model_copy(update={"load": None, "conditions": quiet})
+    startup = status.startup and status.startup.model_copy(update={"eta_seconds": None})
+    return status.model_copy(update={"load": None, "startup": startup, "conditions": quiet})
 
 
 def _summary(facts: Facts, verdict: Verdict) -> list[_Finding]:

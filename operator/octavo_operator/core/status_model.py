@@ -38,6 +38,29 @@ class Load(StatusModel):
     kv_tokens_capacity: int = Field(ge=0, description="Tokens that fit into the KV caches.")
 
 
+class Startup(StatusModel):
+    """How far the start of a replica is, and how long starts take here. Absent while nothing is known."""
+
+    phase: str | None = Field(
+        default=None, max_length=32, description="What the furthest starting replica does. Example: fetch."
+    )
+    progress_percent: int | None = Field(default=None, ge=0, le=100, description="How much of that phase is done.")
+    eta_seconds: int | None = Field(
+        default=None, ge=0, description="Seconds that are left of that phase, if it says so."
+    )
+    p50_seconds: int | None = Field(
+        default=None, ge=0, description="From a replica's creation to its readiness, median of those that serve."
+    )
+    p90_seconds: int | None = Field(default=None, ge=0, description="The same, 90th percentile.")
+    scheduling_seconds: int | None = Field(default=None, ge=0, description="Until it has a node, median.")
+    pulling_seconds: int | None = Field(
+        default=None, ge=0, description="From there until its container runs (image, volumes), median."
+    )
+    loading_seconds: int | None = Field(
+        default=None, ge=0, description="From there until it is ready (fetch, weights, warm-up), median."
+    )
+
+
 class DecisionInputs(StatusModel):
     """What a decision was made from."""
 
@@ -140,6 +163,7 @@ class ModelServerStatus(StatusModel):
     )
     model: ModelStatus | None = Field(default=None, description="The model as clients see it.")
     load: Load | None = Field(default=None, description="Load of all ready replicas together. Absent while unknown.")
+    startup: Startup | None = Field(default=None, description="How far a start is, and how long starts take.")
     scaling: Scaling | None = Field(default=None, description="How the number of replicas came about.")
 
     def condition(self, kind: str) -> ConditionStatus | None:

@@ -50,6 +50,8 @@ class Trouble:
 
 
 DIRECT: Final = Pace(WINDOW_SECONDS, WINDOW_SECONDS, RATE_SECONDS)
+RESTING: Final = Pace(fresh=40.0, mean=20.0, rate=40.0)
+"""Of replicas that nothing is decided on: their load is only shown, and asked for every 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Signals:
 
     `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown. `held`
     requests wait at the activator with about `held_tokens` tokens; `activated` are the seconds for which the Service
-    has led to it and it has answered, None while one of both is not so; `deaf`: the Service does, but no answer comes.
+    has led to it and it has answered, None while one of both is not so; `deaf`: it is not there, or does not answer.
     """
 
     ready: int

@@ -34,7 +34,8 @@ def is_foreseeable(plan: BatchPlan) -> bool:
     """Whether the step after `plan` can be planned before its results are there.
 
     It cannot for a sequence whose next tokens are guessed or chosen by the ones before them (drafts, penalties, bad
-    words), nor where room is lacking: who is preempted loses blocks that the step under way may still fill.
+    words). Nor should it where room is lacking: results may make room, and a victim would lose the token that it is
+    about to get.
     """
     return (
         not plan.postponed

@@ -10,6 +10,7 @@ from octavo_runtime.core.ahead import is_foreseeable, remaining
 from octavo_runtime.core.batch import BatchPlan, FlatBatch, SamplingRow
 from octavo_runtime.core.layout import flatten
 from octavo_runtime.core.outputs import StepOutputs
+from octavo_runtime.runner.base import Undecided
 
 if TYPE_CHECKING:
     from octavo_runtime.core.batch import StepResult
@@ -162,9 +163,12 @@ class OverlappedExecution(Execution):
         return _Step(plan, len(batch.sampling), launched)
 
     def _result(self, step: _Step) -> StepResult | None:
-        """What `step` yielded; None when it raised."""
+        """What `step` yielded; None when it raised, or is not certain."""
         try:
             return step.wait()
+        except Undecided as reason:
+            logger.info("a step with %d sequences is executed again: %s", step.plan.num_sequences, reason)
+            return None
         except Exception:
             if step.launched is not None:  # else that has been said
                 logger.exception("a step with %d sequences raised", step.plan.num_sequences)

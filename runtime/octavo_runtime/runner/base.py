@@ -14,11 +14,15 @@ Progress = Callable[[str, float], None]
 Fatal = Callable[[str], object]
 
 
+class Undecided(Exception):  # noqa: N818  nothing went wrong
+    """What a launched step chose is not certain: it must be executed."""
+
+
 class Launched(Protocol):
     """A step that is being computed."""
 
     def wait(self) -> StepResult:
-        """Its result, once it is there. Raises what went wrong while it was computed. To be called once."""
+        """Its result, once it is there. Raises what went wrong with it, or `Undecided`. To be called once."""
         ...
 
 

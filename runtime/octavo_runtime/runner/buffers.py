@@ -57,7 +57,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What a decoder's `forward` takes, on the device. Valid until the second fill after the one that made it."""
+    """What a decoder's `forward` takes, on the device, for all that is computed or launched before the next `fill`."""
 
     shape: StepShape
     padded: bool  # the shape was asked for, and may be larger than the step

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from octavo_runtime.core.batch import StepResult
+from octavo_runtime.runner.base import Undecided
 from octavo_runtime.runner.sampler import check
 from octavo_runtime.runner.transfer import HostCopy, on_device
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from octavo_runtime.core.batch import FlatBatch
@@ -29,12 +32,17 @@ class Done:
 class UnderWay:
     """A step whose tokens the device has yet to choose, or just has."""
 
-    def __init__(self, choice: Choice) -> None:
-        self._copy = HostCopy(choice.tokens, choice.best)
+    def __init__(self, choice: Choice, on_doubt: Callable[[], object]) -> None:
+        """`on_doubt` is called when the choice turns out to be none."""
+        self._copy = HostCopy(choice.tokens, choice.best, *([] if choice.certain is None else [choice.certain]))
+        self._on_doubt = on_doubt
 
     def wait(self) -> StepResult:
-        tokens, best = self._copy.wait()
+        tokens, best, *certain = self._copy.wait()
         check(best.tolist())
+        if certain and not bool(certain[0].all()):
+            self._on_doubt()
+            raise Undecided("top-p keeps more tokens than were looked at")
         return StepResult(tokens.tolist())
 
 

@@ -31,6 +31,7 @@ class Choice(NamedTuple):
 
     tokens: Tensor  # [R] int64
     best: Tensor  # [R] fp32, the largest logit; see `check`
+    certain: Tensor | None = None  # bool; False: another token may have been the right one. None: all are
 
 
 @torch.inference_mode()  # logits come from a pass in this mode, and nothing else may change them in place
@@ -61,17 +62,21 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
 
 
 @torch.inference_mode()
-def pick(logits: Tensor, rows: Sequence[SamplingRow]) -> Choice:
-    """What `sample` does, without waiting for the device, but for rows with top-p and no top-k. To be `check`ed."""
+def pick(logits: Tensor, rows: Sequence[SamplingRow], *, surely: bool = True) -> Choice:
+    """What `sample` does, to be `check`ed. With `surely` False, without waiting for the device: then top-p may keep too
+    little, which the choice tells.
+    """
     shape(logits, rows)
     best, tokens = logits.max(dim=-1)
     drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
-    if len(drawn) == len(rows):
-        return Choice(_draw(logits - best[:, None], rows), best)
-    if drawn:
-        index = on_device(drawn, logits.device)
-        tokens[index] = _draw(logits[index] - best[index, None], [rows[row] for row in drawn])
-    return Choice(tokens, best)
+    if not drawn:
+        return Choice(tokens, best)
+    index = on_device(drawn, logits.device)
+    drawn_rows = [rows[row] for row in drawn]
+    scaled = _scale(logits[index] - best[index, None], drawn_rows)
+    certain = _filter(scaled, drawn_rows, surely=surely)
+    tokens[index] = (scaled + _gumbel(scaled.shape[1], drawn_rows, scaled.device)).argmax(dim=-1)
+    return Choice(tokens, best, certain)
 
 
 def check(best: Sequence[float]) -> None:
@@ -84,18 +89,22 @@ def check(best: Sequence[float]) -> None:
         raise FloatingPointError(f"no token may be chosen in rows {empty}")
 
 
-def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
-    """Draw from logits whose row maxima are 0, so that no temperature however small makes them overflow."""
-    temperatures = on_device([row.temperature for row in rows], logits.device)
-    scaled = logits / temperatures[:, None]
+def _scale(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """By the temperatures. The rows' maxima are 0, so that no temperature however small makes them overflow."""
+    return logits / on_device([row.temperature for row in rows], logits.device)[:, None]
+
+
+def _filter(scaled: Tensor, rows: Sequence[SamplingRow], *, surely: bool) -> Tensor | None:
+    """Make what min-p, top-k and top-p drop minus infinity. Returns where that is certain, None for everywhere."""
     _drop_improbable(scaled, rows)
     filtered = [index for index, row in enumerate(rows) if row.top_p < 1 or row.top_k > 0]
-    if filtered:
-        index = on_device(filtered, logits.device)
-        kept = scaled[index]
-        least = _least_logits(kept, [rows[row] for row in filtered])
-        scaled[index] = kept.masked_fill(kept < least, -torch.inf)
-    return (scaled + _gumbel(scaled.shape[1], rows, logits.device)).argmax(dim=-1)
+    if not filtered:
+        return None
+    index = on_device(filtered, scaled.device)
+    kept = scaled[index]
+    least, certain = _least_logits(kept, [rows[row] for row in filtered], surely=surely)
+    scaled[index] = kept.masked_fill(kept < least, -torch.inf)
+    return certain
 
 
 def _drop_improbable(scaled: Tensor, rows: Sequence[SamplingRow]) -> None:
@@ -106,18 +115,25 @@ def _drop_improbable(scaled: Tensor, rows: Sequence[SamplingRow]) -> None:
         scaled.masked_fill_(scaled < least, -torch.inf)
 
 
-def _least_logits(scaled: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
-    """The smallest logit that top-k and then top-p let through, `[R, 1]`. Ties with it stay in."""
+def _least_logits(scaled: Tensor, rows: Sequence[SamplingRow], *, surely: bool) -> tuple[Tensor, Tensor | None]:
+    """The smallest logit that top-k and then top-p let through, `[R, 1]`, and where that is certain; None: everywhere.
+
+    Ties with it stay in.
+    """
     vocab_size = scaled.shape[1]
     kept = [row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in rows]
     top_k = on_device(kept, scaled.device)
     top_p = on_device([row.top_p for row in rows], scaled.device)
     count = min(_CANDIDATES, vocab_size)
     least, found = _least_among(scaled, count, top_k, top_p)
-    if max(kept) > count and not bool(found.all()):
+    if max(kept) <= count:
+        return least, None
+    if not surely:
+        return least, found
+    if not bool(found.all()):
         exact, _ = _least_among(scaled[~found], vocab_size, top_k[~found], top_p[~found])
         least[~found] = exact
-    return least
+    return least, None
 
 
 def _least_among(scaled: Tensor, count: int, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:

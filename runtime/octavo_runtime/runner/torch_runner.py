@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SCORE_ROWS: Final = 64  # of a prompt at a time: the logits of 2,048 rows of a large vocabulary would be 1.2 GB
 
+CAREFUL_STEPS: Final = 256  # after a launch that came to nothing, which costs two steps
+
 
 class TorchRunner:
     """Implements `Runner`: a decoder with its KV cache."""
@@ -52,6 +54,7 @@ class TorchRunner:
         self.device = device
         self.computes_apart = device.type == "cuda"
         self._sampled: torch.Tensor | None = None  # tokens of the step launched last, on the device; None: it raised
+        self._careful_steps = 0  # still to be launched
         self._caches = allocate_caches(decoder.cache_shapes, num_blocks, block_size, device=device, dtype=dtype)
         self._buffers = StepBuffers(memory_of(device))
         self._graphs: DecodeGraphs | None = None
@@ -76,9 +79,14 @@ class TorchRunner:
             result = self._compute(batch, inputs)
             self._sampled = torch.tensor(result.tokens, dtype=torch.int64, device=self.device)
             return Done(result)
-        choice = pick(self._logits(inputs)[: len(batch.sampling)], batch.sampling)
+        choice = pick(self._logits(inputs)[: len(batch.sampling)], batch.sampling, surely=self._careful_steps > 0)
+        self._careful_steps = max(self._careful_steps - 1, 0)
         self._sampled = choice.tokens
-        return UnderWay(choice)
+        return UnderWay(choice, self._be_careful)
+
+    def _be_careful(self) -> None:
+        """A launched step came to nothing, and the one after it: for a while, rather wait while one is launched."""
+        self._careful_steps = CAREFUL_STEPS
 
     def _inputs(self, batch: FlatBatch) -> StepInputs:
         padded = self._graphs.fill(batch) if self._graphs is not None else None

@@ -167,10 +167,12 @@ def asleep(world, kube, wait):
     """Created, served, idle, and gone to zero in the right order."""
     kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
     kube.server(autoscaling=ZERO)
-    wait(lambda: kube.find("deployment", "chat-activator") and world.leads_to() == ASLEEP)
+    wait(lambda: kube.find("deployment", "chat-activator") and kube.find("service"))
+    assert world.leads_to() == AWAKE, "nobody leads to an activator that is not there"
     world.activator.start()
     wait(world.activator.serves, 60)
     world.make_ready("chat.activator", world.activator.address)
+    wait(lambda: world.leads_to() == ASLEEP)
     world.replica.start()
     world.make_ready("chat", world.replica.address)
     wait(lambda: world.leads_to() == AWAKE and kube.condition().get("status") == "True")
