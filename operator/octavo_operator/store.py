@@ -103,12 +103,15 @@ class Store:
 
     def pods(self) -> Iterator[tuple[Key, Raw]]:
         """All replicas of known ModelServers."""
-        return ((key, pod) for key, pod in self._all_pods() if not _is_activators(pod))
+        for key, pods in self._pods.items():
+            if key in self._objects[names.KIND]:
+                yield from ((key, pod) for pod in pods.values() if not _is_activators(pod))
 
     def activators(self) -> Iterator[tuple[Key, Raw]]:
         """The activators' pods of those ModelServers whose Service leads to them now."""
-        leading = {key for key, service in self._objects["Service"].items() if leads_to_activator(service)}
-        return ((key, pod) for key, pod in self._all_pods() if key in leading and _is_activators(pod))
+        for key, service in self._objects["Service"].items():
+            if leads_to_activator(service) and key in self._objects[names.KIND]:
+                yield from ((key, pod) for pod in self._pods.get(key, {}).values() if _is_activators(pod))
 
     def newest_watched(self, kind: str) -> int:
         """The newest resource version of that kind that the watch itself has delivered."""
@@ -118,11 +121,6 @@ class Store:
         """A child under the ModelServer's name; under a longer name only if it is not another one's."""
         raw = self._objects[kind].get(Key(key.namespace, key.name + suffix))
         return raw if raw is not None and (not suffix or owner_key(raw) == key) else None
-
-    def _all_pods(self) -> Iterator[tuple[Key, Raw]]:
-        for key, pods in self._pods.items():
-            if key in self._objects[names.KIND]:
-                yield from ((key, pod) for pod in pods.values())
 
     def _index(self, raw: Raw, own: Key) -> None:
         if raw["kind"] == "Pod" and (key := owner_key(raw)) is not None:
