@@ -45,6 +45,21 @@ def check_attend(query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: P
     _check_batch(batch)
 
 
+def check_write_rotated(
+    query: Tensor, key_cache: Tensor, norms: tuple[Tensor, Tensor] | None, rotation: tuple[Tensor, Tensor] | None
+) -> None:
+    """What `check_write_kv` does not see."""
+    _, num_kv_heads, _, head_dim = key_cache.shape
+    if query.dim() != 3 or query.shape[2] != head_dim or query.shape[1] % num_kv_heads:
+        raise ValueError(f"query is {_shape(query)}; expected [T, a multiple of {num_kv_heads}, {head_dim}]")
+    for name, weight in zip(("query", "key"), norms or (), strict=False):
+        if weight.shape != (head_dim,):
+            raise ValueError(f"the {name} norm's weight is {_shape(weight)}; expected {(head_dim,)}")
+    for name, angles in zip(("cos", "sin"), rotation or (), strict=False):
+        if angles.dim() != 3 or angles.shape[:2] != (query.shape[0], 1) or 2 * angles.shape[2] > head_dim:
+            raise ValueError(f"{name} is {_shape(angles)}; expected [{query.shape[0]}, 1, at most {head_dim // 2}]")
+
+
 def check_rms_norm(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> None:
     if x.dim() not in {2, 3}:
         raise ValueError(f"x is {_shape(x)}; expected [T, size] or [T, heads, size]")

@@ -107,3 +107,25 @@ class KernelBackend(Protocol):
     def gated(self, gate_up: Tensor, activation: Activation) -> Tensor:
         """`activation(gate) * up` of `[T, 2 I]`, the gate first; `[T, I]` (Shazeer, 2020)."""
         ...
+
+    def write_rotated(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        slot_mapping: Tensor,
+        norms: tuple[Tensor, Tensor] | None,
+        eps: float,
+        rotation: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """All between projections and attention: `rms_norm` and `rotate` of queries and keys, `write_kv`; the queries.
+
+        `norms` are the weights of queries' and of keys' heads, each `[head_dim]` fp32, and `rotation` is (cos, sin);
+        without them that step is left out. `query` is `[T, num_heads, head_dim]`, as is the result; `key` and `value`
+        are as in `write_kv`, and `query` and `key` may be overwritten.
+        Raises `ValueError` when shapes or dtypes do not fit each other.
+        """
+        ...

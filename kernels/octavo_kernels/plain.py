@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from octavo_kernels.interface import Activation
+    from octavo_kernels.interface import Activation, KernelBackend
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -46,3 +46,23 @@ class PlainVerbs:
     def gated(self, gate_up: Tensor, activation: Activation) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return _ACTIVATIONS[activation](gate) * up
+
+    def write_rotated(
+        self: KernelBackend,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        slot_mapping: Tensor,
+        norms: tuple[Tensor, Tensor] | None,
+        eps: float,
+        rotation: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        if norms is not None:
+            query, key = self.rms_norm(query, norms[0], eps), self.rms_norm(key, norms[1], eps)
+        if rotation is not None:
+            query, key = self.rotate(query, *rotation), self.rotate(key, *rotation)
+        self.write_kv(key, value, key_cache, value_cache, slot_mapping)
+        return query

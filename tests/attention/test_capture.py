@@ -98,6 +98,7 @@ def test_a_decode_step_reads_no_value(tmp_path, kernels, name):
     assert grids["paged_attention_kernel"]
     assert grids["rms_norm_kernel"]
     assert grids["gated_kernel"]
+    assert grids["write_rotated_kernel"]
     forward(step(seed=100))
     assert {kernel: launches.grids for kernel, launches in kernels.items()} == {k: g + g for k, g in grids.items()}
 

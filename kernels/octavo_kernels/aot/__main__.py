@@ -52,7 +52,7 @@ def _measure_all() -> tuple[dict[Key, Figures], list[str]]:
 def _measure(architecture: int) -> tuple[dict[Key, Figures], list[str]]:
     measured: dict[Key, Figures] = {}
     wrong: list[str] = []
-    for configuration in (*configurations(architecture), *neighbours()):
+    for configuration in (*configurations(architecture), *neighbours(architecture)):
         figures = measure(configuration, architecture)
         measured[configuration.name, architecture] = figures
         print(_line(configuration.name, architecture, figures), file=sys.stderr, flush=True)

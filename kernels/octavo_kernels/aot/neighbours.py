@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from octavo_kernels.aot.configurations import Configuration, source_of
+from octavo_kernels.cache_dtype import FP8_ARCHITECTURE, LARGEST
 from octavo_kernels.triton.gated import GATED_BLOCK, gated_kernel
 from octavo_kernels.triton.rms_norm import norm_launch, rms_norm_kernel
+from octavo_kernels.triton.write_rotated import rotated_constants, rotated_warps, write_rotated_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def neighbours() -> Iterator[Configuration]:
+_FP8: Final = "fp8e4nv"
+
+
+def neighbours(architecture: int) -> Iterator[Configuration]:
     """Rows of common sizes, one that is no power of two, and single heads."""
     for size in (4096, 5120):
         yield _norm("bf16", size, add=True)
@@ -23,6 +28,11 @@ def neighbours() -> Iterator[Configuration]:
     for activation in ("silu", "gelu", "gelu_tanh"):
         yield _gated("bf16", 14336, activation)
     yield _gated("fp16", 1536, "silu")
+    yield _rotated("bf16", 128, 64, norm=True)
+    yield _rotated("bf16", 64, 32)
+    yield _rotated("fp16", 96, 24)
+    if architecture >= FP8_ARCHITECTURE:
+        yield _rotated("bf16", 128, 64, norm=True, cache=_FP8)
 
 
 def _norm(dtype: str, size: int, *, heads: int = 1, add: bool = False) -> Configuration:
@@ -43,3 +53,15 @@ def _gated(dtype: str, width: int, activation: str) -> Configuration:
     return Configuration(
         f"gated {dtype} {width} {activation}", "copy", source, {"num_warps": 4, "enable_fp_fusion": True}
     )
+
+
+def _rotated(dtype: str, head_dim: int, half: int, *, norm: bool = False, cache: str | None = None) -> Configuration:
+    constants = rotated_constants(num_kv_heads=8, group=4, head_dim=head_dim, half=half)
+    options = {"num_warps": rotated_warps(constants), "enable_fp_fusion": True}
+    types = dict.fromkeys(("query", "key", "value", "cos", "sin", "out"), f"*{dtype}")
+    types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}") | {"slot_mapping": "*i64"}
+    types |= dict.fromkeys(("query_norm", "key_norm"), "*fp32") if norm else {}
+    types |= dict.fromkeys(("query_stride", "key_stride", "value_stride"), "i32") | {"eps": "fp32"}
+    switches = {"BLOCK_SIZE": 16, "NORM": norm, "LARGEST": LARGEST if cache else 0.0}
+    name = f"write_rotated {dtype} d{head_dim} pairs {half}" + " norm" * norm + (f" cache {cache}" if cache else "")
+    return Configuration(name, "copy", source_of(write_rotated_kernel, types, {**constants, **switches}), options)

@@ -6,16 +6,24 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
+import torch
 import triton
 from triton import knobs
 
 from octavo_kernels.cache_dtype import FP8, LARGEST
-from octavo_kernels.check import check_attend, check_contiguous, check_power_of_two, check_write_kv
+from octavo_kernels.check import (
+    check_attend,
+    check_contiguous,
+    check_power_of_two,
+    check_write_kv,
+    check_write_rotated,
+)
 from octavo_kernels.triton.launches import Launch, architecture_of, choose_launch
 from octavo_kernels.triton.neighbours import TritonNeighbours
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.tiles import QueryTiles, make_tiles
 from octavo_kernels.triton.write_kv import write_kv_kernel
+from octavo_kernels.triton.write_rotated import rotated_constants, rotated_warps, write_rotated_kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +68,54 @@ class TritonBackend(TritonNeighbours):
             LARGEST=LARGEST if key_cache.dtype == FP8 else 0.0,
             enable_fp_fusion=True,
         )
+
+    def write_rotated(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        *,
+        slot_mapping: Tensor,
+        norms: tuple[Tensor, Tensor] | None,
+        eps: float,
+        rotation: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        check_write_kv(key, value, key_cache, value_cache, slot_mapping)
+        check_write_rotated(query, key_cache, norms, rotation)
+        _check_caches(key_cache, value_cache)
+        num_tokens, num_heads, head_dim = query.shape
+        num_kv_heads = key.shape[1]
+        query, key, value = (_token_rows(x) for x in (query, key, value))
+        cos, sin = (None, None) if rotation is None else (angles.contiguous() for angles in rotation)
+        constants = rotated_constants(
+            num_kv_heads, num_heads // num_kv_heads, head_dim, 0 if cos is None else cos.shape[2]
+        )
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        write_rotated_kernel[num_tokens, num_kv_heads](
+            query,
+            key,
+            value,
+            key_cache,
+            value_cache,
+            slot_mapping,
+            *(norms or (None, None)),
+            cos,
+            sin,
+            out,
+            query.stride(0),
+            key.stride(0),
+            value.stride(0),
+            eps,
+            BLOCK_SIZE=key_cache.shape[2],
+            NORM=norms is not None,
+            LARGEST=LARGEST if key_cache.dtype == FP8 else 0.0,
+            num_warps=rotated_warps(constants),
+            enable_fp_fusion=True,
+            **constants,
+        )
+        return out
 
     def attend(
         self,

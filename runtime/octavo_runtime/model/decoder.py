@@ -170,10 +170,17 @@ class Decoder:
     ) -> Tensor:
         spec = self._spec
         query, key, value = self._heads(layer, layer.qkv(x))
-        if rotation is not None:
-            query = self._backend.rotate(query, rotation.cos, rotation.sin)
-            key = self._backend.rotate(key, rotation.cos, rotation.sin)
-        self._backend.write_kv(key, value, cache.key, cache.value, batch.slot_mapping)
+        query = self._backend.write_rotated(
+            query,
+            key,
+            value,
+            cache.key,
+            cache.value,
+            slot_mapping=batch.slot_mapping,
+            norms=self._head_norms(layer),
+            eps=spec.rms_norm_eps,
+            rotation=None if rotation is None else (rotation.cos, rotation.sin),
+        )
         out = torch.empty_like(query)
         self._backend.attend(
             query,
@@ -188,7 +195,7 @@ class Decoder:
         return self._group.all_reduce(layer.output(out.flatten(1)))
 
     def _heads(self, layer: LayerWeights, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each `[T, heads, D]`, out of `[T, (H + 2K) D]`; normed where the model does."""
+        """Queries, keys and values, each `[T, heads, D]`, out of `[T, (H + 2K) D]`; rows normed if the model does."""
         spec = self._spec
         if spec.qk_norm == "row":
             sizes = [spec.num_heads * spec.head_dim, *[spec.num_kv_heads * spec.head_dim] * 2]
@@ -198,7 +205,13 @@ class Decoder:
             return query.reshape(shape), key.reshape(shape), value.reshape(shape)
         heads = qkv.view(qkv.shape[0], -1, spec.head_dim)
         query, key, value = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
-        return self._norm(query, layer.query_norm), self._norm(key, layer.key_norm), value
+        return query, key, value
+
+    def _head_norms(self, layer: LayerWeights) -> tuple[Tensor, Tensor] | None:
+        """The weights of norms of each head; those of rows are done with in `_heads`."""
+        if self._spec.qk_norm == "row" or layer.query_norm is None or layer.key_norm is None:
+            return None
+        return layer.query_norm, layer.key_norm
 
     def _norm_rows(self, layer: LayerWeights, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """RMSNorm over all heads of all ranks. Each has equally many, so the mean square is the mean of the ranks'."""
