@@ -174,4 +174,4 @@ def _claim(folder: Path) -> None:
 
 def _free_endpoints() -> Endpoints:
     api, etcd, peer, manager = free_ports(4)
-    return Endpoints("127.0.0.1", api, etcd, peer, manager, service_range="10.0.0.0/24")
+    return Endpoints("127.0.0.1", api, etcd, peer, manager, service_range="10.0.0.0/16")
