@@ -55,8 +55,11 @@ def configurations(architecture: int) -> Iterator[Configuration]:
     if architecture == _SMALLEST:  # the least shared memory: what fits here fits everywhere
         yield _attention(architecture, "bf16", 256, group=8, max_query_len=512, block_size=128)
         yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
+    yield _attention(architecture, "bf16", 64, group=8, max_query_len=1, block_size=64, window=128, per_head="sinks")
+    yield _attention(architecture, "bf16", 64, group=1, max_query_len=1, block_size=16, per_head="slopes")
     yield _write_kv("bf16", 128)
     yield _merge("bf16", 128, rows=16, group=4)
+    yield _merge("bf16", 64, rows=16, group=8, per_head="sinks")
     if architecture >= FP8_ARCHITECTURE:
         for head_dim in (64, 128):
             yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=_FP8)
@@ -75,7 +78,9 @@ def _attention(
     window: int = 0,
     soft_cap: float = 0.0,
     cache: str | None = None,
+    per_head: str | None = None,
 ) -> Configuration:
+    """`per_head`: "sinks" or "slopes", which are numbers of each head."""
     launch = choose_launch(
         architecture, max_query_len, group, head_dim, _SIZES[dtype], cache_size=_SIZES[cache or dtype]
     )
@@ -96,16 +101,20 @@ def _attention(
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
     types |= dict.fromkeys(_INDICES, "*i32") | dict.fromkeys(_PARTS, "*fp32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
+    types |= {per_head: "*fp32"} if per_head else {}
     kind: Kind = "exact" if dtype == "fp32" else "decode" if launch.is_decode else "prefill"
     name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}" + (
-        f" window {window} cap {soft_cap}" if window else f" cache {cache}" if cache else ""
+        (f" window {window}" if window else "")
+        + (f" cap {soft_cap}" if soft_cap else "")
+        + (f" cache {cache}" if cache else "")
+        + (f" {per_head}" if per_head else "")
     )
     source = _source(paged_attention_kernel, types, constants)
-    programs = launch.programs if launch.is_decode else 0
+    programs = launch.programs if launch.is_decode and per_head != "slopes" else 0  # whose bias takes registers
     return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128, programs)
 
 
-def _merge(dtype: str, head_dim: int, *, rows: int, group: int) -> Configuration:
+def _merge(dtype: str, head_dim: int, *, rows: int, group: int, per_head: str | None = None) -> Configuration:
     constants = {
         "GROUP": group,
         "HEAD_DIM": head_dim,
@@ -115,7 +124,9 @@ def _merge(dtype: str, head_dim: int, *, rows: int, group: int) -> Configuration
         "ROWS": MERGED_ROWS,
     }
     types = dict.fromkeys(_INDICES, "*i32") | dict.fromkeys(_PARTS, "*fp32") | {"out": f"*{dtype}", "out_stride": "i32"}
-    return Configuration(f"merge {dtype} d{head_dim}", "copy", _source(merge_kernel, types, constants), MERGE_OPTIONS)
+    types |= {per_head: "*fp32"} if per_head else {}
+    name = f"merge {dtype} d{head_dim}" + (f" {per_head}" if per_head else "")
+    return Configuration(name, "copy", _source(merge_kernel, types, constants), MERGE_OPTIONS)
 
 
 def _write_kv(dtype: str, head_dim: int, cache: str | None = None) -> Configuration:

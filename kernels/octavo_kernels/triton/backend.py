@@ -87,8 +87,10 @@ class TritonBackend(PlainVerbs):
         out: Tensor,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
-        check_attend(query, key_cache, value_cache, batch, out)
+        check_attend(query, key_cache, value_cache, batch, out, sinks=sinks, alibi_slopes=alibi_slopes)
         _check_caches(key_cache, value_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
@@ -116,6 +118,8 @@ class TritonBackend(PlainVerbs):
             batch.query_start_loc,
             batch.seq_lens,
             batch.block_table,
+            sinks,
+            alibi_slopes,
             scale * math.log2(math.e),
             query.stride(0),
             out.stride(0),
@@ -137,6 +141,7 @@ class TritonBackend(PlainVerbs):
             work.program_tile,
             work.program_end,
             batch.query_start_loc,
+            sinks,
             out.stride(0),
             ROWS=MERGED_ROWS,
             **tile,

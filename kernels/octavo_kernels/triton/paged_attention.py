@@ -36,6 +36,8 @@ def paged_attention_kernel(
     query_start_loc,
     seq_lens,
     block_table,
+    sinks,  # [num_heads], or None
+    slopes,  # [num_heads], or None
     scale_log2e,
     query_stride,  # elements from one token to the next
     out_stride,
@@ -80,6 +82,8 @@ def paged_attention_kernel(
 
         first_position = seq_len - num_queries + first_query
         positions = first_position + rows // GROUP  # of each row's query; it sees positions up to its own
+        if slopes is not None:
+            slope = load_per_head(slopes, kv_head, rows, GROUP, BLOCK_Q)
         num_full = (first_position + 1) // BLOCK_N  # tiles that even the first row sees whole
         if WINDOW > 0:
             num_full = begin
@@ -94,6 +98,8 @@ def paged_attention_kernel(
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype)
             scores = score(q, k, scale_log2e, SOFT_CAP)
+            if slopes is not None:
+                scores += biases(slope, tile * BLOCK_N + tl.arange(0, BLOCK_N), positions)
             largest, total, acc = accumulate(scores, v, largest, total, acc, False)
             pages = next_pages
         for tile in range(num_full, stop):
@@ -102,6 +108,8 @@ def paged_attention_kernel(
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, q.dtype)
             scores = score(q, k, scale_log2e, SOFT_CAP)
+            if slopes is not None:
+                scores += biases(slope, columns, positions)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
             largest, total, acc = accumulate(scores, v, largest, total, acc, True)
             pages = next_pages
@@ -112,7 +120,10 @@ def paged_attention_kernel(
         kept = row_valid & (rows < tl.where(whole, BLOCK_M, 0))
         left = row_valid & (rows < tl.where(whole, 0, BLOCK_M))
         # A program leaves at most two parts: one of a unit that another began, one of a unit that another ends.
-        acc = acc / tl.where(whole & (total > 0), total, 1.0)[:, None]
+        sink = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        if sinks is not None:
+            sink = load_per_head(sinks, kv_head, rows, GROUP, BLOCK_Q)
+        acc = acc / tl.where(whole, divisor(largest, total, sink, sinks is not None), 1.0)[:, None]
         at = (2 * program + tl.where(begin == first_tile, 1, 0)) * BLOCK_M + rows
         tl.store(partial_largest + at, largest, mask=left)
         tl.store(partial_total + at, total, mask=left)
@@ -130,9 +141,30 @@ def load_unit(units, unit):
 
 
 @triton.jit
-def finish(total, acc):
-    """The weighted mean; zeros for a row that has seen nothing."""
-    return acc / tl.where(total == 0.0, 1.0, total)[:, None]
+def load_per_head(numbers, kv_head, rows, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Each row's head's number, in base 2."""
+    LOG2E: tl.constexpr = 1.4426950408889634
+    found = tl.load(numbers + kv_head * GROUP + rows % GROUP, mask=rows < BLOCK_Q * GROUP, other=0.0)
+    return found.to(tl.float32) * LOG2E
+
+
+@triton.jit
+def biases(slope, columns, positions):
+    """ALiBi (Press et al., 2022): how far back a position lies, times its head's slope."""
+    return slope[:, None] * (columns[None, :] - positions[:, None]).to(tl.float32)
+
+
+@triton.jit
+def divisor(largest, total, sink, HAS_SINKS: tl.constexpr):
+    """What weighted sums are divided by: the sum of weights, the sink's among them; 1 for rows that saw nothing."""
+    if HAS_SINKS:
+        most = tl.maximum(largest, sink)
+        base = tl.where(most == float("-inf"), 0.0, most)
+        # Both relative to the larger. What is divided is relative to the largest score, hence the quotient; where the
+        # sink takes all but 1e-30, zeros come out either way.
+        share = tl.maximum(tl.exp2(largest - base), 1e-30)
+        total = (total * share + tl.exp2(sink - base)) / share
+    return tl.where(total > 0.0, total, 1.0)
 
 
 @triton.jit
