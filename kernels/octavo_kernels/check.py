@@ -29,7 +29,16 @@ def check_write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: T
         raise ValueError(f"slot_mapping is {slot_mapping.dtype}; expected int64")
 
 
-def check_attend(query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: PagedBatch, out: Tensor) -> None:
+def check_attend(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    batch: PagedBatch,
+    out: Tensor,
+    *,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> None:
     _check_caches(key_cache, value_cache)
     _, num_kv_heads, _, head_dim = key_cache.shape
     if query.dim() != 3:
@@ -42,6 +51,9 @@ def check_attend(query: Tensor, key_cache: Tensor, value_cache: Tensor, batch: P
     if out.shape != query.shape:
         raise ValueError(f"out is {_shape(out)}; expected {_shape(query)}")
     check_contiguous("out", out)
+    for name, per_head in (("sinks", sinks), ("alibi_slopes", alibi_slopes)):
+        if per_head is not None and (per_head.shape != (num_heads,) or not per_head.is_contiguous()):
+            raise ValueError(f"{name} is {_shape(per_head)}; expected {(num_heads,)}, contiguous")
     _check_batch(batch)
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812  torch's own convention
 from octavo_kernels.cache_dtype import FP8
 from octavo_kernels.check import check_attend, check_write_kv
 from octavo_kernels.plain import PlainVerbs
-from octavo_kernels.reference import scatter
+from octavo_kernels.reference import scatter, softmax_with_sinks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,20 +72,22 @@ class CPUBackend(PlainVerbs):
         out: Tensor,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
-        check_attend(query, key_cache, value_cache, batch, out)
+        check_attend(query, key_cache, value_cache, batch, out, sinks=sinks, alibi_slopes=alibi_slopes)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
         for group in cast("tuple[_Group, ...]", batch.plan):
             queries = query[group.rows].transpose(1, 2).to(group.key.dtype)
             key, value = _gather(key_cache, group, group.key), _gather(value_cache, group, group.value)
-            mask = _windowed(group, window)
-            if soft_cap is None:
+            mask = _biased(group, window, alibi_slopes)
+            if soft_cap is None and sinks is None:
                 attended = F.scaled_dot_product_attention(
                     queries, key, value, attn_mask=mask, scale=scale, enable_gqa=True
                 )
             else:
-                attended = _attend_capped(queries, key, value, mask, scale=scale, soft_cap=soft_cap)
+                attended = _attend_by_hand(queries, key, value, mask, scale=scale, soft_cap=soft_cap, sinks=sinks)
             out[group.rows] = attended.transpose(1, 2).to(out.dtype)
 
 
@@ -131,18 +133,36 @@ def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) ->
     )
 
 
-def _windowed(group: _Group, window: int | None) -> Tensor:
-    """The group's mask, and what is further back than `window` tokens hidden too."""
-    if window is None:
-        return group.mask
-    return group.mask.masked_fill(torch.arange(group.mask.shape[-1]) <= group.own - window, -torch.inf)
+def _biased(group: _Group, window: int | None, alibi_slopes: Tensor | None) -> Tensor:
+    """What is added to the scores: the group's mask, `[n, 1, Q, L]`, with what is further back than `window` hidden
+    too; with slopes `[n, H, Q, L]`.
+    """
+    mask, positions = group.mask, torch.arange(group.mask.shape[-1])
+    if window is not None:
+        mask = mask.masked_fill(positions <= group.own - window, -torch.inf)
+    if alibi_slopes is None:
+        return mask
+    return mask + (alibi_slopes.view(-1, 1, 1) * (positions - group.own)).to(mask.dtype)
 
 
-def _attend_capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scale: float, soft_cap: float) -> Tensor:
-    """Attention with capped scores, which torch's own cannot do. `[n, H, Q, D]` over `[n, K, L, D]`."""
+def _attend_by_hand(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    *,
+    scale: float,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """What torch's own attention cannot do: capped scores, and sinks. `[n, H, Q, D]` over `[n, K, L, D]`."""
     grouped = query.reshape(len(query), key.shape[1], -1, *query.shape[2:]).float()
-    scores = torch.tanh(grouped @ key.float().transpose(-1, -2)[:, :, None] * (scale / soft_cap)) * soft_cap
-    weights = (scores + mask[:, None]).softmax(dim=-1)
+    scores = grouped @ key.float().transpose(-1, -2)[:, :, None] * scale
+    if soft_cap is not None:
+        scores = torch.tanh(scores / soft_cap) * soft_cap
+    by_head = mask.shape[1] > 1
+    mask = mask.reshape(len(mask), *grouped.shape[1:3], *mask.shape[2:]) if by_head else mask[:, None]
+    weights = softmax_with_sinks(scores + mask, sinks)
     return (weights @ value.float()[:, :, None]).flatten(1, 2).to(query.dtype)
 
 

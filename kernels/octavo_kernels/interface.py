@@ -74,6 +74,8 @@ class KernelBackend(Protocol):
         out: Tensor,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
         """Causal attention of `query` `[T, num_heads, head_dim]` over the paged context, into `out` of the same shape.
 
@@ -81,6 +83,8 @@ class KernelBackend(Protocol):
         `h // (num_heads // num_kv_heads)`.
         A query sees the last `window` positions up to its own, or all of them. Scaled scores s become
         `soft_cap * tanh(s / soft_cap)` before they are masked, where a cap is given (Gemma 2).
+        `alibi_slopes` `[num_heads]` adds `slope * (position - query's position)` to them (ALiBi; Press et al., 2022).
+        `sinks` `[num_heads]` are scores of a position of no value: they take weight from all others (GPT-OSS).
         The keys and values of this step's own tokens must have been written before. A slot past a sequence's length is
         never read as a number: it may hold anything, NaN too, without a trace in `out`.
         Raises `ValueError` when shapes or dtypes do not fit each other.

@@ -1,7 +1,8 @@
 """`KernelBackend` by the compiled library: paged attention straight from the blocks, on a CPU, in fp32 and bf16.
 
 A row's result depends on its own sequence alone, to the last bit: not on its neighbours in the batch, and not on how a
-prompt was cut into chunks (`native/attention.cpp`). The same holds for `PackedLinear`.
+prompt was cut into chunks (`native/attention.cpp`). The same holds for `PackedLinear`. It does not hold for what is not
+compiled and left to `CPUBackend`: caches in eight bits, sinks and ALiBi.
 """
 
 from __future__ import annotations
@@ -95,10 +96,22 @@ class NativeBackend(PlainVerbs):
         out: Tensor,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
-        if not _is_compiled(key_cache):
+        if not _is_compiled(key_cache) or sinks is not None or alibi_slopes is not None:
+            own_plan = isinstance(batch.plan, AttentionCall)
             self._gathering.attend(
-                query, key_cache, value_cache, batch, scale=scale, out=out, window=window, soft_cap=soft_cap
+                query,
+                key_cache,
+                value_cache,
+                replace(batch, plan=None) if own_plan else batch,
+                scale=scale,
+                out=out,
+                window=window,
+                soft_cap=soft_cap,
+                sinks=sinks,
+                alibi_slopes=alibi_slopes,
             )
             return
         check_attend(query, key_cache, value_cache, batch, out)

@@ -42,14 +42,25 @@ class ReferenceBackend(PlainVerbs):
         out: Tensor,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
-        check_attend(query, key_cache, value_cache, batch, out)
+        check_attend(query, key_cache, value_cache, batch, out, sinks=sinks, alibi_slopes=alibi_slopes)
         starts = batch.query_start_loc.tolist()
         for sequence, seq_len in enumerate(batch.seq_lens.tolist()):
             rows = slice(starts[sequence], starts[sequence + 1])
             key = _context(key_cache, batch.block_table[sequence], seq_len)
             value = _context(value_cache, batch.block_table[sequence], seq_len)
-            out[rows] = _attend_one(query[rows], key, value, scale=scale, window=window, soft_cap=soft_cap)
+            out[rows] = _attend_one(
+                query[rows],
+                key,
+                value,
+                scale=scale,
+                window=window,
+                soft_cap=soft_cap,
+                sinks=sinks,
+                alibi_slopes=alibi_slopes,
+            )
 
 
 def scatter(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
@@ -70,7 +81,15 @@ def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
 
 
 def _attend_one(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, soft_cap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+    alibi_slopes: Tensor | None,
 ) -> Tensor:
     """softmax(Q K^T scale) V for the last Q positions of a context of L tokens.
 
@@ -85,8 +104,18 @@ def _attend_one(
         scores = torch.tanh(scores / soft_cap) * soft_cap
     positions = torch.arange(seq_len, device=query.device)
     own = positions[seq_len - num_queries :, None]
+    if alibi_slopes is not None:
+        scores = scores + alibi_slopes.to(precise).view(num_kv_heads, -1, 1, 1) * (positions - own)
     hidden = positions > own  # [Q, L]
     if window is not None:
         hidden |= positions <= own - window
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+    weights = softmax_with_sinks(scores.masked_fill(hidden, -torch.inf), sinks)
     return torch.einsum("hgqk,hkd->qhgd", weights, value.to(precise)).reshape(query.shape).to(query.dtype)
+
+
+def softmax_with_sinks(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Weights of the positions, of scores `[…, K, G, Q, L]`; with `sinks` `[K G]` they sum to less than 1."""
+    if sinks is None:
+        return scores.softmax(dim=-1)
+    sink = sinks.to(scores.dtype).view(*scores.shape[-4:-2], 1, 1).expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, sink), dim=-1).softmax(dim=-1)[..., :-1]

@@ -33,7 +33,7 @@ GOOD = Figures(
 
 
 def test_good_figures_break_no_rule():
-    assert list(violations("decode", 80, GOOD)) == []
+    assert list(violations("decode", 80, GOOD, programs=4)) == []
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_good_figures_break_no_rule():
         ("prefill", {"stack": 8}, "8 bytes of stack"),
         ("copy", {"shared": 200 << 10}, "shared memory 204800"),
         ("copy", {"loads": {"32": 1, "64": 8}}, "no load of 16 bytes: {'32': 1, '64': 8}"),
-        ("decode", {"registers": 129}, "129 registers"),
+        ("decode", {"registers": 170, "blocks_per_sm": 2}, "2 blocks run at once, with 170 registers; 3 are launched"),
         ("decode", {"tiles_in_flight": 1}, "1 tiles"),
         ("prefill", {"products": {}}, "no tensor-core instruction"),
         ("exact", {"async_copies": {"128": 8, "64": 8}}, "narrower than 16 bytes"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_number(kind, wrong, words):
-    (said,) = violations(kind, 80, replace(GOOD, **wrong))
+    (said,) = violations(kind, 80, replace(GOOD, **wrong), programs=3)
     assert words in said
 
 

@@ -16,7 +16,7 @@ MIXED = [(1, 6), (4, 6), (1, 1), (5, 5), (1, 80), (3, 67), (70, 150), (1, 17), (
 backends = pytest.mark.parametrize("backend", [ReferenceBackend(), CPUBackend(), NativeBackend()], ids=lambda b: b.name)
 
 
-def expected(case, window, soft_cap):
+def expected(case, window, soft_cap, sinks=None, slopes=None):
     """One query, one head and one visible position set at a time, in fp64."""
     shape, batch = case.shape, case.batch
     rows = []
@@ -32,6 +32,11 @@ def expected(case, window, soft_cap):
             scores = torch.einsum("hd,phd->hp", query, keys.repeat_interleave(group, 1)) * case.scale
             if soft_cap is not None:
                 scores = soft_cap * torch.tanh(scores / soft_cap)
+            if slopes is not None:
+                scores += slopes.double()[:, None] * (torch.tensor(positions) - own)
+            if sinks is not None:  # one position more, of value 0
+                scores = torch.cat([scores, sinks.double()[:, None]], dim=1)
+                values = torch.cat([values, torch.zeros_like(values[:1])])
             rows.append(torch.einsum("hp,phd->hd", scores.softmax(-1), values.repeat_interleave(group, 1)))
     return torch.stack(rows)
 
@@ -89,3 +94,48 @@ def test_the_triton_kernel_in_the_interpreter(make_case, window, soft_cap):
     out = attend(TritonBackend(), case, window=window, soft_cap=soft_cap)
     wanted = expected(case, window, soft_cap)
     assert (out.double() - wanted).norm() / wanted.norm() < 1e-6
+
+
+PER_HEAD = {
+    "sinks": {"sinks": torch.tensor([0.5, -40.0, 3.0, 60.0])},
+    "slopes": {"alibi_slopes": torch.tensor([0.5, 0.25, 0.0, 2.0])},
+    "both": {"sinks": torch.tensor([2.0, 1.0, 0.0, -1.0]), "alibi_slopes": torch.tensor([0.5, 0.25, 0.125, 0.0625])},
+}
+
+
+def assert_per_head(backend, case, named, **options):
+    """Against the loop, in fp64. Sinks of 60 leave nothing of a row, of -40 all."""
+    per_head = PER_HEAD[named]
+    out = attend(backend, case, **options, **per_head)
+    wanted = expected(
+        case, options.get("window"), options.get("soft_cap"), per_head.get("sinks"), per_head.get("alibi_slopes")
+    )
+    assert (out.double() - wanted).norm() / wanted.norm() < 1e-6
+
+
+@backends
+@pytest.mark.parametrize("named", PER_HEAD)
+@pytest.mark.parametrize("options", [{}, {"window": 9}, {"soft_cap": 5.0}], ids=["plain", "window", "cap"])
+def test_sinks_and_slopes(backend, make_case, named, options):
+    """Decodes, prefills and chunks, with what a layer of GPT-OSS (sinks and a window) or BLOOM (slopes) has."""
+    assert_per_head(backend, make_case(MIXED, device=CPU), named, **options)
+
+
+@pytest.mark.parametrize(("named", "window"), [("sinks", None), ("slopes", None), ("both", 30)])
+def test_sinks_and_slopes_in_triton(make_case, named, window):
+    """A sink counts once for a row, however many programs share its positions."""
+    from octavo_kernels.triton.backend import TritonBackend
+
+    case = make_case([(1, 6), (1, 290), (4, 66)], num_heads=4, num_kv_heads=2, head_dim=64, device=CPU)
+    assert_per_head(TritonBackend(), case, named, window=window)
+    decodes = make_case([(1, 6), (1, 290)], num_heads=4, num_kv_heads=2, head_dim=64, device=CPU)
+    assert_per_head(TritonBackend(), decodes, named, window=window)
+
+
+@backends
+def test_numbers_of_heads_are_checked(backend, make_case):
+    case = make_case([(1, 6)], device=CPU)
+    with pytest.raises(ValueError, match=r"sinks is \(3,\); expected \(4,\)"):
+        attend(backend, case, sinks=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"alibi_slopes is \(4, 1\)"):
+        attend(backend, case, alibi_slopes=torch.zeros(4, 1))

@@ -16,7 +16,7 @@ OWN = [
 ]  # fmt: skip
 THROUGH_TRANSFORMERS = [
     "Afmoe", "Apertus", "Arcee", "Cohere", "Cohere2", "CodeGen", "DeepseekV3", "Ernie4_5", "Exaone4", "GPTBigCode",
-    "GPTNeoX", "Glm4", "Helium", "Nemotron", "OPT", "Olmo", "Phi", "Starcoder2", "StableLm",
+    "GPTNeoX", "Glm4", "GptOss", "Helium", "Nemotron", "OPT", "Olmo", "Phi", "Starcoder2", "StableLm",
 ]  # fmt: skip
 
 

@@ -54,7 +54,6 @@ def test_a_model_in_bfloat16_passes_its_own_check(make):
     ("name", "reason"),
     [
         ("BloomForCausalLM", "max_position_embeddings = None"),
-        ("GptOssForCausalLM", "GptOssForCausalLM has attention with s_aux"),
         ("FalconForCausalLM", "outside transformers' attention interface"),
         ("RobertaForCausalLM", "attention that is not causal, or in chunks"),
         ("DogeForCausalLM", "attention masks of its own"),

@@ -57,9 +57,14 @@ def _measure(architecture: int) -> tuple[dict[Key, Figures], list[str]]:
         measured[configuration.name, architecture] = figures
         print(_line(configuration.name, architecture, figures), file=sys.stderr, flush=True)
         where = f"{configuration.name} on sm_{architecture}: "
-        wrong += [
-            where + words for words in violations(configuration.kind, architecture, figures, configuration.copy_bits)
-        ]
+        broken = violations(
+            configuration.kind,
+            architecture,
+            figures,
+            copy_bits=configuration.copy_bits,
+            programs=configuration.programs,
+        )
+        wrong += [where + words for words in broken]
     return measured, wrong
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 BUDGET_FILE: Final = Path(__file__).with_name("budget.json")
 _INSTRUCTION_TOLERANCE: Final = 0.05  # a compiler's mood; a load that is no longer vectorised costs far more
-_DECODE_REGISTERS: Final = 128
 _DECODE_TILES: Final = 2  # on their way while one is computed: one leaves the memory idle between tiles
 
 Key = tuple[str, int]  # a configuration's name, an architecture
@@ -31,11 +30,13 @@ class Budget:
     figures: dict[Key, Figures]
 
 
-def violations(kind: Kind, architecture: int, found: Figures, copy_bits: int = 128) -> Iterator[str]:
+def violations(
+    kind: Kind, architecture: int, found: Figures, *, copy_bits: int = 128, programs: int = 0
+) -> Iterator[str]:
     """Rules that need no record: what is wrong on this architecture whatever it was before.
 
     `copy_bits` is the least width of an asynchronous copy: 64 for e4m3, which Triton lays out in shared memory by
-    eights for products of 16-bit numbers; else 128.
+    eights for products of 16-bit numbers; else 128. `programs` are launched per multiprocessor to run at once.
     """
     if found.shared > SHARED_PER_BLOCK[architecture]:
         yield f"shared memory {found.shared} is more than the {SHARED_PER_BLOCK[architecture]} bytes of a block"
@@ -50,12 +51,12 @@ def violations(kind: Kind, architecture: int, found: Figures, copy_bits: int = 1
     if any(bits != "tma" and int(bits) < copy_bits for bits in found.async_copies):
         yield f"asynchronous copies narrower than {copy_bits // 8} bytes: {found.async_copies}"
     if kind == "decode":
-        yield from _decode_violations(found)
+        yield from _decode_violations(found, programs)
 
 
-def _decode_violations(found: Figures) -> Iterator[str]:
-    if found.registers > _DECODE_REGISTERS:
-        yield f"{found.registers} registers, at most {_DECODE_REGISTERS} for decode"
+def _decode_violations(found: Figures, programs: int) -> Iterator[str]:
+    if found.blocks_per_sm < programs:
+        yield f"{found.blocks_per_sm} blocks run at once, with {found.registers} registers; {programs} are launched"
     if found.tiles_in_flight < _DECODE_TILES:
         yield f"{found.tiles_in_flight} tiles of keys and values in flight, at least {_DECODE_TILES} for decode"
 

@@ -9,7 +9,8 @@ import triton
 from triton.compiler import ASTSource
 
 from octavo_kernels.cache_dtype import FP8_ARCHITECTURE, LARGEST
-from octavo_kernels.triton.launches import choose_launch
+from octavo_kernels.triton.launches import MERGE_OPTIONS, MERGED_ROWS, choose_launch
+from octavo_kernels.triton.merge import merge_kernel
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.write_kv import write_kv_kernel
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 Kind = Literal["decode", "prefill", "exact", "copy"]  # exact: fp32, whose products no tensor core computes
 
 ARCHITECTURES: Final = (80, 89, 90, 100)  # A100, L40S, H100 and H200, B200
-_INDICES: Final = ("tile_sequence", "tile_first_query", "query_start_loc", "seq_lens", "block_table")
+_INDICES: Final = (
+    *("units", "program_unit", "program_tile", "program_end"),
+    *("query_start_loc", "seq_lens", "block_table"),
+)
+_PARTS: Final = ("partial", "partial_largest", "partial_total")
 _FP8: Final = "fp8e4nv"
 _SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, _FP8: 1}
 _NUM_KV_HEADS: Final = 8
@@ -35,6 +40,7 @@ class Configuration:
     source: ASTSource
     options: dict[str, Any]
     copy_bits: int = 128  # least width of an asynchronous copy
+    programs: int = 0  # per multiprocessor, that are taken to run at once; 0: any number will do
 
 
 def configurations(architecture: int) -> Iterator[Configuration]:
@@ -49,7 +55,11 @@ def configurations(architecture: int) -> Iterator[Configuration]:
     if architecture == _SMALLEST:  # the least shared memory: what fits here fits everywhere
         yield _attention(architecture, "bf16", 256, group=8, max_query_len=512, block_size=128)
         yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
+    yield _attention(architecture, "bf16", 64, group=8, max_query_len=1, block_size=64, window=128, per_head="sinks")
+    yield _attention(architecture, "bf16", 64, group=1, max_query_len=1, block_size=16, per_head="slopes")
     yield _write_kv("bf16", 128)
+    yield _merge("bf16", 128, rows=16, group=4)
+    yield _merge("bf16", 64, rows=16, group=8, per_head="sinks")
     if architecture >= FP8_ARCHITECTURE:
         for head_dim in (64, 128):
             yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=_FP8)
@@ -68,7 +78,9 @@ def _attention(
     window: int = 0,
     soft_cap: float = 0.0,
     cache: str | None = None,
+    per_head: str | None = None,
 ) -> Configuration:
+    """`per_head`: "sinks" or "slopes", which are numbers of each head."""
     launch = choose_launch(
         architecture, max_query_len, group, head_dim, _SIZES[dtype], cache_size=_SIZES[cache or dtype]
     )
@@ -87,14 +99,34 @@ def _attention(
     }
     types = dict.fromkeys(("query", "out"), f"*{dtype}")
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
-    types |= dict.fromkeys(_INDICES, "*i32") | {"scale_log2e": "fp32"}
+    types |= dict.fromkeys(_INDICES, "*i32") | dict.fromkeys(_PARTS, "*fp32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
-    kind: Kind = "exact" if dtype == "fp32" else "decode" if max_query_len == 1 else "prefill"
+    types |= {per_head: "*fp32"} if per_head else {}
+    kind: Kind = "exact" if dtype == "fp32" else "decode" if launch.is_decode else "prefill"
     name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}" + (
-        f" window {window} cap {soft_cap}" if window else f" cache {cache}" if cache else ""
+        (f" window {window}" if window else "")
+        + (f" cap {soft_cap}" if soft_cap else "")
+        + (f" cache {cache}" if cache else "")
+        + (f" {per_head}" if per_head else "")
     )
     source = source_of(paged_attention_kernel, types, constants)
-    return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128)
+    programs = launch.programs if launch.is_decode and per_head != "slopes" else 0  # whose bias takes registers
+    return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128, programs)
+
+
+def _merge(dtype: str, head_dim: int, *, rows: int, group: int, per_head: str | None = None) -> Configuration:
+    constants = {
+        "GROUP": group,
+        "HEAD_DIM": head_dim,
+        "PADDED_DIM": triton.next_power_of_2(head_dim),
+        "BLOCK_Q": rows // group,
+        "BLOCK_M": rows,
+        "ROWS": MERGED_ROWS,
+    }
+    types = dict.fromkeys(_INDICES, "*i32") | dict.fromkeys(_PARTS, "*fp32") | {"out": f"*{dtype}", "out_stride": "i32"}
+    types |= {per_head: "*fp32"} if per_head else {}
+    name = f"merge {dtype} d{head_dim}" + (f" {per_head}" if per_head else "")
+    return Configuration(name, "copy", source_of(merge_kernel, types, constants), MERGE_OPTIONS)
 
 
 def _write_kv(dtype: str, head_dim: int, cache: str | None = None) -> Configuration:
@@ -122,6 +154,7 @@ def source_of(kernel: triton.JITFunction[Any], types: dict[str, str], constants:
     Arguments that are neither typed nor constant here (options that are off) are passed as `None`.
     """
     names = list(kernel.arg_names)
+    types = {name: kind for name, kind in types.items() if name in names}
     signature = {name: types.get(name, "constexpr") for name in names}
     values = {name: constants.get(name) for name in names if name not in types}
     counts = {"fp32", *kernel.do_not_specialize}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import torch
 import triton
@@ -18,10 +18,19 @@ from octavo_kernels.check import (
     check_write_kv,
     check_write_rotated,
 )
-from octavo_kernels.triton.launches import Launch, architecture_of, choose_launch
+from octavo_kernels.triton.launches import (
+    MERGE_OPTIONS,
+    MERGED_ROWS,
+    Launch,
+    architecture_of,
+    choose_launch,
+    multiprocessors_of,
+)
+from octavo_kernels.triton.merge import merge_kernel
 from octavo_kernels.triton.neighbours import TritonNeighbours
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
 from octavo_kernels.triton.tiles import QueryTiles, make_tiles
+from octavo_kernels.triton.work import WorkList, make_work
 from octavo_kernels.triton.write_kv import write_kv_kernel
 from octavo_kernels.triton.write_rotated import rotated_constants, rotated_warps, write_rotated_kernel
 
@@ -42,8 +51,13 @@ class TritonBackend(TritonNeighbours):
     name = "triton"
 
     def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
+        """The plan is made on the device from shapes alone: the host waits for nothing and reads no length."""
         group = num_heads // key_cache.shape[1]
-        return replace(batch, plan=make_tiles(batch, _launch(batch, key_cache, group).rows // group))
+        launch = _launch(batch, key_cache, group)
+        programs = launch.programs * multiprocessors_of(key_cache.device)
+        block_q = launch.rows // group
+        plan = _Plan(launch, programs, make_tiles(batch, block_q), _parts(programs, launch.rows, key_cache))
+        return replace(batch, plan=plan)
 
     def write_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
@@ -128,44 +142,104 @@ class TritonBackend(TritonNeighbours):
         out: Tensor,
         window: int | None = None,
         soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
-        check_attend(query, key_cache, value_cache, batch, out)
+        check_attend(query, key_cache, value_cache, batch, out, sinks=sinks, alibi_slopes=alibi_slopes)
         _check_caches(key_cache, value_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
-        tiles = cast("QueryTiles", batch.plan)
+        plan = cast("_Plan", batch.plan)
+        work = plan.work(batch, key_cache.shape[1], window or 0)
         _, num_heads, head_dim = query.shape
         _, num_kv_heads, block_size, _ = key_cache.shape
-        group = num_heads // num_kv_heads
         query = _token_rows(query)
-        launch = _launch(batch, key_cache, group)
-        paged_attention_kernel[(tiles.sequence.shape[0], num_kv_heads)](
+        tile = {
+            "GROUP": num_heads // num_kv_heads,
+            "HEAD_DIM": head_dim,
+            "PADDED_DIM": max(16, triton.next_power_of_2(head_dim)),
+            "BLOCK_Q": plan.tiles.block_q,
+            "BLOCK_M": plan.launch.rows,
+        }
+        paged_attention_kernel[(plan.programs,)](
             query,
             key_cache,
             value_cache,
             out,
-            tiles.sequence,
-            tiles.first_query,
+            *plan.parts,
+            work.units,
+            work.program_unit,
+            work.program_tile,
             batch.query_start_loc,
             batch.seq_lens,
             batch.block_table,
+            sinks,
+            alibi_slopes,
             scale * math.log2(math.e),
             query.stride(0),
             out.stride(0),
             batch.block_table.stride(0),
             NUM_KV_HEADS=num_kv_heads,
-            GROUP=group,
-            HEAD_DIM=head_dim,
-            PADDED_DIM=max(16, triton.next_power_of_2(head_dim)),
             BLOCK_SIZE=block_size,
-            BLOCK_Q=tiles.block_q,
-            BLOCK_M=launch.rows,
-            BLOCK_N=launch.columns,
+            BLOCK_N=plan.launch.columns,
             INTERP=bool(knobs.runtime.interpret),
             WINDOW=window or 0,
             SOFT_CAP=soft_cap or 0.0,
-            **launch.options,
+            **tile,
+            **plan.launch.options,
         )
+        merge_kernel[(plan.programs - 1, plan.launch.rows // MERGED_ROWS)](
+            out,
+            *plan.parts,
+            work.units,
+            work.program_unit,
+            work.program_tile,
+            work.program_end,
+            batch.query_start_loc,
+            sinks,
+            out.stride(0),
+            ROWS=MERGED_ROWS,
+            **tile,
+            **MERGE_OPTIONS,
+        )
+
+
+class _Parts(NamedTuple):
+    """What programs leave for the merge, two slots each (merge.py), in fp32; shared by the layers of a step."""
+
+    acc: Tensor  # [2 P, BLOCK_M, head_dim]
+    largest: Tensor  # [2 P, BLOCK_M]
+    total: Tensor  # [2 P, BLOCK_M]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    launch: Launch
+    programs: int
+    tiles: QueryTiles
+    parts: _Parts
+    by_window: dict[int, WorkList] = field(default_factory=dict)
+
+    def work(self, batch: PagedBatch, num_kv_heads: int, window: int) -> WorkList:
+        """The work list for layers of this window, made for the first of them."""
+        if window not in self.by_window:
+            self.by_window[window] = make_work(
+                batch,
+                self.tiles,
+                num_kv_heads=num_kv_heads,
+                columns=self.launch.columns,
+                num_programs=self.programs,
+                window=window,
+                side_by_side=not self.launch.is_decode,
+            )
+        return self.by_window[window]
+
+
+def _parts(programs: int, rows: int, key_cache: Tensor) -> _Parts:
+    def slots(*size: int) -> Tensor:
+        return torch.empty((2 * programs, rows, *size), dtype=torch.float32, device=key_cache.device)
+
+    return _Parts(slots(key_cache.shape[3]), slots(), slots())
 
 
 def _launch(batch: PagedBatch, key_cache: Tensor, group: int) -> Launch:

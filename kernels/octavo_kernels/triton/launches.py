@@ -6,6 +6,7 @@ a GPU yet. Shapes are given in bytes, so that they hold for every head size and 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -19,6 +20,10 @@ _MOST_ROWS: Final = 128
 _MOST_COLUMNS: Final = 64
 _WIDE: Final = 256  # bytes of one head
 _INTERPRETED: Final = 90  # the architecture whose tiles the interpreter works on
+_INTERPRETED_MULTIPROCESSORS: Final = 2
+
+MERGED_ROWS: Final = 16  # of a tile, by one program of the merge
+MERGE_OPTIONS: Final = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 
 
 class _Shape(NamedTuple):
@@ -26,6 +31,7 @@ class _Shape(NamedTuple):
     kv_bytes: int  # a tile of keys and values together
     num_warps: int
     num_stages: int
+    programs: int  # per multiprocessor
 
 
 class Launch(NamedTuple):
@@ -33,21 +39,58 @@ class Launch(NamedTuple):
 
     rows: int  # BLOCK_M: (query, head) pairs that a program works on
     columns: int  # BLOCK_N: positions at a time
+    programs: int  # per multiprocessor
+    is_decode: bool
     options: Mapping[str, Any]
 
 
 # Decode: two tiles in flight beside the one that is computed, on as many blocks as registers allow. On sm_80 and sm_89
-# tiles of 32 KiB make the page arithmetic spill; 16 KiB keep as many bytes in flight with more blocks.
-# Prefill: as many queries as share one reading of keys and values without a spill. sm_89 has 99 KiB for a block.
-_DECODE: Final = {80: _Shape(0, 16 << 10, 4, 3), 90: _Shape(0, 32 << 10, 4, 3)}
-_PREFILL: Final = {80: _Shape(32 << 10, 32 << 10, 8, 3), 90: _Shape(32 << 10, 32 << 10, 8, 3)}
-_WIDE_PREFILL: Final = {80: _Shape(16 << 10, 32 << 10, 4, 3), 90: _PREFILL[90]}
+# tiles of 32 KiB make the page arithmetic spill; 16 KiB keep as many bytes in flight with more blocks. As many programs
+# as run at once, which the gate holds against what was compiled.
+# Prefill: as many queries as share one reading of keys and values without a spill. sm_89 has 99 KiB for a block. Two
+# programs per multiprocessor, though most sizes run one at a time: the second begins where the first one ends.
+_DECODE: Final = {
+    80: _Shape(0, 16 << 10, 4, 3, 4),
+    89: _Shape(0, 16 << 10, 4, 3, 2),
+    90: _Shape(0, 16 << 10, 4, 4, 4),
+    100: _Shape(0, 16 << 10, 4, 4, 4),
+}
+_PREFILL: Final = {
+    80: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    89: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    90: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    100: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+}
+_WIDE_PREFILL: Final = {
+    80: _Shape(16 << 10, 32 << 10, 4, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 4, 3, 2),
+    90: _PREFILL[90],
+    100: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+}
+# Exact fp32 computes without tensor cores: twice the warps, or sums spill.
+_EXACT_PREFILL: Final = {
+    80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    90: _PREFILL[90],
+    100: _PREFILL[100],
+}
 # A cache of smaller numbers than products take: these are converted in registers, which leaves fewer for the tile, so
 # it is smaller and one more is in flight. sm_89 spills in prefill with more queries.
-_FP8_DECODE: Final = {80: _Shape(0, 16 << 10, 4, 4), 90: _Shape(0, 16 << 10, 4, 4)}
-_FP8_PREFILL: Final = {80: _Shape(16 << 10, 32 << 10, 8, 3), 90: _PREFILL[90]}
+_FP8_DECODE: Final = {
+    80: _Shape(0, 16 << 10, 4, 4, 3),
+    89: _Shape(0, 16 << 10, 4, 4, 3),
+    90: _Shape(0, 16 << 10, 4, 4, 4),
+    100: _Shape(0, 16 << 10, 4, 4, 3),
+}
+_FP8_PREFILL: Final = {
+    80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    90: _PREFILL[90],
+    100: _PREFILL[100],
+}
 _MOST_FP8_COLUMNS: Final = 32
-_CLASSES: Final = {80: 80, 86: 80, 87: 80, 89: 80, 90: 90, 100: 90, 103: 90, 110: 80, 120: 80, 121: 80}
+_SMALLEST: Final = 89  # whose tiles fit everywhere
+_CLASSES: Final = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 110: 89, 120: 89, 121: 89}
 
 
 def choose_launch(
@@ -60,20 +103,26 @@ def choose_launch(
     """
     row_bytes = triton.next_power_of_2(head_dim) * element_size
     converted = cache_size < element_size
-    shape = _table(max_query_len, row_bytes, converted=converted)[_CLASSES.get(architecture, 80)]
-    most_columns = _MOST_FP8_COLUMNS if converted and max_query_len == 1 else _MOST_COLUMNS
     least_rows = max(_LEAST, triton.next_power_of_2(group))
+    is_decode = max_query_len * group <= least_rows  # also what verifies a few drafted tokens
+    table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted)
+    shape = table[_CLASSES.get(architecture, _SMALLEST)]
+    most_columns = _MOST_FP8_COLUMNS if converted and is_decode else _MOST_COLUMNS
     return Launch(
         rows=max(least_rows, _fit(shape.query_bytes, row_bytes, _MOST_ROWS)),
         columns=_fit(shape.kv_bytes, 2 * row_bytes, most_columns),
+        programs=shape.programs,
+        is_decode=is_decode,
         # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
         options={"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": True},
     )
 
 
-def _table(max_query_len: int, row_bytes: int, *, converted: bool) -> dict[int, _Shape]:
-    if max_query_len == 1:
+def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool) -> dict[int, _Shape]:
+    if is_decode:
         return _FP8_DECODE if converted else _DECODE
+    if is_exact:
+        return _EXACT_PREFILL
     if row_bytes > _WIDE:
         return _WIDE_PREFILL
     return _FP8_PREFILL if converted else _PREFILL
@@ -85,6 +134,14 @@ def architecture_of(device: torch.device) -> int:
         return _INTERPRETED
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+@cache
+def multiprocessors_of(device: torch.device) -> int:
+    """How many the device has; in the interpreter a small number, as programs run one after the other there."""
+    if device.type != "cuda":
+        return _INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _fit(tile_bytes: int, row_bytes: int, most: int) -> int:

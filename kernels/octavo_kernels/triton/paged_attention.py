@@ -1,7 +1,7 @@
 """Causal attention over paged keys and values, for decode, chunked prefill and any mix of them in one launch.
 
-One program computes one tile of queries for one KV head. The query heads of a group share that head's keys and values,
-so they are packed into the rows of one matrix product:
+A program works through its part of the work list (work.py): one tile of queries for one KV head after the other. The
+query heads of a group share that head's keys and values, so they are packed into the rows of one matrix product:
 
     rows of a tile     (query 0, head 0) (query 0, head 1) … (query 1, head 0) …        BLOCK_M rows
     columns            BLOCK_N positions at a time: several blocks, or a part of one
@@ -27,11 +27,17 @@ def paged_attention_kernel(
     key_cache,
     value_cache,
     out,
-    tile_sequence,
-    tile_first_query,
+    partial,
+    partial_largest,
+    partial_total,
+    units,
+    program_unit,
+    program_tile,
     query_start_loc,
     seq_lens,
     block_table,
+    sinks,  # [num_heads], or None
+    slopes,  # [num_heads], or None
     scale_log2e,
     query_stride,  # elements from one token to the next
     out_stride,
@@ -48,10 +54,15 @@ def paged_attention_kernel(
     WINDOW: tl.constexpr = 0,  # positions that a row sees up to its own; 0: all
     SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
 ):
-    sequence = tl.load(tile_sequence + tl.program_id(0))
-    if sequence >= 0:
-        kv_head = tl.program_id(1)
-        first_query = tl.load(tile_first_query + tl.program_id(0))
+    program = tl.program_id(0)
+    first_unit = tl.load(program_unit + program)
+    last_unit = tl.load(program_unit + program + 1)
+    first_skipped = tl.load(program_tile + program)
+    last_stop = tl.load(program_tile + program + 1)
+    for unit in range(first_unit, last_unit + tl.where(last_stop > 0, 1, 0)):
+        kv_head, sequence, first_query, first_tile, count = load_unit(units, unit)
+        begin = first_tile + tl.where(unit == first_unit, first_skipped, 0)
+        stop = first_tile + tl.where(unit == last_unit, last_stop, count)
         first_token = tl.load(query_start_loc + sequence)
         num_queries = tl.load(query_start_loc + sequence + 1) - first_token
         seq_len = tl.load(seq_lens + sequence)
@@ -59,51 +70,101 @@ def paged_attention_kernel(
         table = block_table + sequence.to(tl.int64) * table_stride
 
         rows = tl.arange(0, BLOCK_M)
-        queries = first_query + rows // GROUP
-        heads = kv_head * GROUP + rows % GROUP
         dims = tl.arange(0, PADDED_DIM)
-        row_valid = (rows < BLOCK_Q * GROUP) & (queries < num_queries)
-        valid = row_valid[:, None] & (dims < HEAD_DIM)[None, :]
-        tokens = (first_token + queries).to(tl.int64)
-        q = tl.load(query + (tokens * query_stride + heads * HEAD_DIM)[:, None] + dims[None, :], mask=valid, other=0.0)
+        row_valid = (rows < BLOCK_Q * GROUP) & (rows // GROUP < num_queries - first_query)
+        inside = (dims < HEAD_DIM)[None, :]
+        heads = kv_head * GROUP + rows % GROUP
+        tokens = (first_token + first_query + rows // GROUP).to(tl.int64)
+        row_query = tokens * query_stride + heads * HEAD_DIM
+        q = tl.load(query + row_query[:, None] + dims[None, :], mask=row_valid[:, None] & inside, other=0.0)
         if INTERP:
             q = q.to(tl.float32)
 
         first_position = seq_len - num_queries + first_query
         positions = first_position + rows // GROUP  # of each row's query; it sees positions up to its own
-        end = seq_len - num_queries + tl.minimum(first_query + BLOCK_Q, num_queries)
-        num_tiles = tl.cdiv(end, BLOCK_N)
-        first = 0
+        if slopes is not None:
+            slope = load_per_head(slopes, kv_head, rows, GROUP, BLOCK_Q)
         num_full = (first_position + 1) // BLOCK_N  # tiles that even the first row sees whole
         if WINDOW > 0:
-            first = tl.maximum(first_position - WINDOW + 1, 0) // BLOCK_N
-            num_full = first
+            num_full = begin
+        num_full = tl.minimum(tl.maximum(num_full, begin), stop)
 
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        pages = load_pages(table, first, num_pages, BLOCK_SIZE, BLOCK_N)
-        for tile in range(first, num_full):
+        pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N)
+        for tile in range(begin, num_full):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype)
             scores = score(q, k, scale_log2e, SOFT_CAP)
+            if slopes is not None:
+                scores += biases(slope, tile * BLOCK_N + tl.arange(0, BLOCK_N), positions)
             largest, total, acc = accumulate(scores, v, largest, total, acc, False)
             pages = next_pages
-        for tile in range(num_full, num_tiles):
+        for tile in range(num_full, stop):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
             slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, q.dtype)
             scores = score(q, k, scale_log2e, SOFT_CAP)
+            if slopes is not None:
+                scores += biases(slope, columns, positions)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
-            largest, total, acc = accumulate(scores, v, largest, total, acc, WINDOW > 0)
+            largest, total, acc = accumulate(scores, v, largest, total, acc, True)
             pages = next_pages
 
-        if WINDOW > 0:
-            total = tl.where(total == 0.0, 1.0, total)  # rows past the last query see nothing, and are not stored
-        result = (acc / total[:, None]).to(out.dtype.element_ty)
-        tl.store(out + (tokens * out_stride + heads * HEAD_DIM)[:, None] + dims[None, :], result, mask=valid)
+        # Masks, not a branch: with both ways of storing behind one, registers spilled. (Comparisons of rows, because
+        # the interpreter makes numbers of a boolean that is spread over them.)
+        whole = stop - begin == count
+        kept = row_valid & (rows < tl.where(whole, BLOCK_M, 0))
+        left = row_valid & (rows < tl.where(whole, 0, BLOCK_M))
+        # A program leaves at most two parts: one of a unit that another began, one of a unit that another ends.
+        sink = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        if sinks is not None:
+            sink = load_per_head(sinks, kv_head, rows, GROUP, BLOCK_Q)
+        acc = acc / tl.where(whole, divisor(largest, total, sink, sinks is not None), 1.0)[:, None]
+        at = (2 * program + tl.where(begin == first_tile, 1, 0)) * BLOCK_M + rows
+        tl.store(partial_largest + at, largest, mask=left)
+        tl.store(partial_total + at, total, mask=left)
+        tl.store(partial + (at * HEAD_DIM)[:, None] + dims[None, :], acc, mask=left[:, None] & inside)
+        result = acc.to(out.dtype.element_ty)
+        row_out = tokens * out_stride + heads * HEAD_DIM
+        tl.store(out + row_out[:, None] + dims[None, :], result, mask=kept[:, None] & inside)
+
+
+@triton.jit
+def load_unit(units, unit):
+    """KV head, sequence, first query, first tile of positions and number of them (`WorkList.units`)."""
+    row = units + unit * 5
+    return tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
+
+
+@triton.jit
+def load_per_head(numbers, kv_head, rows, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Each row's head's number, in base 2."""
+    LOG2E: tl.constexpr = 1.4426950408889634
+    found = tl.load(numbers + kv_head * GROUP + rows % GROUP, mask=rows < BLOCK_Q * GROUP, other=0.0)
+    return found.to(tl.float32) * LOG2E
+
+
+@triton.jit
+def biases(slope, columns, positions):
+    """ALiBi (Press et al., 2022): how far back a position lies, times its head's slope."""
+    return slope[:, None] * (columns[None, :] - positions[:, None]).to(tl.float32)
+
+
+@triton.jit
+def divisor(largest, total, sink, HAS_SINKS: tl.constexpr):
+    """What weighted sums are divided by: the sum of weights, the sink's among them; 1 for rows that saw nothing."""
+    if HAS_SINKS:
+        most = tl.maximum(largest, sink)
+        base = tl.where(most == float("-inf"), 0.0, most)
+        # Both relative to the larger. What is divided is relative to the largest score, hence the quotient; where the
+        # sink takes all but 1e-30, zeros come out either way.
+        share = tl.maximum(tl.exp2(largest - base), 1e-30)
+        total = (total * share + tl.exp2(sink - base)) / share
+    return tl.where(total > 0.0, total, 1.0)
 
 
 @triton.jit

@@ -40,6 +40,7 @@ PAGED: Final = "octavo_paged"
 _IDLE_TENSORS: Final = frozenset(
     {"position_ids", "cache_position", "position_embeddings", "input_ids", "inputs_embeds"}
 )
+_SINKS: Final = "s_aux"  # what transformers calls the scores of GPT-OSS's attention sinks, [heads]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Trace:
         asked = sorted(
             name
             for name, thing in given.items()
-            if isinstance(thing, torch.Tensor) and name not in _IDLE_TENSORS and name != "attention_mask"
+            if isinstance(thing, torch.Tensor) and name not in {*_IDLE_TENSORS, "attention_mask", _SINKS}
         )
         if asked:
             raise ModelUnsupported(f"attention with {', '.join(asked)}")
@@ -124,7 +125,15 @@ class PagedStep:
         self._backend.write_kv(key, value, cache.key, cache.value, batch.slot_mapping)
         out = query.new_empty(query.shape)
         self._backend.attend(
-            query, cache.key, cache.value, batch, scale=scale, out=out, window=call.window, soft_cap=call.soft_cap
+            query,
+            cache.key,
+            cache.value,
+            batch,
+            scale=scale,
+            out=out,
+            window=call.window,
+            soft_cap=call.soft_cap,
+            sinks=given.get(_SINKS),
         )
         return out[None, ..., :value_dim]
 
