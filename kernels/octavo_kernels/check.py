@@ -1,11 +1,16 @@
 """Input checks shared by the backends. They look at shapes, dtypes and devices alone, never at values, so they cost no
 synchronisation with a GPU; and a message is made only when it is needed, since they run in every layer. A violation is
 the caller's bug and raises `ValueError` naming what was given.
+
+With OCTAVO_CHECK_PAGES=1 in the environment, for finding such bugs, they look at values too: block numbers, slots and
+lengths that point outside the cache are refused before anything reads or writes there. That waits for the GPU in every
+layer, and cannot be part of a CUDA graph.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from octavo_kernels.interface import PagedBatch
+
+CHECK_PAGES: Final = os.environ.get("OCTAVO_CHECK_PAGES") == "1"
 
 
 def check_write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
@@ -27,6 +34,9 @@ def check_write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: T
         raise ValueError(f"value is {_shape(value)}; expected {expected}")
     if slot_mapping.dtype != torch.int64:
         raise ValueError(f"slot_mapping is {slot_mapping.dtype}; expected int64")
+    if CHECK_PAGES:
+        slots = key_cache.shape[0] * key_cache.shape[2]
+        _refuse_first((slot_mapping < -1) | (slot_mapping >= slots), "slot_mapping", slot_mapping, f"{slots} slots")
 
 
 def check_attend(
@@ -55,6 +65,8 @@ def check_attend(
         if per_head is not None and (per_head.shape != (num_heads,) or not per_head.is_contiguous()):
             raise ValueError(f"{name} is {_shape(per_head)}; expected {(num_heads,)}, contiguous")
     _check_batch(batch)
+    if CHECK_PAGES:
+        _check_pages(batch, key_cache)
 
 
 def check_write_rotated(
@@ -116,6 +128,24 @@ def _check_batch(batch: PagedBatch) -> None:
         dtype = getattr(batch, name).dtype
         if dtype != torch.int32:
             raise ValueError(f"{name} is {dtype}; expected int32")
+
+
+def _check_pages(batch: PagedBatch, key_cache: Tensor) -> None:
+    """Lengths within the block table, and the entries that they reach within the cache."""
+    num_blocks, _, block_size, _ = key_cache.shape
+    table, lengths = batch.block_table, batch.seq_lens
+    num_queries = batch.query_start_loc.diff()
+    most = table.shape[1] * block_size
+    _refuse_first((lengths > most) | (lengths < 0), "seq_lens", lengths, f"{most} positions in the block table")
+    _refuse_first((num_queries < 0) | (num_queries > lengths), "query length", num_queries, "not as many in seq_lens")
+    read = torch.arange(table.shape[1], device=table.device) * block_size < lengths[:, None]
+    _refuse_first(read & ((table < 0) | (table >= num_blocks)), "block_table", table, f"{num_blocks} blocks")
+
+
+def _refuse_first(wrong: Tensor, name: str, values: Tensor, limit: str) -> None:
+    if bool(wrong.any()):
+        where = wrong.nonzero()[0].tolist()
+        raise ValueError(f"{name}{where} is {int(values[tuple(where)])}; there are {limit}")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo_kernels import check
 from octavo_kernels.cpu import CPUBackend
 from octavo_kernels.native import NativeBackend
 from octavo_kernels.reference import ReferenceBackend
@@ -170,3 +171,47 @@ def test_shapes_that_do_not_fit_are_named(backend, make_case, named):
     case = replace(case, **BROKEN[named](case))
     with pytest.raises(ValueError, match=named):
         attend(backend, case, prepared=False)
+
+
+def _changed(tensor, index, value):
+    tensor = tensor.clone()
+    tensor[index] = value
+    return tensor
+
+
+OUTSIDE = {
+    "block number": (("block_table", (1, 0), 1 << 20), r"block_table\[1, 0\] is 1048576; there are 22 blocks"),
+    "negative block": (("block_table", (0, 0), -1), r"block_table\[0, 0\] is -1"),
+    "length": (("seq_lens", (2,), 10_000), r"seq_lens\[2\] is 10000; there are \d+ positions in the block table"),
+    "queries": (("seq_lens", (3,), 2), r"query length\[3\] is 5; there are not as many in seq_lens"),
+}
+
+
+@all_backends
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_points_outside_the_cache_is_refused_when_asked(backend, make_case, monkeypatch, kind):
+    """OCTAVO_CHECK_PAGES=1 looks at values before anything is read, and names the first that is wrong."""
+    monkeypatch.setattr(check, "CHECK_PAGES", True)
+    case = make_case(MIXED)
+    (name, index, value), words = OUTSIDE[kind]
+    batch = replace(case.batch, **{name: _changed(getattr(case.batch, name), index, value)})
+    with pytest.raises(ValueError, match=words):
+        attend(backend, replace(case, batch=batch), prepared=False)
+
+
+@all_backends
+def test_slots_outside_the_cache_are_refused_when_asked(backend, make_case, monkeypatch):
+    monkeypatch.setattr(check, "CHECK_PAGES", True)
+    case = make_case(MIXED)
+    slots = _changed(case.batch.slot_mapping, (1,), 1 << 40)
+    with pytest.raises(ValueError, match=r"slot_mapping\[1\] is 1099511627776; there are \d+ slots"):
+        backend.write_kv(case.key, case.value, case.key_cache, case.value_cache, slots)
+
+
+@plain_backends
+def test_what_lies_within_the_cache_passes_when_values_are_checked(backend, make_case, monkeypatch):
+    """Entries of the block table past a sequence's end may be anything."""
+    monkeypatch.setattr(check, "CHECK_PAGES", True)
+    case = make_case(MIXED, device=CPU)
+    backend.write_kv(case.key, case.value, case.key_cache, case.value_cache, case.batch.slot_mapping)
+    assert_close(attend(backend, case), case)
