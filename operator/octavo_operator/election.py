@@ -10,10 +10,11 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.cluster import Cluster
-from octavo_operator.core.errors import ClusterError
+from octavo_operator.core.errors import ClusterError, Unavailable
 from octavo_operator.core.lease import NEVER, Candidate, Record, Timing
 from octavo_operator.fence import Fence, monotonic
 from octavo_operator.health import Health
@@ -116,15 +117,26 @@ class Election:
         self._trouble = ""
 
     async def _release(self) -> None:
-        """Whoever waits need not wait for the end of the Lease. Where this fails, they do."""
-        record = self._candidate.release(_wall())
-        if record is None:
-            return
+        """Whoever waits need not wait for the end of the Lease. Where this fails, they do.
+
+        A renewal that was under way at the end may or may not have been written: a conflict is looked at once.
+        """
         try:
-            await self._cluster.write_lease(self._lease(record))
-            logger.info("lease released", extra=kv(identity=self._candidate.identity))
+            try:
+                await self._give_back()
+            except Unavailable as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+                await self._look()
+                await self._give_back()
         except ClusterError as error:
             logger.warning("lease not released", extra=kv(error=error))
+
+    async def _give_back(self) -> None:
+        record = self._candidate.release(_wall())
+        if record is not None:
+            await self._cluster.write_lease(self._lease(record))
+            logger.info("lease released", extra=kv(identity=self._candidate.identity))
 
     def _lease(self, record: Record) -> Raw:
         """The object to write: over the version that was seen, or a new one."""

@@ -114,6 +114,25 @@ async def test_the_work_begins_with_the_lease_and_its_end_gives_it_back(start):
     assert operator.metrics.registry.get_sample_value("octavo_operator_leader") == 0
 
 
+async def test_an_end_amid_a_renewal_gives_the_lease_back_too(start):
+    """The API server has written the renewal, and nobody has waited for its answer."""
+    leases = Leases()
+    operator = start(leases)
+    await until(lambda: operator.works)
+    write, under_way = leases.write_lease, asyncio.Event()
+
+    async def unanswered(lease):
+        await write(lease)
+        under_way.set()
+        await asyncio.Event().wait()
+
+    leases.write_lease = unanswered
+    await under_way.wait()
+    leases.write_lease = write
+    await operator.end()
+    assert leases.holder == ""
+
+
 async def test_a_second_one_waits_and_follows_at_once_after_a_release(start):
     leases = Leases()
     first = start(leases, "a")
