@@ -11,7 +11,7 @@ Products are the values of the label `nvidia.com/gpu.product` that NVIDIA's GPU 
 divided or shared has another value (-MIG-…, -SHARED), so it is never taken for a whole one.
 
 Prices are rounded list prices of AWS, on demand, us-east-1, 2025: an instance with eight GPUs (g6e with one for the
-L40S) divided by its GPUs, in $. Whoever pays others overrides them.
+L40S) divided by its GPUs, in $, from memory: check them against what you pay, and override them.
 """
 
 from collections.abc import Mapping
