@@ -35,12 +35,12 @@ class Rollout:
         return seen and self.kube.condition().get("status") == "True"
 
     def look(self, serve=True):
-        """One round: the scheduler's, and notes."""
-        if serve:
-            self.kubelet.schedule(self.gpus)
+        """One round: notes, then the scheduler's. In the other order a gap could be over before it is noted."""
         pods = self.kubelet.pods()
         self.least = min(self.least, sum(1 for pod in pods if pod["metadata"]["name"] in self.kubelet.replicas))
         self.surges.add(self.deployment()["spec"]["strategy"]["rollingUpdate"]["maxSurge"])
+        if serve:
+            self.kubelet.schedule(self.gpus)
         return pods
 
     def told_in_place(self):
