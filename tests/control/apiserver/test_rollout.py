@@ -12,7 +12,7 @@ class Rollout:
 
     def __init__(self, kube, kubelet, wait, replicas, gpus):
         self.kube, self.kubelet, self.wait, self.replicas, self.gpus = kube, kubelet, wait, replicas, gpus
-        self.surges, self.least = set(), replicas
+        self.surges, self.least, self.someone_waits = set(), replicas, False
         self.old = set()
 
     def apply(self, name, **spec):
@@ -34,12 +34,16 @@ class Rollout:
         seen = server["status"].get("observedGeneration") == server["metadata"]["generation"]
         return seen and self.kube.condition().get("status") == "True"
 
-    def look(self, serve=True):
-        """One round: notes, then the scheduler's. In the other order a gap could be over before it is noted."""
+    def look(self, serve=lambda: True):
+        """One round: notes, then the scheduler's, unless it rests by what was noted. In the other order a gap could be
+        over before it is noted.
+        """
         pods = self.kubelet.pods()
         self.least = min(self.least, sum(1 for pod in pods if pod["metadata"]["name"] in self.kubelet.replicas))
         self.surges.add(self.deployment()["spec"]["strategy"]["rollingUpdate"]["maxSurge"])
-        if serve:
+        told = [item for pod in pods for item in pod["status"].get("conditions", ()) if item["type"] == "PodScheduled"]
+        self.someone_waits |= bool(told)
+        if serve():
             self.kubelet.schedule(self.gpus)
         return pods
 
@@ -91,7 +95,7 @@ def test_with_a_free_gpu_capacity_never_drops(rollout, wait, free):
 def test_a_new_revision_that_crashes_in_place_stops_and_the_old_one_serves_on(rollout, operator, wait):
     roll = rollout(replicas=2, gpus=2)
     roll.begin()
-    wait(lambda: roll.look(serve=0 not in roll.surges) and 0 in roll.surges and roll.least == 1)
+    wait(lambda: roll.look(serve=lambda: not roll.someone_waits) and 0 in roll.surges and roll.least == 1)
     last = {"terminated": {"exitCode": 1, "reason": "Error"}}
     roll.kubelet.fail({"waiting": {"reason": "CrashLoopBackOff"}}, restarts=3, last=last)
     wait(lambda: roll.kube.condition().get("reason") == "CrashLoopBackOff")
@@ -108,14 +112,14 @@ def test_a_new_revision_that_fits_no_node_takes_no_old_one(rollout, operator, wa
     roll = rollout(replicas=1, gpus=1)
     roll.begin()
     roll.apply("second", podTemplate={"spec": {"nodeSelector": {"pool": "typo"}}})
-    lost = wait(lambda: [pod for pod in roll.look(serve=False) if pod["spec"].get("nodeSelector")])
+    lost = wait(lambda: [pod for pod in roll.look(serve=lambda: False) if pod["spec"].get("nodeSelector")])
     new = lost[0]["metadata"]["name"]
     words = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
     homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
     kube.patch("pod", new, {"status": {"conditions": [homeless]}}, subresource="status")
     wait(lambda: kube.condition().get("reason") == "Unschedulable")
     operator.wait_for_resyncs(2)
-    roll.look(serve=False)
+    roll.look(serve=lambda: False)
     assert roll.surges == {1}
     assert roll.least == 1
     assert words in kube.condition()["message"]
