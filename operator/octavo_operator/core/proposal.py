@@ -66,6 +66,8 @@ class Scaler:
     desired: int | None
     memory: ScalerMemory
     contest: Contest = NO_CONTEST
+    left: float | None = None
+    """When a pod that ends was seen last; None where none was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,14 @@ def propose(
     no_activator = _no_activator(spec, defaults)
     to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
     upstream = address(children.get(_REPLICAS))
-    in_place = replaces_in_place(spec, desired, deployment, views, now)
+    in_place = replaces_in_place(spec, desired, deployment, views, now, left=scaler.left)
     wanted = render(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
     plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
-    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest)
+    left = now if any(pod.terminating for pod in views) else scaler.left
+    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest, left)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
     return Proposal(server, plan, desired, after, decision, signals, failure)
 

@@ -26,15 +26,24 @@ from octavo_operator.core.spec import ModelServerSpec
 OVERDUE_SECONDS: Final = 60.0
 """So long after its time to end a pod is not waited for any more: its node may be dead."""
 
+SETTLE_SECONDS: Final = 15.0
+"""So long after a pod has gone the scheduler's last words count for nothing: it may not have looked again yet."""
+
 _LACKING: Final = re.compile(r"Insufficient (\S+?)[.,]*(?:\s|$)")
 _CROWDED: Final = "Too many pods"
 _QUOTA: Final = "exceeded quota"
 
 
 def replaces_in_place(
-    spec: ModelServerSpec, replicas: int, deployment: DeploymentView | None, pods: tuple[PodView, ...], now: float
+    spec: ModelServerSpec,
+    replicas: int,
+    deployment: DeploymentView | None,
+    pods: tuple[PodView, ...],
+    now: float,
+    *,
+    left: float | None = None,
 ) -> bool:
-    """Whether an old replica goes before a new one comes."""
+    """Whether an old replica goes before a new one comes. `left`: when a pod that ends was seen last."""
     budget = spec.autoscaling.budget if spec.autoscaling else None
     if budget and replicas >= budget.replicas:
         return True
@@ -42,7 +51,10 @@ def replaces_in_place(
         return spec.rollout.strategy == "InPlace"
     if not is_rolling(deployment, pods):
         return False
-    return deployment.in_place or _an_old_one_makes_room(deployment, pods, now)
+    if deployment.in_place:
+        return True
+    settled = left is None or not 0 <= now - left < SETTLE_SECONDS
+    return settled and _an_old_one_makes_room(deployment, pods, now)
 
 
 def is_rolling(deployment: DeploymentView, pods: tuple[PodView, ...]) -> bool:
