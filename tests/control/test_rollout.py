@@ -41,12 +41,19 @@ OLD = pod("old", "old")
 WAITS = pod("new", "new", waits=SHORT)
 
 
-def decided(view, *pods, spec=AUTO, now=NOW):
-    return replaces_in_place(spec, view.wanted if view else 2, view, pods, now)
+def decided(view, *pods, spec=AUTO, now=NOW, left=None):
+    return replaces_in_place(spec, view.wanted if view else 2, view, pods, now, left=left)
 
 
 def test_a_new_replica_without_room_takes_an_old_ones():
     assert decided(deployment(), OLD, WAITS)
+
+
+def test_room_that_has_just_been_left_is_the_schedulers_to_give():
+    """It says what it said until it has looked again: seen on a node, where one free GPU cost a replica."""
+    assert not decided(deployment(), OLD, WAITS, left=NOW - 1)
+    assert decided(deployment(), OLD, WAITS, left=NOW - 16)
+    assert decided(deployment(in_place=True), OLD, WAITS, left=NOW - 1)
 
 
 @pytest.mark.parametrize(
