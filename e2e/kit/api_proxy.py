@@ -84,6 +84,10 @@ def well(_call: Call) -> None:
     """Nothing goes wrong."""
 
 
+def _unnoticed(_call: Call, _status: int) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
@@ -92,13 +96,16 @@ class _Answer:
 
 
 class ApiProxy(ThreadingHTTPServer):
-    """`kubeconfig` leads to it; `fault` says what goes wrong with a call."""
+    """`kubeconfig` leads to it; `fault` says what goes wrong with a call, before it is sent on; `answered` is told the
+    API server's status of each call that was.
+    """
 
     daemon_threads = True
 
     def __init__(self, kubeconfig: Path, folder: Path, name: str = "proxy") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.fault: Callable[[Call], Fault | None] = well
+        self.answered: Callable[[Call, int], None] = _unnoticed
         self.lists: dict[str, _Answer] = {}
         config = yaml.safe_load(kubeconfig.read_text())
         cluster = config["clusters"][0]["cluster"]
@@ -155,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOP_BY_HOP}
         upstream.request(call.verb, call.path, call.body, headers)
         response = upstream.getresponse()
+        self.server.answered(call, response.status)
         kept = [(key, value) for key, value in response.getheaders() if key.lower() not in _HOP_BY_HOP]
         if call.watch and response.status == 200 and fault == Fault(events=fault.events):
             self._stream(

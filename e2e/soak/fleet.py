@@ -6,7 +6,6 @@ No node runs their pods: each is made ready on a loopback address, and one small
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import subprocess
@@ -292,7 +291,3 @@ async def _until(check: Any, seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
         await asyncio.sleep(0.05)
-
-
-if __name__ == "__main__":
-    print(json.dumps([goal._asdict() for goal in run(int(sys.argv[1]))], indent=1))

@@ -21,6 +21,7 @@ from octavo_operator.core.window import LATENCY_SECONDS, Pace, Trouble, Window, 
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.prometheus import PrometheusClient
+from octavo_operator.samples import Windows, keep_windows
 from octavo_operator.scraper import SETTLE_SECONDS, Tell
 from octavo_operator.settings import PrometheusServer
 from octavo_operator.store import Key, Store
@@ -63,7 +64,7 @@ class Reader:
         self._server = server
         self._period = period
         self._tell = tell
-        self._windows: dict[Key, dict[str, Window]] = {}
+        self._windows: Windows = {}
         self._troubles: dict[Key, Trouble] = {}
         self._answered: float | None = None
 
@@ -119,12 +120,7 @@ class Reader:
         ]
 
     def _forget_others(self, sources: list[Source]) -> None:
-        kept: dict[Key, dict[str, Window]] = {}
-        for source in sources:
-            window = self.windows(source.key).get(source.uid)
-            same = window is not None and window.pace == source.pace
-            kept.setdefault(source.key, {})[source.uid] = window if window and same else Window(pace=source.pace)
-        self._windows = kept
+        self._windows = keep_windows(self._windows, sources)
 
     async def _read(self, client: PrometheusClient, part: Sequence[Source], now: float) -> dict[Key, Trouble]:
         """Asks for some replicas; returns why some of their ModelServers lack samples. Raises PrometheusError."""

@@ -23,6 +23,7 @@ from octavo_operator.core.spec_metrics import direct_pace
 from octavo_operator.core.window import RESTING, Pace, Trouble, Window, is_news
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
+from octavo_operator.samples import Windows, keep_windows
 from octavo_operator.store import Key, Store
 
 DEADLINE_SECONDS: Final = 2.0
@@ -67,7 +68,7 @@ class Scraper:
         self._health = health
         self._period = period
         self._tell = tell
-        self._windows: dict[Key, dict[str, Window]] = {}
+        self._windows: Windows = {}
         self._due: dict[str, float] = {}
 
     def windows(self, key: Key) -> Mapping[str, Window]:
@@ -118,12 +119,7 @@ class Scraper:
         return due
 
     def _forget_others(self, targets: list[Target]) -> None:
-        kept: dict[Key, dict[str, Window]] = {}
-        for target in targets:
-            window = self.windows(target.key).get(target.uid)
-            same = window is not None and window.pace == target.pace
-            kept.setdefault(target.key, {})[target.uid] = window if window and same else Window(pace=target.pace)
-        self._windows = kept
+        self._windows = keep_windows(self._windows, targets)
         resting = {target.uid for target in targets if target.pace == RESTING}
         self._due = {uid: due for uid, due in self._due.items() if uid in resting}
 

@@ -12,7 +12,16 @@ from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.guards import make_activator_monitor, make_activator_policy
-from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, service_spec, with_revision
+from octavo_operator.core.manifest import (
+    Defaults,
+    Manifest,
+    Owner,
+    child,
+    restricted_container,
+    restricted_pod,
+    service_spec,
+    with_revision,
+)
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_scaling import ScaleToZero
 
@@ -84,16 +93,7 @@ def _deployment(spec: ModelServerSpec, zero: ScaleToZero, owner: Owner, image: s
 
 def _pod_spec(owner: Owner, image: str, flags: dict[str, str], *, grace: int) -> Manifest:
     """Fit for Pod Security "restricted"."""
-    return {
-        "serviceAccountName": owner.name,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": names.USER_ID,
-            "runAsGroup": names.USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+    return restricted_pod(owner.name) | {
         "terminationGracePeriodSeconds": grace + names.KILL_MARGIN_SECONDS,
         "containers": [_container(image, flags)],
     }
@@ -111,11 +111,7 @@ def _container(image: str, flags: dict[str, str]) -> Manifest:
         "readinessProbe": _probe(names.PATH_READY, period=1),
         "livenessProbe": _probe(names.PATH_LIVE, period=10),
         "resources": _RESOURCES,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": restricted_container(),
     }
 
 

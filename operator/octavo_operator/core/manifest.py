@@ -63,6 +63,30 @@ def service_spec(selector: Mapping[str, str]) -> Manifest:
     return {"type": "ClusterIP", "selector": dict(selector), "ports": [port]}
 
 
+def restricted_pod(account: str) -> Manifest:
+    """What makes a pod fit for Pod Security "restricted", beside `restricted_container` in its containers."""
+    return {
+        "serviceAccountName": account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": names.USER_ID,
+            "runAsGroup": names.USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def restricted_container() -> Manifest:
+    """The security context of their containers."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 def without_empty(node: Manifest) -> Manifest:
     """Without the values that the API server leaves out of its answers."""
     return {key: value for key, value in node.items() if value not in ("", [], {})}

@@ -22,6 +22,8 @@ from octavo_operator.core.manifest import (
     Manifest,
     Owner,
     child,
+    restricted_container,
+    restricted_pod,
     service_spec,
     with_hash,
     with_revision,
@@ -104,17 +106,9 @@ def make_deployment(
 
 def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
     """One replica, fit for Pod Security "restricted"."""
-    pod = {
-        "serviceAccountName": name,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": names.USER_ID,
-            "runAsGroup": names.USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-            **_group(spec),
-        },
+    pod = restricted_pod(name)
+    pod["securityContext"] |= _group(spec)
+    pod |= {
         "terminationGracePeriodSeconds": _grace_seconds(spec),
         "containers": [_container(spec, name, defaults)],
         "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
@@ -151,11 +145,7 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
         "ports": [{"name": names.PORT_NAME, "containerPort": names.PORT, "protocol": "TCP"}],
         **_resources(spec.runtime.resources, spec.accelerator, defaults.profiles.of(spec.accelerator)),
         **_probes(startup_seconds(spec.model)),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": restricted_container(),
         "volumeMounts": [
             {"name": "model", "mountPath": names.MODELS_FOLDER}
             | ({"readOnly": True} if not spec.model.source.is_fetched else {}),

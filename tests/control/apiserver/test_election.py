@@ -4,25 +4,20 @@ Longer and with the real Lease's times, by hand:
 OCTAVO_ELECTION_ROUNDS=20 OCTAVO_ELECTION_SECONDS=15 pytest tests/control/apiserver/test_election.py -s
 """
 
-import http.client
 import json
 import os
 import signal
-import ssl
 import threading
 import time
-from base64 import b64decode
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 import pytest
-import yaml
+
+from kit.api_proxy import ApiProxy
 
 pytestmark = pytest.mark.apiserver
 
 ROUNDS = int(os.environ.get("OCTAVO_ELECTION_ROUNDS", "1"))
 LEASE_SECONDS = int(os.environ.get("OCTAVO_ELECTION_SECONDS", "4"))
-_HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "host", "content-length"}
 
 
 class Journal:
@@ -56,72 +51,21 @@ class Journal:
             return {who for _, kind, who, _ in self.entries if kind == "write"}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Hands one request on and its answer back, piece by piece: a watch lasts for minutes."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __getattr__(self, name):
-        if name.startswith("do_"):
-            return self.forward
-        raise AttributeError(name)
-
-    def forward(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        on_lease = "/leases" in self.path
-        if self.command != "GET" and not on_lease:
-            self.server.journal.note("write", self.server.operator, f"{self.command} {self.path}")
-        connection = self.server.connect()
-        try:
-            headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOP_BY_HOP}
-            connection.request(self.command, self.path, body, headers)
-            answer = connection.getresponse()
-            if self.command != "GET" and on_lease and answer.status < 300:
-                self.server.journal.note("holder", json.loads(body)["spec"]["holderIdentity"], "")
-            self.answer(answer)
-        except (OSError, http.client.HTTPException):
-            self.close_connection = True
-        finally:
-            connection.close()
-
-    def answer(self, answer):
-        self.send_response(answer.status)
-        for key, value in answer.getheaders():
-            if key.lower() not in _HOP_BY_HOP:
-                self.send_header(key, value)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        while data := answer.read1(65536):
-            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-        self.wfile.write(b"0\r\n\r\n")
-
-    def log_message(self, *_):
-        pass
-
-
-class Proxy(ThreadingHTTPServer):
-    """In front of the API server, for one operator; `kubeconfig` leads to it."""
-
-    daemon_threads = True
+class Watched(ApiProxy):
+    """In front of the API server, for one operator: notes what it writes and whether the Lease was given to it."""
 
     def __init__(self, operator, kubeconfig, folder, journal):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(kubeconfig, folder, operator)
         self.operator, self.journal = operator, journal
-        config = yaml.safe_load(kubeconfig.read_text())
-        cluster = config["clusters"][0]["cluster"]
-        self.upstream = urlsplit(cluster["server"])
-        self.trust = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
-        config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{self.server_address[1]}"}
-        self.kubeconfig = folder / f"{operator}.kubeconfig"
-        self.kubeconfig.write_text(yaml.safe_dump(config))
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.fault, self.answered = self.note_write, self.note_holder
 
-    def connect(self):
-        return http.client.HTTPSConnection(self.upstream.hostname, self.upstream.port, context=self.trust, timeout=600)
+    def note_write(self, call):
+        if call.writes and call.resource != "leases":
+            self.journal.note("write", self.operator, f"{call.verb} {call.path}")
 
-    def close(self):
-        self.shutdown()
-        self.server_close()
+    def note_holder(self, call, status):
+        if call.writes and call.resource == "leases" and status < 300:
+            self.journal.note("holder", json.loads(call.body)["spec"]["holderIdentity"], "")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +76,7 @@ def pair(operator, operator_with, tmp_path_factory):
     journal, proxies, operators = Journal(), [], {}
     try:
         for name in ("first", "second"):
-            proxy = Proxy(name, operator.kubeconfig, tmp_path, journal)
+            proxy = Watched(name, operator.kubeconfig, tmp_path, journal)
             proxies.append(proxy)
             log = tmp_path / f"{name}.log"
             operators[name] = operator_with(
