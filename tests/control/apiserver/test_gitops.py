@@ -56,7 +56,7 @@ async def test_git_people_and_the_operator_take_a_hundred_turns_without_a_fight(
     assert not kube.condition("Contended")
     operator.wait_for_resyncs(1)
     writes = operator.requests("PATCH|POST|DELETE")
-    operator.wait_for_resyncs(2)
+    operator.wait_for_resyncs(1)
     assert operator.requests("PATCH|POST|DELETE") == writes
 
 
