@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from cluster.ports import free_ports
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -31,9 +33,9 @@ SERVERS: Final = f"/apis/octavo.dev/v1alpha1/namespaces/{NAMESPACE}/modelservers
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 SERVICES: Final = f"/api/v1/namespaces/{NAMESPACE}/services"
 PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
-ADDRESSES: Final = tuple(f"127.60.{number // 250}.{number % 250 + 1}" for number in range(500))
-"""Shared by the pods in turn: a wildcard would collide with whatever else listens on the port."""
-HTTP_PORT: Final = 18431
+ADDRESSES: Final = tuple(f"127.{10 + os.getpid() % 40}.{number // 250}.{number % 250 + 1}" for number in range(500))
+"""Shared by the pods in turn: a wildcard would collide with whatever else listens on the port, as another soak may;
+tests have 127.50 and above."""
 METRICS: Final = (
     "octavo_requests_running 1\noctavo_requests_waiting 0\noctavo_kv_tokens_used 100\noctavo_kv_tokens_capacity 1000\n"
 )
@@ -46,10 +48,11 @@ class Operator:
 
     def __init__(self, kubeconfig: Path, log: Path, *, code: Path | None = None) -> None:
         self._log = log
+        (self._port,) = free_ports(1)
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1",
-            "OCTAVO_HTTP_PORT": str(HTTP_PORT),
+            "OCTAVO_HTTP_PORT": str(self._port),
             "OCTAVO_RESYNC_PERIOD": "60",
             "POD_NAMESPACE": "default",
             "POD_NAME": "operator",
@@ -109,13 +112,15 @@ class Operator:
         return await self._get("/metrics") or ""
 
     async def _ready(self) -> bool:
+        if not self.alive:
+            raise RuntimeError(f"the operator has ended: {self._log.read_text()[-500:]}")
         return await self._get("/readyz") == "ok"
 
     async def _get(self, path: str) -> str | None:
         with suppress(aiohttp.ClientError, TimeoutError):
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
-                session.get(f"http://127.0.0.1:{HTTP_PORT}{path}") as answer,
+                session.get(f"http://127.0.0.1:{self._port}{path}") as answer,
             ):
                 return await answer.text()
         return None
@@ -173,7 +178,7 @@ async def replicas() -> AsyncIterator[None]:
     """Answers /metrics for every pod."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the end of the soak
             while await reader.readuntil(b"\r\n\r\n"):
                 body = METRICS.encode()
                 writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
