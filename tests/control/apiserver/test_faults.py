@@ -18,7 +18,7 @@ from kit.api_proxy import ApiProxy, Fault, well
 
 pytestmark = pytest.mark.apiserver
 
-STRIDE = int(os.environ.get("OCTAVO_KILL_STRIDE", "7"))
+STRIDE = int(os.environ.get("OCTAVO_KILL_STRIDE", "11"))
 CHILDREN = ("serviceaccount", "networkpolicy", "service", "deployment")
 
 
