@@ -50,6 +50,10 @@ class ApiClient:
         """A merge patch."""
         return await self._json("PATCH", path, body, "application/merge-patch+json")
 
+    async def apply(self, path: str, body: Raw, manager: str) -> Raw:
+        """Server-side apply by that field manager."""
+        return await self._json("PATCH", f"{path}?fieldManager={manager}", body, "application/apply-patch+yaml")
+
     async def delete(self, path: str, body: Raw) -> Raw:
         return await self._json("DELETE", path, body)
 

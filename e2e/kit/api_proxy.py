@@ -20,7 +20,7 @@ import time
 from base64 import b64decode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
@@ -107,6 +107,7 @@ class ApiProxy(ThreadingHTTPServer):
         self.fault: Callable[[Call], Fault | None] = well
         self.answered: Callable[[Call, int], None] = _unnoticed
         self.lists: dict[str, _Answer] = {}
+        self._open: set[socket.socket] = set()
         config = yaml.safe_load(kubeconfig.read_text())
         cluster = config["clusters"][0]["cluster"]
         self._upstream = urlsplit(cluster["server"])
@@ -120,6 +121,32 @@ class ApiProxy(ThreadingHTTPServer):
         """A connection to the API server itself."""
         host, port = self._upstream.hostname or "", self._upstream.port
         return http.client.HTTPSConnection(host, port, context=self._trust, timeout=_SECONDS)
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """Nobody is there: connections are refused, and open ones end. Then the same address answers again."""
+        self.shutdown()
+        self.server_close()
+        for connection in tuple(self._open):
+            with contextlib.suppress(OSError):  # it has just ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            self.socket = socket.socket(self.address_family, self.socket_type)
+            self.server_bind()
+            self.server_activate()
+            threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Remembers the connection."""
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forgets it."""
+        self._open.discard(request)
+        super().shutdown_request(request)
 
     def close(self) -> None:
         """Ends the proxy; open watches end with the process."""

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import cancels, engine_kills, fleet, memory
+from soak import api_kills, cancels, engine_kills, fleet, memory, outage, schemas, upgrade
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from soak.goals import Goal
 
 RUNNERS = ("sim", "torch")
+SOAKS = ("kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "memory")
 
 
 def main() -> int:
@@ -27,6 +28,10 @@ def main() -> int:
         "kills": [partial(engine_kills.run, runner, options.count or 50) for runner in runners],
         "cancels": [partial(cancels.run, runner, options.count or 2000) for runner in runners],
         "fleet": [partial(fleet.run, options.count or 1000)],
+        "api-kills": [api_kills.run],
+        "outage": [partial(outage.run, (options.seconds,) if options.seconds else (60, 600))],
+        "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
+        "schemas": [schemas.run],
         "memory": [memory.stalled_readers, memory.overhead],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
@@ -36,10 +41,16 @@ def main() -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
-    parser.add_argument("soak", nargs="?", choices=("kills", "cancels", "fleet", "memory"), help="default: all of them")
+    parser.add_argument("soak", nargs="?", choices=SOAKS, help="default: all of them")
     parser.add_argument("--runner", choices=RUNNERS, help="sim: no weights; torch: SmolLM2-135M; default: both")
     parser.add_argument(
-        "--count", type=int, help="kills (default 50), cancels (default 2000) or ModelServers (default 1000)"
+        "--count",
+        type=int,
+        help="kills (default 50), cancels (default 2000) or ModelServers (default 1000; of an upgrade 20)",
+    )
+    parser.add_argument("--seconds", type=int, help="length of the outage (default: one of 60 s, one of 600 s)")
+    parser.add_argument(
+        "--earlier", default=upgrade.EARLIER, help="commit to upgrade from (default: %(default)s; needs a full clone)"
     )
     return parser.parse_args(arguments)
 

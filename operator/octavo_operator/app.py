@@ -7,6 +7,7 @@ from typing import Any
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.lease import Timing
+from octavo_operator.departures import Departures
 from octavo_operator.doorbell import Doorbell
 from octavo_operator.election import Election, Term
 from octavo_operator.fence import Fence
@@ -50,7 +51,7 @@ async def serve(settings: Settings) -> None:
         samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
         doorbell = Doorbell(store, metrics, health, queue.add)
-        startups = Startups(store, health, queue.add)
+        startups, departures = Startups(store, health, queue.add), Departures()
         reconciler = Reconciler(
             cluster,
             store,
@@ -60,6 +61,7 @@ async def serve(settings: Settings) -> None:
             settings=settings,
             doorbell=doorbell,
             startups=startups,
+            departures=departures,
         )
         resync = Resync(
             cluster,
@@ -75,7 +77,7 @@ async def serve(settings: Settings) -> None:
         logger.info(
             "synced", extra=kv(servers=len(store.servers()), namespaces=",".join(settings.watch_namespaces) or "all")
         )
-        watching = watch(settings, cluster.credentials, _listener(store, queue, metrics))
+        watching = watch(settings, cluster.credentials, _listener(store, queue, metrics, departures))
         election = Election(cluster, fence, settings, metrics=metrics, health=health)
         samplers = (scraper, reader, doorbell, startups)
         leader = Leader(store, queue, reconciler, samplers, health=health, workers=settings.workers)
@@ -119,9 +121,11 @@ class Leader:
             self._health.rest("queue", "scraper", "reader", "doorbell", "startups")
 
 
-def _listener(store: Store, queue: WorkQueue, metrics: Metrics) -> Listener:
+def _listener(store: Store, queue: WorkQueue, metrics: Metrics, departures: Departures) -> Listener:
     def listen(kind: str, gone: bool, raw: dict[str, Any]) -> None:
         metrics.watch_events.labels(kind=kind).inc()
+        if gone and kind == "Pod":
+            departures.see(raw)
         take = store.remove if gone else store.put
         key = take(slim(raw), watched=True)
         if key is not None:

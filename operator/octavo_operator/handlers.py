@@ -23,11 +23,14 @@ _RESOURCES: Final = {kind: names.RESOURCES[kind] for kind in WATCHED}
 
 
 class EndlessBackoffs:
-    """1, 2, 4, … 30 seconds, jittered, for ever: kopf's default gives up after 54 s, an upgrade takes longer."""
+    """1, 2, 4, 8, 8, … seconds, jittered, for ever: kopf's default gives up after 54 s, an upgrade takes longer.
+
+    Not longer than 8 s: that is how late the operator may notice that the API server is back.
+    """
 
     def __iter__(self) -> Iterator[float]:
         """A new sequence of delays."""
-        return (jittered(min(30.0, 2.0 ** min(step, 5))) for step in itertools.count())
+        return (jittered(2.0 ** min(step, 3)) for step in itertools.count())
 
 
 async def watch(settings: Settings, login: Callable[[], Awaitable[Credentials]], listener: Listener) -> None:

@@ -45,6 +45,12 @@ class Metrics:
             ["namespace", "name", "signal"],
             registry=self.registry,
         )
+        self.requests_cut = Counter(
+            "octavo_operator_requests_cut",
+            "Requests that replicas gave up on at the end of their drain.",
+            ["namespace", "name"],
+            registry=self.registry,
+        )
         self.scrapes = Counter(
             "octavo_operator_scrapes",
             "Scrapes of replicas by result: ok, invalid or failed.",
@@ -101,6 +107,7 @@ class Metrics:
     def forget(self, namespace: str, name: str) -> None:
         """Removes the series of a ModelServer that is gone."""
         self.desired.remove_by_labels({"namespace": namespace, "name": name})
+        self.requests_cut.remove_by_labels({"namespace": namespace, "name": name})
         self.recommended.remove_by_labels({"namespace": namespace, "name": name})
 
     def text(self) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,10 @@ from typing import Final
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.conditions import Failure
 from octavo_operator.core.errors import ClusterError, Rejected, Unavailable
-from octavo_operator.core.events import status_events, step_events
+from octavo_operator.core.events import cut_event, status_events, step_events
 from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.names import OPTIONAL_KINDS, Reason
-from octavo_operator.core.plan import Step
+from octavo_operator.core.plan import Plan, Step
 from octavo_operator.core.proposal import (
     Proposal,
     Scaler,
@@ -27,7 +28,9 @@ from octavo_operator.core.proposal import (
 )
 from octavo_operator.core.status import compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.departures import Cut, Departures
 from octavo_operator.doorbell import Doorbell
+from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
 from octavo_operator.samples import Samples
@@ -37,6 +40,8 @@ from octavo_operator.store import Key, Observed, Raw, Store
 
 LOAD_PERIOD_SECONDS: Final = 15.0
 REJECTED_RETRY_SECONDS: Final = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -63,12 +68,14 @@ class Reconciler:
         settings: Settings,
         doorbell: Doorbell | None = None,
         startups: Startups | None = None,
+        departures: Departures | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._samples = samples
         self._doorbell = doorbell
         self._startups = startups
+        self._departures = departures
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
@@ -78,9 +85,11 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """Converges one ModelServer. Returns the seconds until it should be looked at again, or None."""
         observed = self._store.observe(key)
+        cuts = self._departures.take(key) if self._departures else ()
         if observed.server is None:
             self._forget(key)
             return None
+        await self._tell(observed.server, cuts)
         now = time.time()
         previous = parse_status(observed.server)
         known = self._recall(key, observed.server, previous, now)
@@ -127,6 +136,7 @@ class Reconciler:
     async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
         """Carries out each step. Returns what the status should say, and the error that asks for another try."""
         done, failure, unavailable = [], proposal.failure, None
+        await self._mark(proposal.plan)
         for step in (*proposal.plan.steps, *proposal.plan.removals):
             try:
                 await self._carry_out(step)
@@ -142,6 +152,20 @@ class Reconciler:
                     failure = Failure(Reason.APPLY_FAILED, str(error), stalled=False)
         await self._recorder.record(key, server, step_events(done))
         return failure, unavailable
+
+    async def _mark(self, plan: Plan) -> None:
+        """Says which replicas should go. Where that fails others may go: no reason to keep more than are wanted."""
+        for mark in plan.marks:
+            try:
+                self._store.put(await self._cluster.apply(mark))
+            except ClusterError as error:
+                logger.warning("a replica that should go is not marked", extra=kv(error=error))
+
+    async def _tell(self, server: Raw, cuts: tuple[Cut, ...]) -> None:
+        """Counts what replicas gave up on at their end, and says so."""
+        for cut in cuts:
+            self._metrics.requests_cut.labels(namespace=cut.key.namespace, name=cut.key.name).inc(cut.requests)
+            await self._recorder.record(cut.key, server, (cut_event(cut.pod, cut.requests),))
 
     async def _carry_out(self, step: Step) -> None:
         if step.reason == Reason.REMOVED:
@@ -210,6 +234,8 @@ class Reconciler:
 
     def forget_all(self) -> None:
         """Starts as a new process would: somebody else has led in the meantime."""
+        if self._departures:
+            self._departures.forget_all()
         for key in self.known():
             self._forget(key)
 

@@ -11,11 +11,11 @@ EXIT_FAILED: Final = 2
 EXIT_USAGE: Final = 64  # EX_USAGE of sysexits.h
 
 
-def write_termination_message(reason: str, message: str) -> None:
+def write_termination_message(reason: str, message: str, **figures: int) -> None:
     """Write one JSON line to the file that Kubernetes shows as the container's termination message, if it is there.
 
-    The operator reads it and puts reason and message into the ModelServer's conditions.
+    The operator reads it, puts reason and message into the ModelServer's conditions, and counts the figures.
     """
     path = Path(os.environ.get("OCTAVO_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists() and os.access(path, os.W_OK):
-        path.write_text(json.dumps({"reason": reason, "message": message}) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"reason": reason, "message": message, **figures}) + "\n", encoding="utf-8")

@@ -130,6 +130,6 @@ def test_the_watchs_backoffs_never_end():
     """Kopf's default gives up after 54 s."""
     delays = iter(EndlessBackoffs())
     seen = [next(delays) for _ in range(2000)]
-    assert max(seen) <= 30
-    assert min(seen[10:]) >= 15
-    assert sum(seen) > 10_000
+    assert max(seen) <= 8
+    assert min(seen[10:]) >= 4
+    assert sum(seen) > 8_000

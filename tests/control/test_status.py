@@ -66,6 +66,7 @@ def test_the_first_status_says_everything(status_of):
         "ScalingActive",
         "ScalingLimited",
         "MetricsFresh",
+        "CapacityAvailable",
     }
     assert all(item.reason and item.message and item.observed_generation == 1 for item in status.conditions)
     assert summary(status) == ("False", ["Reconciling"], Reason.CREATING)

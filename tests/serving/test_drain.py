@@ -81,6 +81,7 @@ def test_an_idle_server_ends_when_the_delay_is_over(launch):
     server.terminate()
     assert server.exit_status(5) == 0
     assert not server.socket_folders(), "sockets are removed"
+    assert server.termination_log.read_text() == "", "nothing was cut"
 
 
 def test_what_is_not_finished_at_the_timeout_ends_with_an_error_event(launch):
@@ -92,6 +93,8 @@ def test_what_is_not_finished_at_the_timeout_ends_with_an_error_event(launch):
     assert error["code"] == "aborted"
     assert error["type"] == "server_error"
     assert server.exit_status(5) == 0
+    told = json.loads(server.termination_log.read_text())
+    assert (told["reason"], told["requests"]) == ("RequestsCut", 1)
 
 
 def test_an_engine_that_dies_in_a_drain_tells_its_streams_and_is_not_waited_for(launch, wait_for):

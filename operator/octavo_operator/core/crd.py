@@ -13,7 +13,7 @@ import yaml
 from octavo_operator.core import names
 from octavo_operator.core.schema import rule, rules
 from octavo_operator.core.spec import ModelServerSpec
-from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.core.status_model import NEVER, ModelServerStatus
 
 Schema = dict[str, Any]
 
@@ -45,7 +45,8 @@ _DROPPED: Final = frozenset({"title", "$defs", "additionalProperties"})
 def structural(schema: Schema, definitions: Schema, *, defaults: bool = True) -> Schema:
     """A structural OpenAPI v3 schema of one node of a pydantic JSON schema. ValueError for what it does not know.
 
-    `defaults=False` leaves them away: the API server must not invent a status.
+    `defaults=False` leaves them away: the API server must not invent a status, but for the one that says that nobody
+    has looked yet.
     """
     node = _without_null(_inlined(schema, definitions), definitions)
     unknown = node.keys() - set(_KEPT) - _DROPPED - {"properties", "items"}
@@ -113,7 +114,7 @@ def _root_schema() -> Schema:
             "kind": {"type": "string", "description": f"Kind of this object: {names.KIND}."},
             "metadata": {"type": "object"},
             "spec": structural(spec, spec["$defs"]),
-            "status": structural(status, status["$defs"], defaults=False),
+            "status": structural(status, status["$defs"], defaults=False) | {"default": {"observedGeneration": NEVER}},
         },
         **_ROOT_RULES,
     }

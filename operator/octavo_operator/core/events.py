@@ -35,6 +35,12 @@ def status_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[
     return (*scaling, *_rollout_events(previous, new), *_ready_events(previous, new))
 
 
+def cut_event(pod: str, requests: int) -> Event:
+    """A replica that has ended has given up on some of its requests."""
+    note = f"{pod} ended with {requests} requests cut: their answers were longer than spec.drain.timeout"
+    return Event("Warning", Reason.REQUESTS_CUT, "Drain", note)
+
+
 def _last(status: ModelServerStatus) -> LastDecision | None:
     return status.scaling.last_decision if status.scaling else None
 

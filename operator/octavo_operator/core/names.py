@@ -103,6 +103,9 @@ PATH_HELD: Final = "/held"
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""On a pod: the ReplicaSet's controller deletes those with the lowest first. Kubernetes' own annotation."""
+
 # Metrics that the operator reads from a runtime pod.
 METRIC_RUNNING: Final = "octavo_requests_running"
 METRIC_WAITING: Final = "octavo_requests_waiting"
@@ -118,7 +121,9 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 
 class Condition:
-    """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true."""
+    """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true,
+    `SLOMet` where the spec names latencies.
+    """
 
     READY: Final = "Ready"
     AVAILABLE: Final = "Available"
@@ -126,6 +131,8 @@ class Condition:
     SCALING_ACTIVE: Final = "ScalingActive"
     SCALING_LIMITED: Final = "ScalingLimited"
     METRICS_FRESH: Final = "MetricsFresh"
+    CAPACITY_AVAILABLE: Final = "CapacityAvailable"
+    SLO_MET: Final = "SLOMet"
     CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
@@ -157,6 +164,12 @@ class Reason:
     KIND_MISSING: Final = "KindMissing"
     PAUSED: Final = "Paused"
 
+    # CapacityAvailable, SLOMet
+    NO_REPLICA_WAITS: Final = "NoReplicaWaits"
+    NO_REPLICAS: Final = "NoReplicas"
+    WITHIN_LIMITS: Final = "WithinLimits"
+    TOO_FEW_REQUESTS: Final = "TooFewRequests"
+
     # What a pod says
     UNSCHEDULABLE: Final = "Unschedulable"
     IMAGE_PULL: Final = "ImagePullBackOff"
@@ -174,6 +187,7 @@ class Reason:
     OUT_OF_MEMORY: Final = "OutOfMemory"
     INVALID_ARGUMENT: Final = "InvalidArgument"
     ENGINE_FAILED: Final = "EngineFailed"
+    REQUESTS_CUT: Final = "RequestsCut"
 
     # Scaling
     FIXED_REPLICAS: Final = "FixedReplicas"
@@ -229,6 +243,7 @@ RUNTIME_REASONS: Final = frozenset(
         Reason.OUT_OF_MEMORY,
         Reason.INVALID_ARGUMENT,
         Reason.ENGINE_FAILED,
+        Reason.REQUESTS_CUT,
     }
 )
 """The only reasons that a termination message may bring in."""

@@ -87,6 +87,8 @@ class PodView:
     """When it got its node; 0 before."""
     started_at: float = 0.0
     """When its container began to run, for the last time; 0 while it does not."""
+    marked: bool = False
+    """Whether it goes before others when fewer are wanted (victims.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,16 @@ def view_pod(raw: Raw) -> PodView:
         footprint=_footprint(raw.get("spec", {})),
         scheduled_at=_moment(_condition(status, "PodScheduled"), "lastTransitionTime"),
         started_at=_moment(_container(status).get("state", {}).get("running") or {}, "startedAt"),
+        marked=names.DELETION_COST in metadata.get("annotations", {}),
     )
+
+
+def requests_cut(raw: Raw) -> int:
+    """How many requests a replica that has ended says it has cut: those still under way at the end of its drain."""
+    ended: Raw = _container(raw.get("status", {})).get("state", {}).get("terminated") or {}
+    told = _told(ended.get("message", ""))
+    cut = told.get("requests") if told and told["reason"] == Reason.REQUESTS_CUT else None
+    return cut if isinstance(cut, int) and cut > 0 else 0
 
 
 def _moment(raw: Raw, field: str) -> float:
@@ -226,10 +237,10 @@ def _container_problem(container: Raw) -> Problem | None:
 
 def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
     """What the last end of the container says: the runtime's own words first."""
-    told = _termination_message(ended.get("message", ""))
+    told = _told(ended.get("message", ""))
     looping = backing_off or restarts >= _MANY_RESTARTS
     if told is not None:
-        reason, words = told
+        reason, words = str(told["reason"]), str(told.get("message", ""))[:512]
     elif ended.get("reason") == Reason.OOM_KILLED:
         reason, words = Reason.OOM_KILLED, "killed for using more memory than runtime.resources.limits.memory"
     else:
@@ -239,13 +250,13 @@ def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
     return Problem(reason, f"{words} (restarted {restarts} times)" if restarts else words, stalled=stalled, failed=True)
 
 
-def _termination_message(text: str) -> tuple[str, str] | None:
-    """The runtime's reason and words from its termination message, if it is one of ours."""
+def _told(text: str) -> Raw | None:
+    """The runtime's reason and words in its termination message, if it is one of ours."""
     for line in reversed(text.strip().splitlines()):
         try:
             told = json.loads(line)
         except ValueError:
             continue
         if isinstance(told, dict) and told.get("reason") in names.RUNTIME_REASONS:
-            return str(told["reason"]), str(told.get("message", ""))[:512]
+            return told
     return None

@@ -54,6 +54,8 @@ class Plan:
     conflicts: tuple[str, ...] = ()
     removals: tuple[Step, ...] = ()
     """Children that are not wanted any more, as they were observed."""
+    marks: tuple[Manifest, ...] = ()
+    """What to write on pods first, so that the right ones go (victims.py)."""
 
 
 def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Plan:

@@ -40,6 +40,7 @@ from octavo_operator.core.routes import missing_kinds
 from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.core.victims import make_marks
 from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
 from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
@@ -159,6 +160,9 @@ def propose(
         spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
     )
     plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
+    if deployment is not None and 0 < desired < deployment.wanted:
+        marks = make_marks(server.owner.namespace, views, windows, deployment.wanted - desired, now)
+        plan = replace(plan, marks=marks)
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
     left = now if any(pod.terminating for pod in views) else scaler.left
     after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest, left)
@@ -215,7 +219,7 @@ def _observed(spec: ModelServerSpec, deployment: DeploymentView | None, previous
     """The number that was wanted until now, as the cluster knows it; 0 only where it is one that was decided."""
     if deployment is not None:
         return deployment.wanted
-    first = spec.autoscaling.min_replicas if spec.autoscaling and previous.observed_generation == 0 else 0
+    first = spec.autoscaling.min_replicas if spec.autoscaling and previous.observed_generation <= 0 else 0
     return previous.desired_replicas or first
 
 

@@ -9,19 +9,20 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
+    CapacityAvailable, SLOMet: see findings.py
     Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.clock import to_timestamp
 from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
+from octavo_operator.core.findings import Finding, capacity_available, slo_met
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
@@ -53,16 +54,6 @@ _BLIND: Final = (
 _NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH})
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """A condition before it is compared with the previous one."""
-
-    type: str
-    status: bool | None
-    reason: str
-    message: str
-
-
 def compute_status(
     owner: Owner,
     spec: ModelServerSpec | None,
@@ -80,6 +71,8 @@ def compute_status(
         _progressing(facts, verdict),
         *_scaling(facts, spec, signals, decision),
         _metrics_fresh(facts, signals),
+        capacity_available(facts),
+        *slo_met(spec, signals),
         *_contended(facts),
     ]
     deployment = facts.deployment
@@ -110,37 +103,38 @@ def _without_noise(status: ModelServerStatus) -> ModelServerStatus:
     quiet = tuple(
         condition.model_copy(update={"reason": "", "message": ""}) if condition.type in _NOISY else condition
         for condition in status.conditions
+        if condition.type != Condition.SLO_MET  # a latency at its limit is on either side of it, look by look
     )
     startup = status.startup and status.startup.model_copy(update={"eta_seconds": None})
     return status.model_copy(update={"load": None, "startup": startup, "conditions": quiet})
 
 
-def _summary(facts: Facts, verdict: Verdict) -> list[_Finding]:
-    findings = [_Finding(Condition.READY, verdict.ready, verdict.reason, verdict.message)]
+def _summary(facts: Facts, verdict: Verdict) -> list[Finding]:
+    findings = [Finding(Condition.READY, verdict.ready, verdict.reason, verdict.message)]
     if verdict.stalled:
-        findings.append(_Finding(Condition.STALLED, True, verdict.reason, verdict.message))
+        findings.append(Finding(Condition.STALLED, True, verdict.reason, verdict.message))
     elif not verdict.ready and not facts.paused:
-        findings.append(_Finding(Condition.RECONCILING, True, verdict.reason, verdict.message))
+        findings.append(Finding(Condition.RECONCILING, True, verdict.reason, verdict.message))
     return findings
 
 
-def _available(facts: Facts) -> _Finding:
+def _available(facts: Facts) -> Finding:
     ready = facts.deployment.available if facts.deployment else 0
     reason = Reason.REPLICAS_AVAILABLE if ready else Reason.NO_REPLICAS_AVAILABLE
-    return _Finding(Condition.AVAILABLE, ready > 0, reason, f"{ready} replicas serve")
+    return Finding(Condition.AVAILABLE, ready > 0, reason, f"{ready} replicas serve")
 
 
-def _progressing(facts: Facts, verdict: Verdict) -> _Finding:
+def _progressing(facts: Facts, verdict: Verdict) -> Finding:
     if facts.paused:
         message = "spec.paused is true: the children are left as they are"
-        return _Finding(Condition.PROGRESSING, False, Reason.PAUSED, message)
+        return Finding(Condition.PROGRESSING, False, Reason.PAUSED, message)
     if verdict.stalled or facts.deployment is None:
-        return _Finding(Condition.PROGRESSING, not verdict.stalled, verdict.reason, verdict.message)
+        return Finding(Condition.PROGRESSING, not verdict.stalled, verdict.reason, verdict.message)
     movement = _movement(facts, facts.deployment)
     if movement is not None:
-        return _Finding(Condition.PROGRESSING, True, *movement)
+        return Finding(Condition.PROGRESSING, True, *movement)
     message = f"{facts.deployment.available} of {facts.desired} replicas serve"
-    return _Finding(Condition.PROGRESSING, False, Reason.SETTLED, message)
+    return Finding(Condition.PROGRESSING, False, Reason.SETTLED, message)
 
 
 def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | None:
@@ -160,14 +154,14 @@ def _movement(facts: Facts, deployment: DeploymentView) -> tuple[str, str] | Non
 
 def _scaling(
     facts: Facts, spec: ModelServerSpec | None, signals: Signals, decision: Decision | None
-) -> tuple[_Finding, _Finding]:
+) -> tuple[Finding, Finding]:
     active, limited = Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED
     if spec is None or facts.paused or spec.autoscaling is None:
         reason, message = _why_fixed(facts, spec)
-        return _Finding(active, False, reason, message), _Finding(limited, False, reason, message)
+        return Finding(active, False, reason, message), Finding(limited, False, reason, message)
     if spec.autoscaling.mode == "Off":
         message = f"autoscaling.mode is Off: {facts.desired} replicas"
-        return _Finding(active, False, Reason.OFF, message), _Finding(limited, False, Reason.OFF, message)
+        return Finding(active, False, Reason.OFF, message), Finding(limited, False, Reason.OFF, message)
     if decision is None or signals.too_early:
         return _as_before(facts, active), _as_before(facts, limited)
     works = decision.reason not in _BLIND
@@ -175,12 +169,12 @@ def _scaling(
     if spec.autoscaling.mode == "Advisory":
         advice = f"advises {decision.replicas} replicas, {decision.reason}: {decision.message}"
         why = Reason.ADVISORY if works else decision.reason
-        active_finding = _Finding(active, False, why, advice)
+        active_finding = Finding(active, False, why, advice)
     else:
-        active_finding = _Finding(active, works, decision.reason, decision.message)
+        active_finding = Finding(active, works, decision.reason, decision.message)
     return (
         active_finding,
-        _Finding(limited, by is not None, by or Reason.WITHIN_RANGE, decision.message if by else "no limit was met"),
+        Finding(limited, by is not None, by or Reason.WITHIN_RANGE, decision.message if by else "no limit was met"),
     )
 
 
@@ -192,30 +186,30 @@ def _why_fixed(facts: Facts, spec: ModelServerSpec | None) -> tuple[str, str]:
     return Reason.FIXED_REPLICAS, f"no autoscaling: {facts.desired} replicas"
 
 
-def _as_before(facts: Facts, kind: str) -> _Finding:
+def _as_before(facts: Facts, kind: str) -> Finding:
     previous = facts.previous.condition(kind)
     if previous is None or previous.reason in _NOT_SCALED:
-        return _Finding(kind, None, Reason.OBSERVING, "no sample yet")
+        return Finding(kind, None, Reason.OBSERVING, "no sample yet")
     status = {"True": True, "False": False}.get(previous.status)
-    return _Finding(kind, status, previous.reason, previous.message)
+    return Finding(kind, status, previous.reason, previous.message)
 
 
-def _metrics_fresh(facts: Facts, signals: Signals) -> _Finding:
+def _metrics_fresh(facts: Facts, signals: Signals) -> Finding:
     kind = Condition.METRICS_FRESH
     if signals.ready == 0:
-        return _Finding(kind, None, Reason.NO_READY_REPLICAS, "no replica is ready")
+        return Finding(kind, None, Reason.NO_READY_REPLICAS, "no replica is ready")
     if signals.silent:
         message, trouble = f"{signals.silent} of {signals.ready} ready replicas gave no sample", facts.trouble
         if trouble is not None:
-            return _Finding(kind, False, trouble.reason, f"{message}: {trouble.words}")
-        return _Finding(kind, False, Reason.METRICS_MISSING, message)
+            return Finding(kind, False, trouble.reason, f"{message}: {trouble.words}")
+        return Finding(kind, False, Reason.METRICS_MISSING, message)
     if signals.unknown and facts.previous.condition(kind) is not None:
         return _as_before(facts, kind)
     known = f"{signals.known} of {signals.ready} ready replicas gave a sample"
-    return _Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
+    return Finding(kind, True if signals.known else None, Reason.SCRAPED, known)
 
 
-def _contended(facts: Facts) -> list[_Finding]:
+def _contended(facts: Facts) -> list[Finding]:
     contest = facts.contest
     if not contest.goes_on:
         return []
@@ -223,10 +217,10 @@ def _contended(facts: Facts) -> list[_Finding]:
         f"something else has set the Deployment's replicas again and again, to {contest.last} last; they were put back "
         f"to {facts.desired}: let it scale the ModelServer, with spec.replicas, or remove it"
     )
-    return [_Finding(Condition.CONTENDED, True, Reason.REPLICAS_CHANGED, message)]
+    return [Finding(Condition.CONTENDED, True, Reason.REPLICAS_CHANGED, message)]
 
 
-def _settle(finding: _Finding, facts: Facts, now: float) -> ConditionStatus:
+def _settle(finding: Finding, facts: Facts, now: float) -> ConditionStatus:
     """The condition, with the time of the previous one where its status did not change."""
     status = {True: "True", False: "False", None: "Unknown"}[finding.status]
     previous = facts.previous.condition(finding.type)

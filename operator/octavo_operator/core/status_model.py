@@ -2,11 +2,17 @@
 restart.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from octavo_operator.core.schema import StatusModel
+
+NEVER: Final = -1
+"""The observed generation of a ModelServer that no operator has looked at, as the API server fills it in.
+
+Without it kstatus, and Flux with it, takes an object that has no status yet for done.
+"""
 
 
 class ConditionStatus(StatusModel):
@@ -141,12 +147,17 @@ class Scaling(StatusModel):
 class ModelServerStatus(StatusModel):
     """What the operator observed."""
 
-    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this was computed from.")
+    observed_generation: int = Field(
+        default=NEVER,
+        ge=NEVER,
+        description="metadata.generation that this was computed from; -1 before the operator has looked.",
+    )
     conditions: tuple[ConditionStatus, ...] = Field(
         default=(),
         max_length=16,
         description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, "
-        "MetricsFresh; Reconciling, Stalled or Contended only while true.",
+        "MetricsFresh, CapacityAvailable; SLOMet with autoscaling.slo; Reconciling, Stalled or Contended only while "
+        "true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from octavo_runtime.errors import Aborted, Draining, EngineDied
 from octavo_runtime.server.errors import error_response
+from octavo_runtime.termination import write_termination_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,9 +73,15 @@ class Lifecycle:
         engine.supervisor.retire()
         logger.info("draining: %d requests under way, at most %g s more", self._active, timeout)
         if not await self._empty_within(timeout):
-            logger.warning("drain timeout: aborting %d requests", self._active)
+            self._confess(timeout)
             engine.fail_all(Aborted())
             await self._empty_within(LAST_EVENTS_WAIT)
+
+    def _confess(self, timeout: float) -> None:
+        """Say how many answers end here, in the log and to the operator."""
+        logger.warning("drain timeout: aborting %d requests", self._active)
+        message = f"{self._active} requests cut {timeout:g} s after the drain delay"
+        write_termination_message("RequestsCut", message, requests=self._active)
 
     async def collapse(self, engine: EngineClient) -> None:
         """The engine is dead: let every stream say so."""

@@ -46,7 +46,7 @@ def test_children_and_status_appear(kube, kubelet, wait):
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (server["metadata"]["uid"], True)
     assert service["spec"]["ports"][0]["port"] == 80
-    status = wait(lambda: kube.get("modelserver").get("status"))
+    status = wait(lambda: (found := kube.get("modelserver")["status"]).get("conditions") and found)
     assert status["observedGeneration"] == server["metadata"]["generation"]
     assert status["desiredReplicas"] == 2
     assert status["model"] == {"servedName": "m"}
@@ -59,6 +59,7 @@ def test_children_and_status_appear(kube, kubelet, wait):
         "ScalingActive",
         "ScalingLimited",
         "MetricsFresh",
+        "CapacityAvailable",
     }
     assert all(condition["observedGeneration"] == 1 for condition in status["conditions"])
 

@@ -1,0 +1,73 @@
+"""Conditions of their own beside Ready: whether every replica has a node, and whether the latencies are kept.
+
+    CapacityAvailable   True      no replica waits for a node
+                        False     one does (the scheduler's words), or the namespace takes no more pods (a quota's)
+                        Unknown   there is no replica
+    SLOMet              True      every latency of the last minute that autoscaling.slo names is kept
+                        False     one is not
+                        Unknown   too few requests to say
+                        absent    the spec names none
+
+Ready tells of a node that is missing only while a replica that must serve lacks one; one that the autoscaler has asked
+for, beyond minReplicas, would wait unseen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from octavo_operator.core.conditions import Facts
+from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.spec import ModelServerSpec
+from octavo_operator.core.window import Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A condition before it is compared with the previous one."""
+
+    type: str
+    status: bool | None
+    reason: str
+    message: str
+
+
+def capacity_available(facts: Facts) -> Finding:
+    """Whether every replica has a node."""
+    kind, refused = Condition.CAPACITY_AVAILABLE, facts.deployment.pods_refused if facts.deployment else None
+    if refused:
+        return Finding(kind, False, Reason.PODS_REFUSED, refused)
+    staying = [pod for pod in facts.pods if not pod.terminating]
+    waiting = [pod.problem for pod in staying if pod.problem and pod.problem.reason == Reason.UNSCHEDULABLE]
+    if waiting:
+        message = f"{len(waiting)} of {len(staying)} replicas wait for a node: {waiting[0].message}"
+        return Finding(kind, False, Reason.UNSCHEDULABLE, message)
+    if not staying:
+        return Finding(kind, None, Reason.NO_REPLICAS, "there is no replica")
+    return Finding(kind, True, Reason.NO_REPLICA_WAITS, f"0 of {len(staying)} replicas wait for a node")
+
+
+def slo_met(spec: ModelServerSpec | None, signals: Signals) -> list[Finding]:
+    """Whether the latencies are kept; none where the spec names none."""
+    if spec is None or spec.autoscaling is None or spec.autoscaling.slo is None:
+        return []
+    kind, figures = Condition.SLO_MET, list(_latencies(spec, signals))
+    known = [(seconds, limit, words) for seconds, limit, words in figures if seconds is not None]
+    missed = [words for seconds, limit, words in known if seconds > limit]
+    if missed:
+        return [Finding(kind, False, Reason.SLO_VIOLATED, " and ".join(missed))]
+    if len(known) < len(figures):
+        return [Finding(kind, None, Reason.TOO_FEW_REQUESTS, "too few requests in the last minute to say")]
+    return [Finding(kind, True, Reason.WITHIN_LIMITS, " and ".join(words for *_, words in known))]
+
+
+def _latencies(spec: ModelServerSpec, signals: Signals) -> Iterator[tuple[float | None, float, str]]:
+    """Of each latency that the spec names: its p95 in seconds if known, its limit, and both in words."""
+    slo = spec.autoscaling.slo if spec.autoscaling else None
+    if slo is None:
+        return
+    for name, limit, found in (
+        ("ttftP95", slo.ttft_p95, signals.ttft_p95),
+        ("itlP95", slo.itl_p95, signals.itl_p95),
+    ):
+        if limit is not None:
+            yield found, limit / 1000, f"{name} {1000 * (found or 0):.0f} ms of {limit} ms"
