@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import cancels, engine_kills, fleet, memory
+from soak import cancels, engine_kills, fleet, keda, memory
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def main() -> int:
         "kills": [partial(engine_kills.run, runner, options.count or 50) for runner in runners],
         "cancels": [partial(cancels.run, runner, options.count or 2000) for runner in runners],
         "fleet": [partial(fleet.run, options.count or 1000)],
+        "keda": [keda.run],
         "memory": [memory.stalled_readers, memory.overhead],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
@@ -36,7 +37,9 @@ def main() -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
-    parser.add_argument("soak", nargs="?", choices=("kills", "cancels", "fleet", "memory"), help="default: all of them")
+    parser.add_argument(
+        "soak", nargs="?", choices=("kills", "cancels", "fleet", "keda", "memory"), help="default: all of them"
+    )
     parser.add_argument("--runner", choices=RUNNERS, help="sim: no weights; torch: SmolLM2-135M; default: both")
     parser.add_argument(
         "--count", type=int, help="kills (default 50), cancels (default 2000) or ModelServers (default 1000)"

@@ -1,0 +1,180 @@
+"""What soaks of the operator play on: a real API server, the operator as a process, and pods that nothing runs.
+
+Each pod is made ready on a loopback address, and one small server answers for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from cluster import ControlPlane
+    from kit.api_client import ApiClient
+
+ROOT: Final = Path(__file__).parents[2]
+NAMESPACE: Final = "soak"
+SERVERS: Final = f"/apis/octavo.dev/v1alpha1/namespaces/{NAMESPACE}/modelservers"
+PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
+ADDRESSES: Final = tuple(f"127.60.{number // 250}.{number % 250 + 1}" for number in range(500))
+"""Shared by the pods in turn: a wildcard would collide with whatever else listens on the port."""
+HTTP_PORT: Final = 18431
+
+Raw = dict[str, Any]
+
+
+class Operator:
+    """`octavo-operator run` as a process of its own."""
+
+    def __init__(self, kubeconfig: Path, log: Path) -> None:
+        self._log = log
+        self._environment = os.environ | {
+            "KUBECONFIG": str(kubeconfig),
+            "OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1",
+            "OCTAVO_HTTP_PORT": str(HTTP_PORT),
+            "OCTAVO_RESYNC_PERIOD": "60",
+            "POD_NAMESPACE": "default",
+            "POD_NAME": "operator",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self._process = self._spawn()
+        await until(self._ready, 60, "the operator is ready")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as out:
+            command = [sys.executable, "-m", "octavo_operator", "run"]
+            return subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            await asyncio.to_thread(self._process.wait, 30)
+            self._process = None
+
+    async def writes(self) -> float:
+        """Requests that change something, but for the Lease's renewal."""
+        return await self.number(r'api_requests_total{kind="(?!Lease)\w+",[^}]*verb="(?!GET)\w+"}')
+
+    async def calls(self) -> float:
+        """All requests to the API server."""
+        return await self.number(r"api_requests_total{[^}]*}")
+
+    async def total(self, series: str, *, at_least: float) -> bool:
+        return await self.number(re.escape(series) + r"(?:{[^}]*})?") >= at_least
+
+    async def number(self, pattern: str) -> float:
+        """The sum of the operator's own series whose names and labels match."""
+        found = re.findall(rf"^octavo_operator_{pattern}(?:{{[^}}]*}})? (\S+)$", await self._metrics(), re.MULTILINE)
+        return sum(map(float, found))
+
+    def cpu_seconds(self) -> float:
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mib(self) -> float:
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    async def _metrics(self) -> str:
+        return await self._get("/metrics") or ""
+
+    async def _ready(self) -> bool:
+        return await self._get("/readyz") == "ok"
+
+    async def _get(self, path: str) -> str | None:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+                session.get(f"http://127.0.0.1:{HTTP_PORT}{path}") as answer,
+            ):
+                return await answer.text()
+        return None
+
+
+def install(plane: ControlPlane) -> None:
+    """The CRD, and the namespace."""
+    kubectl = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}"]
+    subprocess.run([*kubectl, "apply", "--server-side", "-f", str(ROOT / "crds/modelserver.yaml")], check=True)
+    subprocess.run([*kubectl, "create", "namespace", NAMESPACE], check=True)
+    wait = ["wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s"]
+    subprocess.run([*kubectl, *wait], check=True)
+
+
+@asynccontextmanager
+async def replicas(metrics: Callable[[str], str | None]) -> AsyncIterator[None]:
+    """Answers /metrics for every pod with what `metrics` says of its address; None is a failure."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address = writer.get_extra_info("sockname")[0]
+        # Cancelled at the end of the loop, for whoever keeps connections.
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                text = metrics(address)
+                body, status = (text or "").encode(), "500 Broken" if text is None else "200 OK"
+                kind = "Content-Type: text/plain"
+                writer.write(f"HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, ADDRESSES, 8000)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def kubelet(api: ApiClient) -> AsyncIterator[None]:
+    """Makes every pod ready as it comes, and lets those go that are to go."""
+
+    async def play() -> None:
+        numbers = iter(range(1, 1 << 16))
+        async for event in api.watch(PODS):
+            pod = event["object"]
+            path = f"{PODS}/{pod['metadata']['name']}"
+            with suppress(aiohttp.ClientResponseError):  # it is gone already
+                if event["type"] == "ADDED":
+                    await api.patch(f"{path}/status", {"status": _running(next(numbers))})
+                elif "deletionTimestamp" in pod["metadata"] and event["type"] != "DELETED":
+                    await api.delete(path, {"gracePeriodSeconds": 0})
+
+    async with asyncio.TaskGroup() as group:  # so that its failure ends the run
+        playing = group.create_task(play())
+        yield
+        playing.cancel()
+
+
+def _running(number: int) -> Raw:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    address = ADDRESSES[number % len(ADDRESSES)]
+    container = {"name": "runtime", "ready": True, "started": True, "restartCount": 0, "image": "x", "imageID": "x"}
+    return {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
+        "containerStatuses": [container | {"state": {"running": {}}}],
+    }
+
+
+async def until(check: Any, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not await check():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        await asyncio.sleep(0.05)
