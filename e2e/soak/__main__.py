@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import api_kills, cancels, engine_kills, fleet, memory, outage, ramps, schemas, upgrade
+from soak import api_kills, cancels, engine_kills, fleet, keda, memory, outage, ramps, schemas, upgrade
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from soak.goals import Goal
 
 RUNNERS = ("sim", "torch")
-SOAKS = ("kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "ramps", "memory")
+SOAKS = ("kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "ramps", "memory")
 
 
 def main() -> int:
@@ -32,6 +32,7 @@ def main() -> int:
         "outage": [partial(outage.run, (options.seconds,) if options.seconds else (60, 600))],
         "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
         "schemas": [schemas.run],
+        "keda": [keda.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
     }
