@@ -8,7 +8,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CLUSTER := PYTHONPATH=e2e $(PY) -m cluster
-CONTROL_TESTS := tests/control tests/cluster
 PACKAGES := octavo_operator octavo_runtime octavo_kernels cluster
 
 .PHONY: help
@@ -54,12 +53,7 @@ format: $(STAMP)  ## format and fix what ruff can
 .PHONY: test
 test: $(STAMP)  ## fast tests: cores, kernels in the interpreter, HTTP API, a real API server; no root, no cluster
 	$(CLUSTER) build --control-plane
-	@# The control plane's tests wait for an API server, the others compute: side by side they take half the time.
-	@log=$$(mktemp); $(PY) -m pytest $(CONTROL_TESTS) > $$log 2>&1 & control=$$!; \
-	trap "kill $$control 2> /dev/null" INT TERM; \
-	$(PY) -m pytest tests $(CONTROL_TESTS:%=--ignore=%); rest=$$?; \
-	echo "waiting for the tests of the control plane"; wait $$control; status=$$?; \
-	cat $$log; rm $$log; exit $$((rest | status))
+	tests/lanes.sh
 
 # --- the cluster and what runs on it ----------------------------------------------------------------------------------
 

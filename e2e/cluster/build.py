@@ -126,15 +126,20 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 def _build_one(name: str, go: Path, layout: Layout, progress: Progress) -> None:
     product = PRODUCTS[name]
-    folder = product.folder(layout)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{name}.{os.getpid()}"
-    command = [go, "build", "-v", "-trimpath", "-ldflags", product.flags, "-o", unfinished, f"{product.package}/{name}"]
+    target = product.folder(layout) / name
     with progress.step(f"build {name} {product.version}") as step:
-        step.note("modules, compile, link")
-        _compile([str(word) for word in command], _MODULES / product.name, step)
-    unfinished.rename(folder / name)
-    for leftover in folder.glob(f".{name}.*"):
+        go_build(go, f"{product.package}/{name}", target, step, module=_MODULES / product.name, flags=product.flags)
+
+
+def go_build(go: Path, package: str, target: Path, step: Step, *, module: Path, flags: str) -> None:
+    """Compiles and links a package of the module in the folder `module`; `target` is there once it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    step.note("modules, compile, link")
+    command = [go, "build", "-v", "-trimpath", "-ldflags", flags, "-o", unfinished, package]
+    _compile([str(word) for word in command], module, step)
+    unfinished.rename(target)
+    for leftover in target.parent.glob(f".{target.name}.*"):
         leftover.unlink()
 
 

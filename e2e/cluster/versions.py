@@ -1,9 +1,11 @@
 """The versions of everything that is built; the cache folders are named after them.
 
-To move one: edit it here, then make `gomodules/<module>/` agree (`GoModule.refresh` in `build.py`).
+To move one: edit it here, then make `gomodules/<module>/` agree (`GoModule.refresh` in `build.py`). KEDA has its
+hash in `keda.py` instead.
 """
 
 KUBERNETES = "v1.36.3"
 HELM = "v4.3.1"
 KWOK = "v0.8.0"
+KEDA = "v2.20.2"
 PAUSE = "1"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 CRD: Final = ROOT / "crds/modelserver.yaml"
-NAMESPACE: Final = "fleet"
+NAMESPACE: Final = "soak"
 SERVERS: Final = f"/apis/octavo.dev/v1alpha1/namespaces/{NAMESPACE}/modelservers"
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 SERVICES: Final = f"/api/v1/namespaces/{NAMESPACE}/services"
@@ -174,14 +174,18 @@ async def all_ready(api: ApiClient, count: int) -> bool:
 
 
 @asynccontextmanager
-async def replicas() -> AsyncIterator[None]:
-    """Answers /metrics for every pod."""
+async def replicas(metrics: Callable[[str], str | None] = lambda _: METRICS) -> AsyncIterator[None]:
+    """Answers /metrics for every pod with what `metrics` says of its address; None is a failure."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the end of the soak
+        address = writer.get_extra_info("sockname")[0]
+        # Cancelled at the end of the loop, for whoever keeps connections.
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await reader.readuntil(b"\r\n\r\n"):
-                body = METRICS.encode()
-                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                text = metrics(address)
+                body, status = (text or "").encode(), "500 Broken" if text is None else "200 OK"
+                kind = "Content-Type: text/plain"
+                writer.write(f"HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
                 await writer.drain()
         writer.close()
 

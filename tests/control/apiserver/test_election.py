@@ -103,7 +103,7 @@ def test_a_leader_that_is_killed_or_paused_is_replaced_and_never_writes_again(pa
         operators[old].stop(signal.SIGKILL) if number % 2 == 0 else operators[old].pause()
         kube.server(replicas=before % 5 + 1)
         kube.run("delete", "service", "chat", "--ignore-not-found")
-        wait(lambda old=old: journal.holder() not in ("", old), 90)
+        wait(lambda old=old: journal.holder() not in ("", old))
         taken = time.monotonic() - start
         wait(lambda want=before % 5 + 1: kube.get("deployment")["spec"]["replicas"] == want and kube.find("service"))
         how = "killed" if number % 2 == 0 else "paused"

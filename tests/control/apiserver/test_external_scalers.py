@@ -155,12 +155,12 @@ def test_the_queries_of_the_examples_give_the_load_and_nothing_of_half_of_it(kub
         found = [prometheus.query(query) for query in queries]
         return [float(item[0]["value"][1]) if item else None for item in found]
 
-    wait(lambda: values() == [7, pytest.approx(1.2)], 90)
+    wait(lambda: values() == [7, pytest.approx(1.2)])
     second.broken = True
-    wait(lambda: values() == [None, None], 60)
+    wait(lambda: values() == [None, None])
     assert {item["metadata"]["ignoreNullValues"] for item in example("keda.yaml")["spec"]["triggers"]} == {"false"}
     second.broken = False
-    wait(lambda: values()[0] == 7, 90)
+    wait(lambda: values()[0] == 7)
 
 
 @pytest.mark.usefixtures("operator")
@@ -184,7 +184,7 @@ def test_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapte
         if "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
     }
     assert managers <= {"kube-controller-manager", "kubectl"}
-    assert wait(lambda: kube.get("modelserver")["status"]["scaling"]["lastDecision"], 60)["mode"] == "Advisory"
+    assert wait(lambda: kube.get("modelserver")["status"]["scaling"]["lastDecision"])["mode"] == "Advisory"
 
     first.broken = True
     seen = adapter.asked

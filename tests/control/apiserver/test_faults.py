@@ -18,7 +18,7 @@ from kit.api_proxy import ApiProxy, Fault, well
 
 pytestmark = pytest.mark.apiserver
 
-STRIDE = int(os.environ.get("OCTAVO_KILL_STRIDE", "7"))
+STRIDE = int(os.environ.get("OCTAVO_KILL_STRIDE", "11"))
 CHILDREN = ("serviceaccount", "networkpolicy", "service", "deployment")
 
 
@@ -65,6 +65,11 @@ def state(kube):
     found["revisions"] = sorted(raw["metadata"]["annotations"]["deployment.kubernetes.io/revision"] for raw in sets)
     found["service"] = found["service"][0]["ports"], found["service"][0]["selector"]
     return found
+
+
+def numberless(found):
+    """The same, with the number of revisions instead of their numbers."""
+    return found | {"revisions": len(found["revisions"])}
 
 
 def settled(kube, replicas, *, port=None):
@@ -150,7 +155,11 @@ def test_every_call_may_fail_once(name, spoiled, kube, wait, expected):
     want = undisturbed(expected, kube, wait)
     proxy.fault = once = Once(kube, FAULTS[name])
     # What is refused for good is tried again after a minute, or when somebody changes something: here the next edit.
-    assert life(kube, lambda check: wait(check, 90)) == want
+    end = life(kube, wait)
+    if FAULTS[name].delay:
+        # The first creation comes after the update that followed it and is undone: two more revisions of two templates.
+        end, want = numberless(end), numberless(want)
+    assert end == want
     assert one.alive
     assert sum(once.counted.values()) > len(CHILDREN)
 
@@ -178,7 +187,7 @@ def test_events_may_come_twice_and_in_another_order(order, spoiled, kube, wait, 
     one.stop()
     proxy.fault = lambda call: Fault(events=order) if call.watch else None
     one.start()
-    assert life(kube, lambda check: wait(check, 60)) == want
+    assert life(kube, wait) == want
     assert one.alive
 
 
@@ -191,7 +200,7 @@ def test_a_stale_list_undoes_nothing(spoiled, kube, wait, expected):
     proxy.fault = lambda call: (
         Fault(stale=True) if call.verb == "GET" and "limit=" in call.path and not call.watch else None
     )
-    assert life(kube, lambda check: wait(check, 60)) == want
+    assert life(kube, wait) == want
     writes = one.requests("PATCH|POST|DELETE")
     one.wait_for_resyncs(2)
     assert one.requests("PATCH|POST|DELETE") == writes
@@ -231,7 +240,7 @@ class Step:
     def take(self, kube, wait, *, change=True):
         if change:
             self.change(kube)
-        wait(lambda: settled(kube, self.replicas, port=self.sequences), 60)
+        wait(lambda: settled(kube, self.replicas, port=self.sequences))
 
 
 STEPS = (

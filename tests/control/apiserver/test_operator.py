@@ -261,10 +261,10 @@ def test_monitors_follow_the_kind_that_comes_and_goes(serving, operator, wait):
     serving.apply(MONITORS)
     try:
         serving.run("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=30s")
-        monitor = wait(lambda: serving.find("podmonitor"), 60)
+        monitor = wait(lambda: serving.find("podmonitor"))
         assert monitor["spec"]["selector"]["matchLabels"] == {"octavo.dev/modelserver": "chat"}
         serving.run("delete", "podmonitor", "chat")
-        wait(lambda: serving.find("podmonitor"), 60)
+        wait(lambda: serving.find("podmonitor"))
         before = serving.get("podmonitor")["metadata"]["resourceVersion"]
         operator.wait_for_resyncs(1)
         assert serving.get("podmonitor")["metadata"]["resourceVersion"] == before
@@ -393,5 +393,5 @@ def test_an_outage_of_the_api_server_is_survived(serving, operator, plane, wait)
     wait(lambda: operator.http("/readyz") == "ok")
     plane.restart_apiserver()
     serving.run("delete", "service", "chat")
-    wait(lambda: serving.find("service"), 60)
+    wait(lambda: serving.find("service"))
     assert operator.alive

@@ -21,7 +21,7 @@ class Rollout:
 
     def begin(self, **spec):
         self.apply("first", **spec)
-        self.wait(lambda: self.kubelet.schedule(self.gpus) and self.is_ready(), 60)
+        self.wait(lambda: self.kubelet.schedule(self.gpus) and self.is_ready())
         self.old = {pod["metadata"]["name"] for pod in self.kubelet.pods()}
         self.apply("second", **spec)
         self.wait(lambda: self.deployment()["metadata"]["generation"] >= 2)
@@ -71,7 +71,7 @@ def test_with_no_free_gpu_old_replicas_go_first_one_at_a_time(rollout, operator,
     wait(lambda: roll.look() and 0 in roll.surges)
     operator.stop()
     operator.start()
-    wait(roll.is_over, 90)
+    wait(roll.is_over)
     assert roll.surges == {0, 1}
     assert roll.least == 1
     assert roll.told_in_place()
@@ -80,7 +80,7 @@ def test_with_no_free_gpu_old_replicas_go_first_one_at_a_time(rollout, operator,
 def test_a_single_replica_leaves_a_gap_and_says_so(rollout, wait):
     roll = rollout(replicas=1, gpus=1)
     roll.begin()
-    wait(roll.is_over, 90)
+    wait(roll.is_over)
     assert "nothing serves in between" in wait(roll.told_in_place)[0]
 
 
@@ -88,7 +88,7 @@ def test_a_single_replica_leaves_a_gap_and_says_so(rollout, wait):
 def test_with_a_free_gpu_capacity_never_drops(rollout, wait, free):
     roll = rollout(replicas=2, gpus=2 + free)
     roll.begin()
-    wait(roll.is_over, 90)
+    wait(roll.is_over)
     assert (roll.surges, roll.least) == ({1}, 2)
 
 
@@ -104,7 +104,7 @@ def test_a_new_revision_that_crashes_in_place_stops_and_the_old_one_serves_on(ro
     assert len([pod for pod in roll.kubelet.pods() if pod["metadata"]["name"] in roll.old]) == 1
     assert roll.kube.condition("Available")["status"] == "True"
     roll.apply("third")
-    wait(roll.is_over, 90)
+    wait(roll.is_over)
 
 
 def test_a_new_revision_that_fits_no_node_takes_no_old_one(rollout, operator, wait, kube):

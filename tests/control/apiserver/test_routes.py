@@ -95,8 +95,8 @@ def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, o
     try:
         kube.apply({"apiVersion": "v1", "kind": "List", "items": [ROUTES, POOLS]})
         kube.run("wait", "--for=condition=Established", *NAMES, "--timeout=30s")
-        route = wait(lambda: kube.find("httproutes.gateway.networking.k8s.io"), 60)
-        pool = wait(lambda: kube.find("inferencepools.inference.networking.k8s.io"), 60)
+        route = wait(lambda: kube.find("httproutes.gateway.networking.k8s.io"))
+        pool = wait(lambda: kube.find("inferencepools.inference.networking.k8s.io"))
         assert route["spec"]["rules"][0]["backendRefs"][0]["kind"] == "InferencePool"
         assert [parent["sectionName"] for parent in route["spec"]["parentRefs"]] == ["a", "b"]
         assert pool["spec"]["targetPorts"] == [{"number": 8000}]
@@ -108,7 +108,7 @@ def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, o
         assert operator.requests("PATCH|POST") == writes, "what the kinds default is no drift"
 
         kube.server(networking={"httpRoute": NETWORKING["httpRoute"]})
-        wait(lambda: kube.find("inferencepools.inference.networking.k8s.io") is None, 60)
+        wait(lambda: kube.find("inferencepools.inference.networking.k8s.io") is None)
         wait(
             lambda: (
                 kube.get("httproutes.gateway.networking.k8s.io")["spec"]["rules"][0]["backendRefs"][0]["kind"]
@@ -116,7 +116,7 @@ def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, o
             )
         )
         kube.server()
-        wait(lambda: kube.find("httproutes.gateway.networking.k8s.io") is None, 60)
+        wait(lambda: kube.find("httproutes.gateway.networking.k8s.io") is None)
     finally:
         kube.run("delete", *NAMES)
     operator.wait_for_resyncs(2)

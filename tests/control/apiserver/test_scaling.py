@@ -60,7 +60,7 @@ def test_load_adds_a_replica_and_its_end_removes_it(scaled, kubelet, operator, w
 
     for replica in kubelet.serve():
         replica.waiting = replica.running = replica.used = 0
-    wait(lambda: wanted(scaled) == 1, 60)
+    wait(lambda: wanted(scaled) == 1)
     wait(lambda: scaling(scaled).get("to") == 1)
     assert scaling(scaled)["reason"] == "LoadBelowTarget"
     assert events(scaled, "ScaledDown")

@@ -51,26 +51,26 @@ def test_a_life_by_prometheus(kube, scraped, prometheus, operator, wait):
         found = kube.condition("MetricsFresh")
         return found.get("reason") == "PrometheusUnavailable" and found
 
-    assert "1 of 1 ready replicas gave no sample: Prometheus could not be asked" in wait(unavailable, 60)["message"]
+    assert "1 of 1 ready replicas gave no sample: Prometheus could not be asked" in wait(unavailable)["message"]
     prometheus.start()
-    wait(lambda: kube.condition("MetricsFresh").get("status") == "True", 60)
+    wait(lambda: kube.condition("MetricsFresh").get("status") == "True")
     first.waiting, first.running, first.used = 9, 4, 800
-    wait(lambda: wanted(kube) == 2, 60)
+    wait(lambda: wanted(kube) == 2)
     wait(lambda: len(scraped()) == 2)
-    wait(lambda: kube.condition("MetricsFresh").get("message", "").startswith("2 of 2"), 60)
+    wait(lambda: kube.condition("MetricsFresh").get("message", "").startswith("2 of 2"))
 
     prometheus.stop()
     for replica in scraped():
         replica.waiting = replica.running = replica.used = 0
-    assert wait(unavailable, 60)["status"] == "False"
+    assert wait(unavailable)["status"] == "False"
     before = decisions(operator)
-    wait(lambda: decisions(operator) >= before + 10, 60)
+    wait(lambda: decisions(operator) >= before + 10)
     assert wanted(kube) == 2
-    active = wait(lambda: (found := kube.condition("ScalingActive"))["reason"] == "MetricsMissing" and found, 60)
+    active = wait(lambda: (found := kube.condition("ScalingActive"))["reason"] == "MetricsMissing" and found)
     assert active["status"] == "False"
 
     prometheus.start()
-    wait(lambda: wanted(kube) == 1, 60)
+    wait(lambda: wanted(kube) == 1)
     assert {visitor for replica in scraped() for visitor in replica.visitors} == {"Prometheus"}
 
 
@@ -79,6 +79,6 @@ def test_the_source_can_be_changed_while_it_serves(kube, scraped, prometheus, wa
     wait(scraped)
     wait(lambda: kube.condition("MetricsFresh").get("status") == "True")
     kube.server(autoscaling=AUTOSCALING)
-    wait(lambda: kube.condition("MetricsFresh").get("reason") == "PrometheusUnavailable", 60)
+    wait(lambda: kube.condition("MetricsFresh").get("reason") == "PrometheusUnavailable")
     prometheus.start()
-    wait(lambda: kube.condition("MetricsFresh").get("status") == "True", 60)
+    wait(lambda: kube.condition("MetricsFresh").get("status") == "True")

@@ -170,7 +170,7 @@ def asleep(world, kube, wait):
     wait(lambda: kube.find("deployment", "chat-activator") and kube.find("service"))
     assert world.leads_to() == AWAKE, "nobody leads to an activator that is not there"
     world.activator.start()
-    wait(world.activator.serves, 60)
+    wait(world.activator.serves)
     world.make_ready("chat.activator", world.activator.address)
     wait(lambda: world.leads_to() == ASLEEP)
     world.replica.start()
@@ -178,9 +178,9 @@ def asleep(world, kube, wait):
     wait(lambda: world.leads_to() == AWAKE and kube.condition().get("status") == "True")
     assert len(world.pods("chat")) == 1, "the activator's pod is none of the replicas"
 
-    wait(lambda: world.leads_to() == ASLEEP, 90)
+    wait(lambda: world.leads_to() == ASLEEP)
     assert world.wanted() == 1, "the Service leads to the activator before the replica goes"
-    wait(lambda: world.wanted() == 0, 90)
+    wait(lambda: world.wanted() == 0)
     world.replica.stop()
     wait(lambda: kube.condition().get("reason") == "ScaledToZero")
     return world
@@ -221,7 +221,7 @@ def test_a_restarted_operator_wakes_and_a_dead_activator_loses_no_woken_replica(
     time.sleep(0.5)
     assert asleep.wanted() == 0
     operator.start()
-    wait(lambda: asleep.wanted() == 1, 60)
+    wait(lambda: asleep.wanted() == 1)
     assert not client.done
 
     asleep.activator.kill()

@@ -1,0 +1,114 @@
+"""Load that comes and goes on a real node with the real runtime: nothing is cut, and every decision can be made again.
+
+One user streams all the time; many more come until a second replica is ready, and leave until it is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from kit import install, target
+from kit.kube import wait_reachable, wait_until
+from kit.load import Load
+from octavo_operator.core.autoscale import judge
+from octavo_operator.core.record import from_record
+from soak.goals import Goal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kit.load import Tally
+    from kit.target import Target
+
+MANIFEST: Final = Path(__file__).parents[1] / "demo" / "modelserver.yaml"
+NAMESPACE: Final = "octavo-ramps"
+NAME: Final = "ramps"
+USERS: Final = 10  # more than two replicas of maxNumSeqs 4 can run at once, so that some wait
+DECISION_SECONDS: Final = 6.0
+
+
+def run(count: int) -> Iterator[Goal]:
+    """Figures of `count` ramps up and down. The local node is brought up, and is left up."""
+    where = _prepare()
+    try:
+        url = where.url(NAME, NAMESPACE)
+        wait_reachable(url)
+        with Load(url, NAME, users=1) as steady:
+            ramps = [_ramp(where, url, seed) for seed in range(1, count + 1)]
+        yield from _figures(ramps, steady.tally, _decisions(where))
+    finally:
+        where.kube.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def _prepare() -> Target:
+    """The node, the operator, the model and a ModelServer that is ready."""
+    options = target.parse_nothing()
+    where, images = target.bring_up(options), target.build_images(options)
+    install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
+    where.kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    install.make_namespace(where.kube, NAMESPACE)
+    folder = where.volumes / NAMESPACE
+    install.put_model(where.kube, target.demo_model(), namespace=NAMESPACE, folder=folder, image=images.runtime)
+    where.kube.apply(_server())
+    wait_until("Ready", lambda: (view := where.kube.modelserver(NAME, NAMESPACE)) and view.ready, seconds=300)
+    return where
+
+
+def _server() -> dict[str, Any]:
+    """The demo's, under another name."""
+    server: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())
+    server["metadata"] = {"name": NAME, "namespace": NAMESPACE}
+    server["spec"]["model"]["servedName"] = NAME
+    return server
+
+
+def _ramp(where: Target, url: str, seed: int) -> tuple[float, Tally]:
+    """Seconds from the load to the decision, and what became of its requests."""
+    began = time.monotonic()
+    with Load(url, NAME, users=USERS, seed=seed) as load:
+        wait_until("a decision", lambda: _desired(where) == 2, seconds=120, every=0.1)
+        decided = time.monotonic() - began
+        wait_until("two ready replicas", lambda: _ready(where) == 2, seconds=300)
+    wait_until("one wanted replica", lambda: _desired(where) == 1, seconds=300)
+    wait_until("the second pod to be gone", lambda: len(where.kube.pods(NAME, NAMESPACE)) == 1, seconds=180)
+    return decided, load.tally
+
+
+def _desired(where: Target) -> int:
+    view = where.kube.modelserver(NAME, NAMESPACE)
+    return view.desired_replicas if view else 0
+
+
+def _ready(where: Target) -> int:
+    view = where.kube.modelserver(NAME, NAMESPACE)
+    return view.ready_replicas if view else 0
+
+
+def _decisions(where: Target) -> list[dict[str, Any]]:
+    """All that the status keeps: ten at most before the last one."""
+    view = where.kube.modelserver(NAME, NAMESPACE)
+    scaling = view.status["scaling"] if view else {}
+    return [*scaling.get("history", []), scaling["lastDecision"]]
+
+
+def _figures(ramps: list[tuple[float, Tally]], steady: Tally, decisions: list[dict[str, Any]]) -> Iterator[Goal]:
+    name = f"{len(ramps)} ramps up and down"
+    tallies = [steady, *(tally for _, tally in ramps)]
+    lost = sum(len(tally.failed) + len(tally.cut) for tally in tallies)
+    whole = sum(tally.finished for tally in tallies)
+    yield Goal(f"{name}: streams failed or cut", "0", f"{lost} of {whole + lost}", lost == 0 and whole > 0)
+    again = sum(1 for decision in decisions if _made_again(decision) == (decision["to"], decision["reason"]))
+    words = f"{again} of {len(decisions)}"
+    enough = len(decisions) >= min(2 * len(ramps), 11)
+    yield Goal(f"{name}: decisions that their records give again", "all", words, again == len(decisions) and enough)
+    slowest = max(seconds for seconds, _ in ramps)
+    yield Goal(f"{name}: load to decision, slowest", "6 s", f"{slowest:.1f} s", slowest <= DECISION_SECONDS)
+
+
+def _made_again(decision: dict[str, Any]) -> tuple[int, str]:
+    verdict = judge(from_record(decision["record"]))
+    return verdict.replicas, verdict.reason
