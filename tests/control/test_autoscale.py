@@ -279,7 +279,7 @@ def test_the_policy_comes_from_the_spec(raw_spec):
     autoscaling = {"minReplicas": 2, "maxReplicas": 9, "targets": {"kvUtilizationPercent": 70}}
     spec = parse_spec(raw_spec(autoscaling=autoscaling, runtime={"maxNumSeqs": 8}))
     assert spec.autoscaling is not None
-    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 300, 8)
+    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 120, 8)
 
 
 # --- learned supply ---------------------------------------------------------------------------------------------------
@@ -295,6 +295,19 @@ def test_a_replica_that_queued_at_a_third_of_its_cache_carries_a_third():
 def test_the_waiting_tokens_are_demand():
     queued = replace(load(2, kv=0.5), waiting_tokens=1000.0)
     assert run(queued, 2).candidates["kvUtilizationPercent"] == 4
+
+
+def test_a_queue_asks_for_no_more_than_the_flow_explains_once_that_is_known():
+    """60 wait at one replica: 20 by the target, 61 by their tokens. 2000 tokens/s come, and it computes 1000."""
+    burst = replace(
+        load(1, kv=0.5, waiting=60), waiting_tokens=30_000.0, prompt_rate=1000.0, arrival_rate=2000.0, startup_p90=60.0
+    )
+    assert run(burst, 1).limited_by == Reason.SCALE_UP_LIMIT
+    memory = replace(seasoned(), learned=Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW))
+    known = run(burst, 1, memory)
+    assert known.candidates == {"kvUtilizationPercent": 3, "waitingPerReplica": 3, "prefillTokens": 3}
+    drained = run(replace(burst, arrival_rate=0.0), 1, memory)
+    assert (drained.replicas, drained.candidates["waitingPerReplica"]) == (1, 1), "gone before a new one could help"
 
 
 def test_prompts_beyond_what_the_rest_computes_keep_a_replica():

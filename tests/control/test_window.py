@@ -17,6 +17,14 @@ def test_the_mean_is_over_the_samples_of_the_window():
     assert mean.waiting == 3
 
 
+def test_a_queue_that_two_samples_saw_counts_at_once():
+    rises = [sample(time, waiting=8 if time >= 8 else 0) for time in (0, 2, 4, 6, 8, 10)]
+    once, twice = filled(*rises[:-1]).at(now=8), filled(*rises).at(now=10)
+    assert once is not None
+    assert twice is not None
+    assert (once.waiting, twice.waiting) == (8 / 5, 8)
+
+
 def test_old_samples_do_not_count():
     window = Window().add(sample(0, waiting=100)).add(sample(WINDOW_SECONDS + 1, waiting=1))
     mean = window.at(now=WINDOW_SECONDS + 1)
@@ -74,6 +82,20 @@ def test_a_rate_is_unknown_before_enough_was_seen():
     reading = filled(counted(0, prompt=100), counted(9, prompt=200)).at(now=9)
     assert reading is not None
     assert reading.prompt_rate is None
+
+
+def test_what_arrives_is_what_was_computed_and_what_the_queue_grew_by():
+    items = [Sample(time, 1, 1, 0, 100, waiting_tokens=20 * time, prompt_tokens=30 * time) for time in (0, 5, 10)]
+    assert aggregate({"a": filled(*items)}, {"a": 0.0}, now=10).arrival_rate == 50
+    assert aggregate({"a": filled(*items[:2])}, {"a": 0.0}, now=5).arrival_rate is None
+    assert aggregate({"a": filled(sample(0), sample(10))}, {"a": 0.0}, now=10).arrival_rate is None
+
+
+def test_arrivals_that_move_to_a_new_replica_are_not_there_twice():
+    """100 tokens/s come to the old one for 16 s, then to the new one for 4 s."""
+    old = filled(*(counted(time, prompt=100 * min(time, 16)) for time in range(2, 21, 2)))
+    new = filled(*(counted(time, prompt=100 * (time - 16)) for time in (16, 18, 20)))
+    assert aggregate({"a": old, "b": new}, {"a": 0.0, "b": 16.0}, now=20).arrival_rate == 100
 
 
 def test_a_warm_replica_that_always_had_a_queue_shows_what_one_carries():

@@ -60,7 +60,8 @@ _REASONS: Final = {
     SIGNAL_HELD: Reason.WOKEN,
 }
 HANDOVER_SECONDS: Final = 5.0
-"""Time in which every node learns that the Service leads to the activator, before the last replica goes."""
+"""Time in which every node learns that the Service leads to the activator, before the last replica goes; the samples
+that prove it idle are from after that, however seldom they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def _wish(case: Case, *, idle: bool) -> Wish:
     signals, policy = case.view.signals, case.view.policy
     if case.current == 0 and policy.idle_after is not None:
         wish = asleep(case)
-    elif idle and signals.activated is not None and signals.activated >= HANDOVER_SECONDS:
+    elif idle and signals.activated is not None and signals.activated - signals.oldest >= HANDOVER_SECONDS:
         wish = Wish(0, Reason.IDLE, f"no request for {case.view.recalled.idle_for:.0f} s")
     else:
         wish = _stabilise(case)
