@@ -103,7 +103,9 @@ def test_a_warm_replica_that_always_had_a_queue_shows_what_one_carries():
     idle = filled(*(counted(time, prompt=4 * time, used=30) for time in (0, 5, 10)))
     warm = aggregate({"a": queued, "b": idle}, {"a": -60.0, "b": -60.0}, now=10)
     assert (warm.saturated, warm.saturated_kv, warm.saturated_rate) == (1, 60, 10)
-    assert (warm.busiest_kv, warm.busiest_rate) == (30, 4)
+    assert (warm.busiest_kv, warm.busiest_rate) == (30, 0), "a whole minute tells what goes through it, not 10 s"
+    fills = filled(*(counted(time, prompt=4 * time, used=time) for time in range(0, 41, 5)))
+    assert aggregate({"a": fills}, {"a": -60.0}, now=40).busiest_rate == 3, "and not what it came to hold"
     cold = aggregate({"a": queued}, {"a": 0.0}, now=10)
     assert (cold.saturated, cold.busiest_kv) == (0, 0)
 

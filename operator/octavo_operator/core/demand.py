@@ -86,11 +86,19 @@ class View:
         return max(BACKLOG_SECONDS, STARTUPS_TO_WAIT * (self.signals.startup_p90 or 0.0))
 
     @property
+    def arriving(self) -> float:
+        """Prompt tokens per second that come within a minute, or just now while a queue says that this is no noise."""
+        signals = self.signals
+        steady, newest = signals.arrival_rate, signals.newest_rate
+        if steady is None or newest is None:
+            return signals.prompt_rate
+        return max(steady, newest) if signals.waiting >= signals.ready else steady
+
+    @property
     def prefill_demand(self) -> float:
         """Prompt tokens per second to compute. What is held goes to the replicas that come, and at once."""
         signals = self.signals
-        arriving = signals.prompt_rate if signals.arrival_rate is None else signals.arrival_rate
-        return arriving + signals.waiting_tokens / self.patience + signals.held_tokens / BACKLOG_SECONDS
+        return self.arriving + signals.waiting_tokens / self.patience + signals.held_tokens / BACKLOG_SECONDS
 
     @property
     def prefill_supply(self) -> float | None:

@@ -23,6 +23,18 @@ def rate(points: Sequence[tuple[float, float | None]], least: float) -> float | 
     return _increase([value for _, value in known]) / (known[-1][0] - known[0][0])
 
 
+def through(samples: Sequence[Sample], least: float) -> float | None:
+    """Prompt tokens per second that went through a replica: computed, and not what it came to hold more than before.
+
+    One that fills up computes for a while more than it can go on with.
+    """
+    computed = rate([(sample.time, sample.prompt_tokens) for sample in samples], least)
+    if computed is None:
+        return None
+    grown = max(0.0, samples[-1].kv_used - samples[0].kv_used)
+    return max(0.0, computed - grown / (samples[-1].time - samples[0].time))
+
+
 def arrived(samples: Sequence[Sample]) -> Arrived | None:
     """What was computed and what the queue grew by; None without a counter. Exact but for a prompt at its edges."""
     counts = [sample.prompt_tokens for sample in samples if sample.prompt_tokens is not None]

@@ -17,13 +17,14 @@ from typing import Final
 
 from octavo_operator.core.buckets import Buckets, increase, together
 from octavo_operator.core.exposition import Sample
-from octavo_operator.core.rates import Arrived, arrival_rate, arrived, rate
+from octavo_operator.core.rates import Arrived, arrival_rate, arrived, rate, through
 
 WINDOW_SECONDS: Final = 10.0
 """Five scrapes at the default period: long enough to even out one burst, short enough to follow a ramp."""
 RATE_SECONDS: Final = 20.0
 """A prompt is counted when its last token is computed, so a shorter window would see prompts come in lumps."""
 LATENCY_SECONDS: Final = 60.0
+STEADY_SECONDS: Final = 40.0
 WARM_UP_SECONDS: Final = 30.0
 """A replica teaches nothing about what one carries before it has served for so long (ai-dynamo/dynamo#12430)."""
 NEWS_WAITING: Final = 0.5
@@ -63,6 +64,7 @@ class Reading:
     `queued`: requests waited in every sample of the mean's window, so it does as much as it can. Not of the whole rate
     window: a queue that adds a replica would be gone before the limit is learned, and the replica come and go for ever.
     `full_rate` is its prompt rate since its queue began, and not before: what it does with less to do is no limit.
+    `steady_rate` is what goes through it in a whole minute: the highest of shorter ones is chance.
     """
 
     time: float
@@ -76,7 +78,9 @@ class Reading:
     generation_rate: float | None
     queued: bool
     full_rate: float | None
+    steady_rate: float | None
     arrived: Arrived | None
+    arrived_lately: Arrived | None
     ttft: Buckets | None
     itl: Buckets | None
     quiet_since: float | None = None
@@ -146,7 +150,9 @@ def _read(samples: tuple[Sample, ...], pace: Pace) -> Reading:
         generation_rate=rate([(sample.time, sample.generation_tokens) for sample in rated], WINDOW_SECONDS),
         queued=_spans(rated) and all(sample.waiting >= 1 for sample in lately),
         full_rate=rate([(sample.time, sample.prompt_tokens) for sample in full], WINDOW_SECONDS),
-        arrived=arrived(rated),
+        steady_rate=through(samples, STEADY_SECONDS),
+        arrived=arrived(samples),
+        arrived_lately=arrived(lately),
         ttft=increase(sample.ttft for sample in samples if sample.ttft is not None),
         itl=increase(sample.itl for sample in samples if sample.itl is not None),
     )
@@ -165,7 +171,7 @@ class Signals:
     `unusable` are those that answer, but with nothing that could be read. What `saturated` replicas (warm, with a
     queue) carry is what a replica can carry; what the `busiest` warm one without a queue carries, it can carry as well.
     Seconds are None while too little was seen. Unschedulable pods are not among the ready ones. `arrival_rate` are the
-    prompt tokens/s that came, those that still wait included.
+    prompt tokens/s that came within the last minute, those that still wait included, `newest_rate` of the last 10 s.
 
     `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown; samples
     are at most `oldest` seconds old. `held` requests wait at the activator with about `held_tokens` tokens; `activated`
@@ -184,6 +190,7 @@ class Signals:
     prompt_rate: float = 0.0
     generation_rate: float = 0.0
     arrival_rate: float | None = None
+    newest_rate: float | None = None
     unusable: int = 0
     saturated: int = 0
     saturated_kv: float = 0.0
@@ -290,11 +297,12 @@ def _sum(
         prompt_rate=sum(reading.prompt_rate or 0.0 for reading in known),
         generation_rate=sum(reading.generation_rate or 0.0 for reading in known),
         arrival_rate=arrival_rate((reading.arrived for reading in known), WINDOW_SECONDS),
+        newest_rate=arrival_rate((reading.arrived_lately for reading in known), WINDOW_SECONDS),
         saturated=len(full),
         saturated_kv=sum(min(reading.kv_used, capacity) for reading in full),
-        saturated_rate=sum(reading.full_rate or 0.0 for reading in full),
+        saturated_rate=sum(max(reading.full_rate or 0.0, reading.steady_rate or 0.0) for reading in full),
         busiest_kv=max((min(reading.kv_used, capacity) for reading in free), default=0.0),
-        busiest_rate=max((reading.prompt_rate or 0.0 for reading in free), default=0.0),
+        busiest_rate=max((reading.steady_rate or 0.0 for reading in free), default=0.0),
         ttft_p95=_p95(reading.ttft for reading in known),
         itl_p95=_p95(reading.itl for reading in known),
         unschedulable=unschedulable,
