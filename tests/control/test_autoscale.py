@@ -237,6 +237,12 @@ def test_scale_down_needs_room_for_the_tokens_in_use_on_the_rest():
     assert run(load(2, kv=0.35), 2, seasoned(), only_waiting).replicas == 1
 
 
+def test_what_an_unknown_replica_runs_needs_room_too():
+    policy = replace(POLICY, kv_target=None, waiting_target=1, max_num_seqs=2)
+    one_of_two = load(2, running=2, waiting=1, unknown=1)
+    assert run(one_of_two, 3, policy=policy).reason == Reason.WOULD_NOT_FIT
+
+
 def test_scale_down_needs_room_for_the_requests_where_their_number_is_limited():
     policy = replace(POLICY, kv_target=None, max_num_seqs=4)
     assert run(load(2, running=6), 2, seasoned(), policy).reason == Reason.WOULD_NOT_FIT

@@ -81,6 +81,12 @@ class View:
         return self.signals.waiting + self.signals.held
 
     @property
+    def counts_queue(self) -> bool:
+        """Whether what arrives and what waits is known in tokens, and not in requests alone."""
+        signals = self.signals
+        return signals.arrival_rate is not None and signals.waiting_tokens + signals.held_tokens > 0
+
+    @property
     def patience(self) -> float:
         """Seconds for the queue: help comes after one start-up, and stays for another one at least."""
         return max(BACKLOG_SECONDS, STARTUPS_TO_WAIT * (self.signals.startup_p90 or 0.0))
@@ -147,14 +153,15 @@ def _targets(policy: ScalingPolicy) -> Iterable[str]:
 
 def _load(view: View, extra: int) -> dict[str, float]:
     policy, demands = view.policy, dict[str, float]()
-    flow = view.prefill_demand / view.prefill_supply if view.prefill_supply else math.inf
+    flow = view.prefill_demand / view.prefill_supply if view.prefill_supply else None
+    most = math.inf if flow is None or not view.counts_queue else flow
     if policy.kv_target is not None:
         share = view.carried * policy.kv_target
-        demands[SIGNAL_KV] = _queue(view.kv_demand / share, view.signals.kv_used / share, flow)
+        demands[SIGNAL_KV] = _queue(view.kv_demand / share, view.signals.kv_used / share, most)
         demands[SIGNAL_KV] += extra / policy.kv_target
     if policy.waiting_target is not None:
-        demands[SIGNAL_WAITING] = _queue(view.waiting / policy.waiting_target, view.signals.ready, flow) + extra
-    if view.prefill_supply is not None:
+        demands[SIGNAL_WAITING] = _queue(view.waiting / policy.waiting_target, view.signals.ready, most) + extra
+    if flow is not None:
         demands[SIGNAL_PREFILL] = flow + extra / PREFILL_SHARE
     return demands
 
@@ -208,10 +215,10 @@ def obstacle(view: View, survivors: int) -> str | None:
     used = view.kv_demand + signals.unknown * view.carried
     if used > survivors * view.carried * policy.supply_share:
         return f"{used:.0f} KV tokens in use do not fit into {survivors} replicas at {policy.supply_share:.0%}"
-    requests = signals.running + view.waiting
+    requests = signals.running + view.waiting + signals.unknown * (policy.max_num_seqs or 0)
     if policy.max_num_seqs is not None and requests > survivors * policy.max_num_seqs:
         return f"{requests:.0f} requests do not fit into {survivors} replicas that run {policy.max_num_seqs} each"
     supply = view.prefill_supply
-    if supply is not None and view.prefill_demand > survivors * supply:
+    if supply is not None and view.prefill_demand + signals.unknown * supply > survivors * supply:
         return f"{view.prefill_demand:.0f} prompt tokens/s are more than {survivors} replicas compute"
     return None
