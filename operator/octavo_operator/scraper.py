@@ -3,7 +3,8 @@
 A replica is asked only under the address of one of our pods, answers within the deadline and the size limit, or gave no
 sample: a failed scrape is missing, never an error and never 0. Each answer counts when it comes, so one replica that
 hangs delays nobody else's. A load that rises by a step is told at once (`is_news`), so that a burst does not wait for
-the next decision's turn; at rest nothing is told. Replicas that nobody scales are asked seldom, since their load is
+the next decision's turn, and looked at again after a second, since one sample is no burst (window.py); at rest nothing
+is told. Replicas that nobody scales are asked seldom, since their load is
 only shown, and those whose samples come from Prometheus not at all: see reader.py.
 """
 
@@ -30,6 +31,7 @@ DEADLINE_SECONDS: Final = 2.0
 LARGEST_ANSWER: Final = 1 << 20
 SETTLE_SECONDS: Final = 0.2
 """A burst meets all replicas: their answers of the same round are waited for, and make one decision."""
+AGAIN_SECONDS: Final = 1.0
 RESTING_SECONDS: Final = 15.0
 """Between two questions to a replica whose number nothing decides on."""
 _AT_ONCE: Final = 512
@@ -98,7 +100,10 @@ class Scraper:
         await asyncio.gather(*(self._ask(session, target) for target in targets if self._is_due(target, now)))
 
     async def _ask(self, session: aiohttp.ClientSession, target: Target) -> None:
-        self._take(target, await fetch(session, target.url))
+        if self._take(target, await fetch(session, target.url)) and target.pace != RESTING:
+            await asyncio.sleep(min(AGAIN_SECONDS, self._period / 2))
+            if target.uid in self._windows.get(target.key, {}):
+                self._take(target, await fetch(session, target.url))
 
     def _targets(self) -> list[Target]:
         paces = {key: direct_pace(self._store.server(key) or {}) for key in self._store.servers()}
@@ -123,7 +128,8 @@ class Scraper:
         resting = {target.uid for target in targets if target.pace == RESTING}
         self._due = {uid: due for uid, due in self._due.items() if uid in resting}
 
-    def _take(self, target: Target, text: str | None) -> None:
+    def _take(self, target: Target, text: str | None) -> bool:
+        """Whether the load rose by a step."""
         now, replicas = time.time(), self._windows[target.key]
         sample = parse_sample(text, now) if text is not None else None
         result = "failed" if text is None else "invalid" if sample is None else "ok"
@@ -133,8 +139,10 @@ class Scraper:
             after = replicas[target.uid] = before.add(sample)
             if after.reading is not None and is_news(before.reading, after.reading):
                 self._tell(target.key, SETTLE_SECONDS)
+                return True
         elif text is not None:
             replicas[target.uid] = replicas[target.uid].spoil(now)
+        return False
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, statuses: tuple[int, ...] = (200,)) -> str | None:

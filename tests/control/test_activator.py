@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from octavo_operator.activator import gate
 from octavo_operator.activator import proxy as proxy_module
 from octavo_operator.activator.command import running
 from octavo_operator.core.held import LONGEST_LOOK_SECONDS
@@ -109,7 +110,7 @@ async def make():
 
         async def build(**options):
             port, control, upstream = free_port(), free_port(), free_port()
-            defaults = {"max_held": 10, "hold_timeout": SECONDS, "drain_timeout": 0.1, "model": "chat"}
+            defaults = {"max_held": 10, "share": 64, "hold_timeout": SECONDS, "drain_timeout": 0.1, "model": "chat"}
             addresses = {
                 "host": "127.0.0.1",
                 "port": port,
@@ -196,6 +197,54 @@ async def test_a_compressed_body_stays_compressed(make):
         assert answer.status == 200
     ((_, _, headers, seen),) = world.replica.said
     assert (headers["Content-Encoding"], seen) == ("gzip", body)
+
+
+async def status(task):
+    """Of an answer that has come to its end."""
+    async with await task as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_the_first_replica_gets_its_share_and_the_next_one_goes_when_one_has_ended(make):
+    world = await make(share=2)
+    tasks = [asyncio.create_task(world.post().__aenter__()) for _ in range(5)]
+    await world.wait_for_held(5)
+    await world.replica.start()
+    await until(lambda: len(world.replica.said) == 2)
+    assert (await world.wait_for_held(3))["held"] == 3, "the rest waits for the next replicas"
+    for expected in (3, 4, 5):
+        world.replica.pieces.put_nowait(None)
+        await until(lambda expected=expected: len(world.replica.said) == expected)
+    for _ in range(2):
+        world.replica.pieces.put_nowait(None)
+    assert [await status(task) for task in tasks] == [200] * len(tasks)
+
+
+async def test_the_share_grows_so_that_nobody_waits_for_long_answers(make, monkeypatch):
+    monkeypatch.setattr(gate, "GROWTH_SECONDS", 0.05)
+    world = await make(share=1)
+    tasks = [asyncio.create_task(world.post().__aenter__()) for _ in range(4)]
+    await world.wait_for_held(4)
+    await world.replica.start()
+    await until(lambda: len(world.replica.said) == 4)
+    for _ in tasks:
+        world.replica.pieces.put_nowait(None)
+    assert [await status(task) for task in tasks] == [200] * len(tasks)
+
+
+async def test_a_client_that_leaves_while_it_waits_for_its_turn_takes_nobodys(make):
+    world = await make(share=1)
+    tasks = [asyncio.create_task(world.post().__aenter__()) for _ in range(3)]
+    await world.wait_for_held(3)
+    await world.replica.start()
+    await until(lambda: len(world.replica.said) == 1)
+    tasks[1].cancel()
+    await world.wait_for_held(1)
+    for _ in range(2):
+        world.replica.pieces.put_nowait(None)
+    assert [await status(tasks[number]) for number in (0, 2)] == [200, 200]
+    assert len(world.replica.said) == 2
 
 
 async def test_more_than_the_limit_are_refused_with_a_time_to_come_back(make):
@@ -390,7 +439,7 @@ async def test_nobody_is_knocked_for_while_nobody_waits(make):
 async def test_at_its_end_what_is_held_is_still_served():
     """SIGTERM: no new connections after a while, and the held request gets its answer."""
     port, control, upstream = free_port(), free_port(), free_port()
-    options = {"max_held": 10, "hold_timeout": SECONDS, "drain_timeout": SECONDS, "model": "chat"}
+    options = {"max_held": 10, "share": 64, "hold_timeout": SECONDS, "drain_timeout": SECONDS, "model": "chat"}
     addresses = {"host": "127.0.0.1", "port": port, "control_port": control, "upstream": f"http://127.0.0.1:{upstream}"}
     replica = Replica(upstream)
     async with aiohttp.ClientSession() as session:

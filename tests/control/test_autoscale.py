@@ -6,7 +6,14 @@ import pytest
 
 from octavo_operator.core.autoscale import BLIND_SECONDS, Decision, decide
 from octavo_operator.core.learn import Learned
-from octavo_operator.core.memory import GAP_SECONDS, RATE_PERIOD_SECONDS, Change, Recommendation, ScalerMemory
+from octavo_operator.core.memory import (
+    CALM_SECONDS,
+    GAP_SECONDS,
+    RATE_PERIOD_SECONDS,
+    Change,
+    Recommendation,
+    ScalerMemory,
+)
 from octavo_operator.core.names import Reason
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.spec import parse_spec
@@ -33,8 +40,8 @@ def load(replicas: int, kv: float = 0.0, *, waiting: float = 0, running: float =
     )
 
 
-def seasoned(high: int = 1, low: int = 1, changes: tuple[Change, ...] = ()) -> ScalerMemory:
-    """A memory that has seen a whole window, in which nothing but these was needed."""
+def seasoned(high: int = 1, low: int = 99, changes: tuple[Change, ...] = ()) -> ScalerMemory:
+    """A memory that has seen a whole window, in which these were needed; `low` is for a scale-up, and lasts."""
     return ScalerMemory(since=0.0, recommendations=(Recommendation(NOW - 30, low, high),), changes=changes)
 
 
@@ -183,18 +190,26 @@ def test_without_a_ready_replica_nothing_is_decided():
 
 
 def test_scale_up_waits_until_it_was_needed_throughout_the_window():
-    policy = replace(POLICY, up_window=15)
-    spike = run(load(1, kv=1.0), 1, seasoned(), policy)
+    policy = replace(POLICY, up_window=30)
+    spike = run(load(1, kv=1.0), 1, seasoned(low=1), policy)
     assert (spike.replicas, spike.reason) == (1, Reason.SCALE_UP_STABILIZED)
     memory = spike.memory
-    for step in (5, 10):
+    for step in (10, 20):
         memory = decide(load(1, kv=1.0), policy, 1, memory, NOW + step).memory
-    assert decide(load(1, kv=1.0), policy, 1, memory, NOW + 15).replicas == 2
+    assert decide(load(1, kv=1.0), policy, 1, memory, NOW + 30).replicas == 2
+
+
+def test_while_nobody_waits_more_must_be_needed_for_20_s():
+    peak = run(load(2, kv=0.6), 2, seasoned(low=1))
+    assert (peak.replicas, peak.reason) == (2, Reason.SCALE_UP_STABILIZED)
+    memory = decide(load(2, kv=0.6), POLICY, 2, peak.memory, NOW + 10).memory
+    assert decide(load(2, kv=0.6), POLICY, 2, memory, NOW + CALM_SECONDS).replicas == 3
+    assert run(load(2, kv=0.6, waiting=1), 2, seasoned(low=1)).replicas == 3
 
 
 def test_a_dip_inside_the_window_restarts_the_wait():
     policy = replace(POLICY, up_window=15)
-    memory = run(load(1, kv=1.0), 1, seasoned(), policy).memory
+    memory = run(load(1, kv=1.0), 1, seasoned(low=1), policy).memory
     memory = decide(load(1, kv=0.1), policy, 1, memory, NOW + 5).memory
     assert decide(load(1, kv=1.0), policy, 1, memory, NOW + 15).replicas == 1
 
@@ -220,6 +235,12 @@ def test_scale_down_needs_room_for_the_tokens_in_use_on_the_rest():
     blocked = run(load(2, kv=0.45), 2, seasoned(), only_waiting)
     assert (blocked.replicas, blocked.reason) == (2, Reason.WOULD_NOT_FIT)
     assert run(load(2, kv=0.35), 2, seasoned(), only_waiting).replicas == 1
+
+
+def test_what_an_unknown_replica_runs_needs_room_too():
+    policy = replace(POLICY, kv_target=None, waiting_target=1, max_num_seqs=2)
+    one_of_two = load(2, running=2, waiting=1, unknown=1)
+    assert run(one_of_two, 3, policy=policy).reason == Reason.WOULD_NOT_FIT
 
 
 def test_scale_down_needs_room_for_the_requests_where_their_number_is_limited():
@@ -270,7 +291,7 @@ def test_many_calls_a_second_do_not_freeze_the_past():
     """Events can trigger a reconcile several times a second; each second still ends."""
     memory = run(load(1), 1, policy=replace(POLICY, up_window=1)).memory
     for step in range(1, 7):
-        decision = decide(load(1, kv=1.0), replace(POLICY, up_window=1), 1, memory, NOW + step * 0.4)
+        decision = decide(load(1, kv=1.0, waiting=1), replace(POLICY, up_window=1), 1, memory, NOW + step * 0.4)
         memory = decision.memory
     assert decision.replicas == 2
 
@@ -279,7 +300,7 @@ def test_the_policy_comes_from_the_spec(raw_spec):
     autoscaling = {"minReplicas": 2, "maxReplicas": 9, "targets": {"kvUtilizationPercent": 70}}
     spec = parse_spec(raw_spec(autoscaling=autoscaling, runtime={"maxNumSeqs": 8}))
     assert spec.autoscaling is not None
-    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 300, 8)
+    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 180, 8)
 
 
 # --- learned supply ---------------------------------------------------------------------------------------------------
@@ -295,6 +316,24 @@ def test_a_replica_that_queued_at_a_third_of_its_cache_carries_a_third():
 def test_the_waiting_tokens_are_demand():
     queued = replace(load(2, kv=0.5), waiting_tokens=1000.0)
     assert run(queued, 2).candidates["kvUtilizationPercent"] == 4
+
+
+def test_a_queue_asks_for_no_more_than_the_flow_explains_once_that_is_known():
+    """60 wait at one replica: 20 by the target, 61 by their tokens. 2000 tokens/s come, and it computes 1000."""
+    burst = replace(
+        load(1, kv=0.5, waiting=60),
+        waiting_tokens=30_000.0,
+        prompt_rate=1000.0,
+        arrival_rate=2000.0,
+        newest_rate=2000.0,
+    )
+    burst = replace(burst, startup_p90=60.0)
+    assert run(burst, 1).limited_by == Reason.SCALE_UP_LIMIT
+    memory = replace(seasoned(), learned=Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW))
+    known = run(burst, 1, memory)
+    assert known.candidates == {"kvUtilizationPercent": 3, "waitingPerReplica": 3, "prefillTokens": 3}
+    drained = run(replace(burst, arrival_rate=0.0, newest_rate=0.0), 1, memory)
+    assert (drained.replicas, drained.candidates["waitingPerReplica"]) == (1, 1), "gone before a new one could help"
 
 
 def test_prompts_beyond_what_the_rest_computes_keep_a_replica():
@@ -350,7 +389,7 @@ def ramp(per_second: float, noise: float = 0.0) -> Decision:
     memory, policy = seasoned(), replace(POLICY, waiting_target=None)
     for step in range(25):
         rate = 1000.0 + per_second * 5 * step + noise * (-1) ** step
-        signals = replace(load(2, kv=0.5), prompt_rate=rate, startup_p90=60.0)
+        signals = replace(load(2, kv=0.5), newest_rate=rate, startup_p90=60.0)
         decision = decide(signals, policy, 2, memory, NOW + 5 * step)
         memory = decision.memory
     return decision
@@ -367,12 +406,12 @@ def test_noise_is_not_growth():
     assert "forecast" not in ramp(per_second=0.2, noise=300).candidates
 
 
-def test_what_replicas_that_come_do_to_the_rates_is_not_growth():
-    """A new one has no rate at first, and the sum catches up 20 s later."""
+def test_what_replicas_that_go_do_to_the_rates_is_not_growth():
+    """What comes to one that goes is missing at first, and the sum catches up 20 s later."""
     memory, policy = seasoned(), replace(POLICY, waiting_target=None)
     for step in range(16):
-        ready, rate = (2, 1000.0) if step < 10 else (3, 700.0 + 60.0 * (step - 10))
-        signals = replace(load(ready, kv=0.5), prompt_rate=rate, startup_p90=60.0)
+        ready, rate = (3, 1000.0) if step < 10 else (2, 700.0 + 60.0 * (step - 10))
+        signals = replace(load(ready, kv=0.5), newest_rate=rate, startup_p90=60.0)
         decision = decide(signals, policy, ready, memory, NOW + 5 * step)
         memory = decision.memory
         assert "forecast" not in decision.candidates

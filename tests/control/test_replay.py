@@ -13,7 +13,7 @@ from octavo_operator.replay.plot import page
 from octavo_operator.replay.replica import Machine, SimReplica
 from octavo_operator.replay.report import chart, table
 from octavo_operator.replay.run import Outcome, play
-from octavo_operator.replay.scalers import HpaOnQueue, KedaOnKv, Knative, Octavo
+from octavo_operator.replay.scalers import HpaOnQueue, KedaOnKv, Knative, Octavo, runs_at_once
 from octavo_operator.replay.trace import SHAPES, Arrival, generate, read_csv
 
 MACHINE = Machine(kv_tokens=4096, max_num_seqs=4)
@@ -152,6 +152,12 @@ def test_between_two_bursts_it_sleeps_and_the_second_is_held_until_it_wakes():
     assert 180 <= asleep <= 190
     assert 1500 <= awake <= 1502
     assert "▁" in chart(sleeps, trace[-1].time, sleeps.most)
+
+
+def test_knative_is_told_what_a_replica_runs_at_once():
+    small, long = (Arrival(0.0, prompt, 200) for prompt in (300, 1900))
+    assert runs_at_once(MACHINE, [small, small]) == 4
+    assert runs_at_once(MACHINE, [long, long]) == 4096 / 2000
 
 
 def test_a_run_is_reproducible():

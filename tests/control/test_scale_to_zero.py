@@ -60,6 +60,13 @@ def test_the_service_leads_to_the_activator_before_the_replicas_go():
     assert (answered.replicas, answered.reason) == (2, Reason.HANDING_OVER)
 
 
+def test_samples_from_before_the_hand_over_prove_nothing():
+    """Prometheus shows a request up to half a minute late, also one that came through the activator."""
+    late = run(quiet(2, IDLE_AFTER, activated=20.0, oldest=15.1), 2)
+    assert (late.replicas, late.reason) == (2, Reason.HANDING_OVER)
+    assert run(quiet(2, IDLE_AFTER, activated=20.0, oldest=15.0), 2).replicas == 0
+
+
 @pytest.mark.parametrize(
     "signals",
     [
@@ -281,8 +288,10 @@ def test_all_replicas_must_be_idle_those_that_drain_too():
 def test_a_report_is_taken_and_its_age_is_kept():
     first = parse_report('{"version": "a-1", "held": 2, "tokens": 30}', 5.0, None)
     assert first == Report(5.0, 5.0, "a-1", 2, 30)
-    second = parse_report('{"version": "a-2", "held": 1, "tokens": 3, "more": 1}', 9.0, first)
+    second = parse_report('{"version": "a-1", "held": 1, "tokens": 3, "more": 1}', 9.0, first)
     assert (second.since, together([second, first], 10.0)) == (5.0, Held(3, 33, 5.0))
+    third = parse_report('{"version": "a-2", "held": 1, "tokens": 3}', 11.0, second)
+    assert third.since == 11.0, "a request has come, or gone to a replica: the hand-over begins anew"
     assert together([second, None], 10.0) is None
     assert together([second, first], 5.0 + FRESH_SECONDS) is None
     assert together([], 10.0) is None

@@ -128,6 +128,26 @@ def test_a_load_that_jumps_is_told_once_and_one_that_stays_or_falls_is_not(scrap
     assert len(told) == 1
 
 
+async def test_a_load_that_jumps_is_looked_at_again_soon(scraper, told, monkeypatch):
+    """One sample is no burst; two are."""
+    monkeypatch.setattr("octavo_operator.scraper.AGAIN_SECONDS", 0.0)
+    target = Target(KEY, "uid-ready", "10.1.2.3", DIRECT)
+    scraper._forget_others([target])
+    idle, texts = TEXT.replace(" 30\n", " 1\n").replace(" 2\n", " 0\n"), []
+
+    async def fetch(*_):
+        return texts.pop(0)
+
+    monkeypatch.setattr("octavo_operator.scraper.fetch", fetch)
+    texts += [idle, idle]
+    await scraper._ask(None, target)
+    assert len(texts) == 1
+    texts[:] = [TEXT, TEXT]
+    await scraper._ask(None, target)
+    assert (texts, len(told)) == ([], 2)
+    assert scraper.windows(KEY)["uid-ready"].reading.waiting == 2
+
+
 async def test_a_replica_that_hangs_delays_no_others_sample(raw_server, raw_pod, monkeypatch):
     store, told = Store(), asyncio.Event()
     store.put(raw_server())

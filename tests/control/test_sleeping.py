@@ -9,9 +9,10 @@ from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.proposal import Scaler, facts_of, fresh_scaler, parse_server, parse_status, propose
+from octavo_operator.core.spec_metrics import pace_of
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import Window
+from octavo_operator.core.window import DIRECT, Window
 
 NOW = 1_800_000_000.0
 DEFAULTS = Defaults(runtime_image="example.invalid/runtime:1", activator_image="example.invalid/operator:1")
@@ -25,10 +26,10 @@ RESTED = ScalerMemory(since=NOW - 1000, active_at=NOW - 60, seen=NOW - 1)
 ANSWERS = Held(0, 0, 60.0)
 
 
-def calm():
-    """A replica's window: nothing has happened for two minutes."""
-    window = Window()
-    for time in range(-120, 1, 5):
+def calm(pace=DIRECT, ago=0):
+    """A replica's window: nothing had happened for two minutes when the last sample was taken."""
+    window = Window(pace=pace)
+    for time in range(-120 - ago, 1 - ago, 5):
         window = window.add(
             Sample(NOW + time, running=0, waiting=0, kv_used=0, kv_capacity=1000, prompt_tokens=9, generation_tokens=9)
         )
@@ -55,6 +56,7 @@ def proposed(raw_server, raw_pod, raw_deployment):
         previous=None,
         defaults=DEFAULTS,
         now=NOW,
+        window=calm,
         **spec,
     ):
         asleep = {"kind": "Service", "metadata": {"name": "chat", "labels": names.labels("chat")}}
@@ -70,7 +72,7 @@ def proposed(raw_server, raw_pod, raw_deployment):
             | {"Deployment-activator": takes_over(raw_deployment, activator)}
             | (more or {}),
             pods=replicas,
-            windows={f"uid-r{number}": calm() for number in range(pods)},
+            windows={f"uid-r{number}": window() for number in range(pods)},
             scaler=scaler or Scaler(None, RESTED),
             defaults=defaults,
             now=now,
@@ -125,6 +127,34 @@ def test_the_service_never_leads_to_an_activator_that_is_not_there_while_a_repli
 def test_what_an_activator_says_counts_also_when_it_is_not_called_available(proposed, raw_deployment):
     woken = proposed(raw_deployment(0), activator=0, held=Held(1, 10, 60.0))
     assert (woken.desired, woken.signals.activated) == (1, None)
+
+
+BY_PROMETHEUS = ZERO | {"metrics": {"source": "Prometheus"}}
+
+
+@pytest.mark.parametrize(
+    ("ago", "answered", "expected"),
+    [(12, 16.9, (1, Reason.HANDING_OVER)), (12, 17.0, (0, Reason.IDLE)), (40, 60.0, (1, Reason.METRICS_MISSING))],
+    ids=["samples from before the hand-over", "from after it", "none that is fresh"],
+)
+def test_by_prometheus_it_goes_when_samples_from_after_the_handover_say_so(
+    proposed, raw_deployment, ago, answered, expected
+):
+    proposal = proposed(
+        raw_deployment(1),
+        pods=1,
+        held=Held(0, 0, answered),
+        window=lambda: calm(pace_of(30), ago),
+        autoscaling=BY_PROMETHEUS,
+    )
+    assert (proposal.desired, proposal.decision.reason) == expected
+
+
+def test_by_prometheus_a_held_request_wakes_although_there_is_nothing_to_ask_it_for(proposed, raw_deployment):
+    woken = proposed(raw_deployment(0), scaler=Scaler(0, RESTED), held=Held(1, 10, 60.0), autoscaling=BY_PROMETHEUS)
+    assert (*outcome(woken), woken.decision.reason) == (1, "activator", Reason.WOKEN)
+    unseen = proposed(raw_deployment(1), pods=1, scaler=woken.scaler, window=Window, autoscaling=BY_PROMETHEUS)
+    assert outcome(unseen) == (1, "replicas")
 
 
 def test_a_request_during_the_handover_ends_it(proposed, raw_deployment):

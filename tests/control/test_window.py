@@ -17,6 +17,14 @@ def test_the_mean_is_over_the_samples_of_the_window():
     assert mean.waiting == 3
 
 
+def test_a_queue_that_two_samples_saw_counts_at_once():
+    rises = [sample(time, waiting=8 if time >= 8 else 0) for time in (0, 2, 4, 6, 8, 10)]
+    once, twice = filled(*rises[:-1]).at(now=8), filled(*rises).at(now=10)
+    assert once is not None
+    assert twice is not None
+    assert (once.waiting, twice.waiting) == (8 / 5, 8)
+
+
 def test_old_samples_do_not_count():
     window = Window().add(sample(0, waiting=100)).add(sample(WINDOW_SECONDS + 1, waiting=1))
     mean = window.at(now=WINDOW_SECONDS + 1)
@@ -76,12 +84,28 @@ def test_a_rate_is_unknown_before_enough_was_seen():
     assert reading.prompt_rate is None
 
 
+def test_what_arrives_is_what_was_computed_and_what_the_queue_grew_by():
+    items = [Sample(time, 1, 1, 0, 100, waiting_tokens=20 * time, prompt_tokens=30 * time) for time in (0, 5, 10)]
+    assert aggregate({"a": filled(*items)}, {"a": 0.0}, now=10).arrival_rate == 50
+    assert aggregate({"a": filled(*items[:2])}, {"a": 0.0}, now=5).arrival_rate is None
+    assert aggregate({"a": filled(sample(0), sample(10))}, {"a": 0.0}, now=10).arrival_rate is None
+
+
+def test_arrivals_that_move_to_a_new_replica_are_not_there_twice():
+    """100 tokens/s come to the old one for 16 s, then to the new one for 4 s."""
+    old = filled(*(counted(time, prompt=100 * min(time, 16)) for time in range(2, 21, 2)))
+    new = filled(*(counted(time, prompt=100 * (time - 16)) for time in (16, 18, 20)))
+    assert aggregate({"a": old, "b": new}, {"a": 0.0, "b": 16.0}, now=20).arrival_rate == 100
+
+
 def test_a_warm_replica_that_always_had_a_queue_shows_what_one_carries():
     queued = filled(*(counted(time, prompt=10 * time, waiting=2, used=60) for time in (0, 5, 10)))
     idle = filled(*(counted(time, prompt=4 * time, used=30) for time in (0, 5, 10)))
     warm = aggregate({"a": queued, "b": idle}, {"a": -60.0, "b": -60.0}, now=10)
     assert (warm.saturated, warm.saturated_kv, warm.saturated_rate) == (1, 60, 10)
-    assert (warm.busiest_kv, warm.busiest_rate) == (30, 4)
+    assert (warm.busiest_kv, warm.busiest_rate) == (30, 0), "a whole minute tells what goes through it, not 10 s"
+    fills = filled(*(counted(time, prompt=4 * time, used=time) for time in range(0, 41, 5)))
+    assert aggregate({"a": fills}, {"a": -60.0}, now=40).busiest_rate == 3, "and not what it came to hold"
     cold = aggregate({"a": queued}, {"a": 0.0}, now=10)
     assert (cold.saturated, cold.busiest_kv) == (0, 0)
 

@@ -10,6 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upstream", required=True, metavar="URL", help="Service that leads to the replicas alone")
     parser.add_argument("--model", required=True, help="name that clients ask for")
     parser.add_argument("--max-held", type=int, default=100, help="requests held at the same time (default: 100)")
+    parser.add_argument(
+        "--share", type=int, default=64, help="held requests that go at once when a replica has come (default: 64)"
+    )
     parser.add_argument("--hold-timeout", type=float, default=300, help="seconds that one is held (default: 300)")
     parser.add_argument("--drain-timeout", type=float, default=420, help="seconds after SIGTERM (default: 420)")
     parser.add_argument("--host", metavar="ADDRESS", help="to listen on (default: all)")

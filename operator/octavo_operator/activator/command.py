@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from octavo_operator.activator.control import ENDING, make_control
+from octavo_operator.activator.gate import Gate
 from octavo_operator.activator.ledger import LARGEST_BODY, Ledger
 from octavo_operator.activator.metrics import Metrics
 from octavo_operator.activator.proxy import Proxy
@@ -46,7 +47,8 @@ async def running(options: argparse.Namespace) -> AsyncIterator[web.Application]
     ledger = Ledger(options.max_held, boot=uuid.uuid4().hex[:8])
     control = make_control(ledger, metrics)
     async with Upstream(options.upstream, metrics) as upstream:
-        proxy = Proxy(upstream, ledger, metrics, hold_timeout=options.hold_timeout, model=options.model)
+        gate = Gate(options.share)
+        proxy = Proxy(upstream, gate, ledger, metrics, hold_timeout=options.hold_timeout, model=options.model)
         clients = web.Application(client_max_size=LARGEST_BODY)
         clients.router.add_route("*", "/{path:.*}", proxy.handle)
         async with (

@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from octavo_operator.activator.gate import Gate, Passage
 from octavo_operator.activator.ledger import LARGEST_BODY, FullError, Ledger, Place
 from octavo_operator.activator.metrics import Metrics
 from octavo_operator.activator.upstream import NoReplicaError, Question, Upstream
@@ -42,9 +43,10 @@ class Proxy:
     """The handler of all requests of clients. `model` is the name that they ask for."""
 
     def __init__(
-        self, upstream: Upstream, ledger: Ledger, metrics: Metrics, *, hold_timeout: float, model: str
+        self, upstream: Upstream, gate: Gate, ledger: Ledger, metrics: Metrics, *, hold_timeout: float, model: str
     ) -> None:
         self._upstream = upstream
+        self._gate = gate
         self._ledger = ledger
         self._metrics = metrics
         self._hold_timeout = hold_timeout
@@ -53,18 +55,23 @@ class Proxy:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request, from its head to the last byte of its answer."""
+        passage = self._gate.passage()
         try:
-            outcome, response = await self._answer(request)
+            outcome, response = await self._answer(request, passage)
         except asyncio.CancelledError:
             self._count("cancelled")
             raise
+        finally:
+            passage.leave()
         self._count(outcome)
         return response
 
-    async def _answer(self, request: web.Request) -> tuple[str, web.StreamResponse]:
+    async def _answer(self, request: web.Request, passage: Passage) -> tuple[str, web.StreamResponse]:
         wakes = request.method == hdrs.METH_POST and request.path.startswith("/v1/")
         try:
-            answer = await (self._hold(request) if wakes else self._upstream.ask(_question(request, None), _nothing))
+            answer = await (
+                self._hold(request, passage) if wakes else self._upstream.ask(_question(request, None), _nothing)
+            )
         except NoReplicaError:
             return "own", self._own(request)
         except FullError as error:
@@ -79,7 +86,7 @@ class Proxy:
         async with answer:
             return await _relay(request, answer)
 
-    async def _hold(self, request: web.Request) -> aiohttp.ClientResponse:
+    async def _hold(self, request: web.Request, passage: Passage) -> aiohttp.ClientResponse:
         """The answer of the replica that takes the request. TimeoutError, FullError: none does."""
         began, body = time.monotonic(), None
         size = LARGEST_BODY if request.content_length is None else request.content_length
@@ -99,8 +106,11 @@ class Proxy:
                     place.shrink(len(body))
                     while place.held:
                         await self._upstream.opened()
+                        await passage.enter()
                         with contextlib.suppress(NoReplicaError):
                             return await self._upstream.ask(_question(request, body), taken)
+                        passage.leave()
+                        self._gate.shut()
                         self._upstream.lost()
 
     def _own(self, request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ replica it learns by connecting, and the operator asks it for what it holds.
 from typing import Final
 
 from octavo_operator.core import names
+from octavo_operator.core.demand import DEFAULT_MAX_NUM_SEQS
 from octavo_operator.core.guards import make_activator_monitor, make_activator_policy
 from octavo_operator.core.manifest import (
     Defaults,
@@ -65,6 +66,7 @@ def _flags(spec: ModelServerSpec, zero: ScaleToZero, model: str, upstream: str) 
         "--upstream": f"http://[{upstream}]" if ":" in upstream else f"http://{upstream}",
         "--model": model,
         "--max-held": str(zero.max_held_requests),
+        "--share": str(spec.runtime.max_num_seqs or DEFAULT_MAX_NUM_SEQS),
         "--hold-timeout": str(zero.hold_timeout),
         "--drain-timeout": str(_longest(spec, zero)),
     }

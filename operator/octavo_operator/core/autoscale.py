@@ -4,7 +4,8 @@
     demand      per signal, in replicas; unknown ones counted as empty -> low, as full -> high (demand.py)
     tolerance   a signal within 10 % of what `current` replicas carry asks for `current`
     combine     the highest candidate: any signal scales up to low, all must agree to scale down to high
-    stabilise   up: the lowest `low` of its window; down: the highest `high` of its window; after a whole window only
+    stabilise   up: the lowest `low` of its window, and of 20 s at least while nobody waits
+                down: the highest `high` of its window; after a whole window only
     step        up: at most max(2 * before, before + 4) in 15 s, none while a replica finds no node;
                 down: one, 15 s apart, and only if the rest carries the load
     clamp       minReplicas .. maxReplicas, and never more than the budget pays for
@@ -35,6 +36,7 @@ from octavo_operator.core.demand import (
     obstacle,
 )
 from octavo_operator.core.memory import (
+    CALM_SECONDS,
     RATE_PERIOD_SECONDS,
     Change,
     Recalled,
@@ -60,7 +62,8 @@ _REASONS: Final = {
     SIGNAL_HELD: Reason.WOKEN,
 }
 HANDOVER_SECONDS: Final = 5.0
-"""Time in which every node learns that the Service leads to the activator, before the last replica goes."""
+"""Time in which every node learns that the Service leads to the activator, before the last replica goes; the samples
+that prove it idle are from after that, however seldom they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def _wish(case: Case, *, idle: bool) -> Wish:
     signals, policy = case.view.signals, case.view.policy
     if case.current == 0 and policy.idle_after is not None:
         wish = asleep(case)
-    elif idle and signals.activated is not None and signals.activated >= HANDOVER_SECONDS:
+    elif idle and signals.activated is not None and signals.activated - signals.oldest >= HANDOVER_SECONDS:
         wish = Wish(0, Reason.IDLE, f"no request for {case.view.recalled.idle_for:.0f} s")
     else:
         wish = _stabilise(case)
@@ -173,7 +176,9 @@ def _blind(case: Case) -> Wish:
 
 def _stabilise_up(case: Case) -> Wish:
     window, recalled = case.view.policy.up_window, case.view.recalled
-    lowest = case.at_least if recalled.lowest is None else min(recalled.lowest, case.at_least)
+    seen = recalled.lowest if case.waits else recalled.lasting
+    lowest = case.at_least if seen is None else min(seen, case.at_least)
+    window = window if case.waits else max(window, CALM_SECONDS)
     if lowest <= case.current or recalled.observed < window:
         why = f"{case.at_least} needed, but not throughout the last {window:.0f} s"
         return case.keep(Reason.SCALE_UP_STABILIZED, why)

@@ -4,15 +4,19 @@
     ─────────              ──────                                            ───────────
     kvUtilizationPercent   KV tokens in use + waiting tokens                 min(capacity, learned) * target
     waitingPerReplica      waiting requests                                  target
-    prefillTokens          prompt tokens/s + waiting tokens / 30 s           learned tokens/s * 0.8
+    prefillTokens          prompt tokens/s that arrive + waiting / patience  learned tokens/s * 0.8
     ttftP95, itlP95        ready replicas * p95 / limit                      at most twice what the others ask for
     forecast               the first and the third, grown on as until now    over the start-up time of a replica
     held                   requests held at the activator, their tokens      maxNumSeqs, or 64; as the first
 
-Waiting tokens count for the KV cache: they will be held there. Requests held at the activator count as waiting; while
-no replica is ready they are a candidate of their own. An unknown replica adds what it would carry if it were
-full. Sources: llm-d WVA V2 (tokens, learned supply), Dynamo planner (predicted
-latency below 0.8 of the limit before a step down), HPA (relative tolerance).
+Waiting tokens count for the KV cache: they will be held there. But a queue says only that a load is too high, and not
+by how much: it grows as long as nobody helps, and stays in the replica where it is. So once it is known what a replica
+computes, a queue asks for no more than the third line: replicas for what arrives, and for the queue to be gone within
+the time that replicas stay in any case, two start-ups. Until then it asks for what it divides to.
+
+Requests held at the activator count as waiting; while no replica is ready they are a candidate of their own. An unknown
+replica adds what it would carry if it were full. Sources: llm-d WVA V2 (tokens, learned supply), Dynamo planner
+(predicted latency below 0.8 of the limit before a step down), HPA (relative tolerance).
 """
 
 import math
@@ -20,14 +24,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from octavo_operator.core.memory import Recalled
+from octavo_operator.core.memory import STARTUPS_TO_WAIT, Recalled
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.window import LATENCY_SECONDS, Signals
 
 TOLERANCE: Final = 0.1
 PREFILL_SHARE: Final = 0.8
 BACKLOG_SECONDS: Final = 30.0
-"""Time in which the waiting prompts should be computed, beside those that arrive."""
+"""Shortest time in which the waiting prompts should be computed, beside those that arrive."""
+LEAST_RATE: Final = 1.0
+"""Prompt tokens per second; a replica that computes fewer hangs."""
 SLO_SHARE: Final = 0.8
 """A latency below this share of its limit leaves room for fewer replicas."""
 MOST_LATENCY_FACTOR: Final = 2.0
@@ -75,16 +81,36 @@ class View:
         return self.signals.waiting + self.signals.held
 
     @property
+    def counts_queue(self) -> bool:
+        """Whether what arrives and what waits is known in tokens, and not in requests alone."""
+        signals = self.signals
+        return signals.arrival_rate is not None and signals.waiting_tokens + signals.held_tokens > 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds for the queue: help comes after one start-up, and stays for another one at least."""
+        return max(BACKLOG_SECONDS, STARTUPS_TO_WAIT * (self.signals.startup_p90 or 0.0))
+
+    @property
+    def arriving(self) -> float:
+        """Prompt tokens per second that come within a minute, or just now while a queue says that this is no noise."""
+        signals = self.signals
+        steady, newest = signals.arrival_rate, signals.newest_rate
+        if steady is None or newest is None:
+            return signals.prompt_rate
+        return max(steady, newest) if signals.waiting >= signals.ready else steady
+
+    @property
     def prefill_demand(self) -> float:
-        """Prompt tokens per second to compute."""
-        waiting = self.signals.waiting_tokens + self.signals.held_tokens
-        return self.signals.prompt_rate + waiting / BACKLOG_SECONDS
+        """Prompt tokens per second to compute. What is held goes to the replicas that come, and at once."""
+        signals = self.signals
+        return self.arriving + signals.waiting_tokens / self.patience + signals.held_tokens / BACKLOG_SECONDS
 
     @property
     def prefill_supply(self) -> float | None:
         """Prompt tokens per second that one replica should compute; None while its limit was never seen."""
         rate = self.recalled.prompt_rate
-        return rate * PREFILL_SHARE if rate else None
+        return rate * PREFILL_SHARE if rate and rate >= LEAST_RATE else None
 
 
 def candidates(view: View, *, unknown_full: bool) -> dict[str, int]:
@@ -127,13 +153,22 @@ def _targets(policy: ScalingPolicy) -> Iterable[str]:
 
 def _load(view: View, extra: int) -> dict[str, float]:
     policy, demands = view.policy, dict[str, float]()
+    flow = view.prefill_demand / view.prefill_supply if view.prefill_supply else None
+    most = math.inf if flow is None or not view.counts_queue else flow
     if policy.kv_target is not None:
-        demands[SIGNAL_KV] = (view.kv_demand / view.carried + extra) / policy.kv_target
+        share = view.carried * policy.kv_target
+        demands[SIGNAL_KV] = _queue(view.kv_demand / share, view.signals.kv_used / share, most)
+        demands[SIGNAL_KV] += extra / policy.kv_target
     if policy.waiting_target is not None:
-        demands[SIGNAL_WAITING] = view.waiting / policy.waiting_target + extra
-    if view.prefill_supply is not None:
-        demands[SIGNAL_PREFILL] = view.prefill_demand / view.prefill_supply + extra / PREFILL_SHARE
+        demands[SIGNAL_WAITING] = _queue(view.waiting / policy.waiting_target, view.signals.ready, most) + extra
+    if flow is not None:
+        demands[SIGNAL_PREFILL] = flow + extra / PREFILL_SHARE
     return demands
+
+
+def _queue(full: float, without: float, flow: float) -> float:
+    """What a queue asks for, but no more than the flow explains; `without` it, or as there are, in any case."""
+    return min(full, max(without, flow))
 
 
 def _explained(demands: dict[str, float]) -> float:
@@ -180,10 +215,10 @@ def obstacle(view: View, survivors: int) -> str | None:
     used = view.kv_demand + signals.unknown * view.carried
     if used > survivors * view.carried * policy.supply_share:
         return f"{used:.0f} KV tokens in use do not fit into {survivors} replicas at {policy.supply_share:.0%}"
-    requests = signals.running + view.waiting
+    requests = signals.running + view.waiting + signals.unknown * (policy.max_num_seqs or 0)
     if policy.max_num_seqs is not None and requests > survivors * policy.max_num_seqs:
         return f"{requests:.0f} requests do not fit into {survivors} replicas that run {policy.max_num_seqs} each"
     supply = view.prefill_supply
-    if supply is not None and view.prefill_demand > survivors * supply:
+    if supply is not None and view.prefill_demand + signals.unknown * supply > survivors * supply:
         return f"{view.prefill_demand:.0f} prompt tokens/s are more than {survivors} replicas compute"
     return None

@@ -20,7 +20,7 @@ _LONGEST_VERSION: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One activator's answer. `time` is the operator's clock, `since` when its answers without a gap began."""
+    """One activator's answer. `time` is the operator's clock; from `since` on it has answered, and nothing came."""
 
     time: float
     since: float
@@ -31,7 +31,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Requests held by all activators of a ModelServer, their prompts' tokens, and for how long it has been known."""
+    """Requests held by all activators of a ModelServer, their prompts' tokens, and since when none came or went."""
 
     requests: int
     tokens: int
@@ -47,7 +47,8 @@ def parse_report(text: str, now: float, before: Report | None) -> Report | None:
         return None
     if not (_is_count(held) and _is_count(tokens) and isinstance(version, str) and len(version) <= _LONGEST_VERSION):
         return None
-    return Report(now, before.since if before else now, version, held, tokens)
+    same = before is not None and before.version == version
+    return Report(now, before.since if before and same else now, version, held, tokens)
 
 
 def _is_count(value: object) -> bool:

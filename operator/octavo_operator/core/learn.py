@@ -6,7 +6,7 @@
     a warm replica without a queue carries more       then so much can be carried
 
 Sources: llm-d WVA V2 (supply seen while the queue is long, internal/engines/analyzers/saturation_v2); the trend is
-least squares over a minute.
+least squares over two minutes.
 """
 
 from dataclasses import dataclass, replace
@@ -19,26 +19,32 @@ LEARN_PERIOD_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 7200.0
 """Longer than the longest stabilisation window; the mix of prompts and answers may be another one by then."""
 _WEIGHT: Final = 0.2
+_LEAST_WEIGHT: Final = 0.04
 _FLOOR: Final = 0.05
 """Share of the KV capacity that a replica is trusted to hold, whatever was seen: a hung one must not teach 0."""
 
-TREND_SECONDS: Final = 60.0
+TREND_SECONDS: Final = 120.0
 _KEPT_SECONDS: Final = TREND_SECONDS + RATE_SECONDS
-"""While replicas come or go, the sum of their rates lags behind by the rate's window. That is no trend of the load, so
-the trend begins anew, and its first points do not count."""
+"""What came to a replica that is gone is missing for a while, which is no trend of the load: it begins anew, and its
+first points do not count."""
 _TREND_POINTS: Final = 9
 _TREND_ERRORS: Final = 3.0
-"""A slope counts when it is more than so many standard errors away from 0: noise is not growth."""
+"""A slope counts when it is more than so many standard errors away from 0: noise is not growth. Four points count as
+one, for they overlap and prompts come in lumps."""
 MOST_GROWTH: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one replica carries: KV tokens, prompt tokens per second; None while never seen at its limit."""
+    """What one replica carries: KV tokens, prompt tokens per second; None while never seen at its limit.
+
+    `looks`: how often it was, by this process.
+    """
 
     kv_tokens: float | None = None
     prompt_rate: float | None = None
     time: float = 0.0
+    looks: int = 0
 
 
 NOTHING_LEARNED: Final = Learned()
@@ -52,8 +58,9 @@ def learn(learned: Learned, signals: Signals, now: float) -> Learned:
         floor = _FLOOR * signals.kv_capacity / signals.known
         return Learned(
             kv_tokens=max(floor, _blend(learned.kv_tokens, signals.saturated_kv / signals.saturated)),
-            prompt_rate=_blend(learned.prompt_rate, signals.saturated_rate / signals.saturated),
+            prompt_rate=_blend(learned.prompt_rate, signals.saturated_rate / signals.saturated, learned.looks),
             time=now,
+            looks=learned.looks + 1,
         )
     return replace(
         learned,
@@ -62,8 +69,10 @@ def learn(learned: Learned, signals: Signals, now: float) -> Learned:
     )
 
 
-def _blend(known: float | None, seen: float) -> float:
-    return seen if known is None else known + _WEIGHT * (seen - known)
+def _blend(known: float | None, seen: float, looks: int = 0) -> float:
+    """After many looks the mean of the last two minutes: prompts come in lumps."""
+    weight = max(_LEAST_WEIGHT, 1 / (looks + 1)) if looks else _WEIGHT
+    return seen if known is None else known + weight * (seen - known)
 
 
 def _at_least(known: float | None, proven: float) -> float | None:
@@ -72,27 +81,23 @@ def _at_least(known: float | None, proven: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class TrendPoint:
-    """Arriving prompt tokens per second at so many replicas, and the waiting tokens to compare the next point with."""
+    """Arriving prompt tokens per second at so many replicas."""
 
     time: float
     rate: float
-    waiting_tokens: float
     replicas: int
 
 
 def follow(trend: tuple[TrendPoint, ...], signals: Signals, now: float) -> tuple[TrendPoint, ...]:
-    """The trend with one more point, at most every 5 s: what was computed, plus what the queue grew by."""
+    """The trend with one more point, at most every 5 s."""
     if signals.known == 0 or signals.unknown:
         return ()
     kept = tuple(point for point in trend if now - _KEPT_SECONDS <= point.time < now)
-    if not kept or kept[-1].replicas != signals.known:
-        return (TrendPoint(now, signals.prompt_rate, signals.waiting_tokens, signals.known),)
-    elapsed = now - kept[-1].time
-    if elapsed < LEARN_PERIOD_SECONDS:
+    if kept and kept[-1].replicas > signals.known:
+        kept = ()
+    if signals.newest_rate is None or (kept and now - kept[-1].time < LEARN_PERIOD_SECONDS):
         return kept
-    queued = (signals.waiting_tokens - kept[-1].waiting_tokens) / elapsed
-    arriving = max(0.0, signals.prompt_rate + queued)
-    return (*kept, TrendPoint(now, arriving, signals.waiting_tokens, signals.known))
+    return (*kept, TrendPoint(now, signals.newest_rate, signals.known))
 
 
 def growth(trend: tuple[TrendPoint, ...], ahead: float | None) -> float:
@@ -106,7 +111,7 @@ def growth(trend: tuple[TrendPoint, ...], ahead: float | None) -> float:
     slope = sum((time - middle) * (rate - mean) for time, rate in zip(times, rates, strict=True)) / spread
     present = mean + slope * (times[-1] - middle)
     rest = sum((rate - mean - slope * (time - middle)) ** 2 for time, rate in zip(times, rates, strict=True))
-    error = (rest / (len(settled) - 2) / spread) ** 0.5
+    error = (rest / (len(settled) * LEARN_PERIOD_SECONDS / RATE_SECONDS - 2) / spread) ** 0.5
     if present <= 0 or slope <= _TREND_ERRORS * error:
         return 1.0
     return min(MOST_GROWTH, 1.0 + slope * ahead / present)

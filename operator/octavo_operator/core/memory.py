@@ -17,6 +17,8 @@ GAP_SECONDS: Final = 120.0
 """Twice the longest period of decisions that the settings allow."""
 STARTUPS_TO_WAIT: Final = 2
 """The down window is at least so many start-ups: what is taken away too early is missing for that long."""
+CALM_SECONDS: Final = 20.0
+"""While nobody waits, more replicas must have been needed for so long: peaks of the means are chance."""
 _GRAIN_SECONDS: Final = 1.0
 
 
@@ -62,15 +64,17 @@ class ScalerMemory:
 class Recalled:
     """What one decision takes from the memory: plain numbers, so that a decision can be recorded and made again.
 
-    `lowest` and `highest` were needed within the up and the down window, None where those are empty; `rate_base` is the
-    least number of replicas before any increase of the last 15 s, `changed_ago` the seconds since a change in those.
-    `idle_for`, `deaf` and `capacity` are told where there may be no replica.
+    `lowest` and `highest` were needed within the up and the down window, None where those are empty, and `lasting` was
+    needed throughout the last 20 s; `rate_base` is the least number of replicas before any increase of the last 15 s,
+    `changed_ago` the seconds since a change in those. `idle_for`, `deaf` and `capacity` are told where there may be no
+    replica.
     """
 
     observed: float
     lowest: int | None
     highest: int | None
     down_window: float
+    lasting: int | None = None
     rate_base: int | None = None
     changed_ago: float | None = None
     added_ago: float | None = None
@@ -135,6 +139,7 @@ def recall(memory: ScalerMemory, signals: Signals, policy: ScalingPolicy, now: f
         lowest=min((item.low for item in _within(memory, now, policy.up_window)), default=None),
         highest=max((item.high for item in _within(memory, now, down_window)), default=None),
         down_window=down_window,
+        lasting=min((item.low for item in _within(memory, now, CALM_SECONDS)), default=None),
         rate_base=min((change.before for change in recent if change.after > change.before), default=None),
         changed_ago=now - recent[-1].time if recent else None,
         added_ago=now - added[-1].time if added else None,
@@ -173,7 +178,7 @@ def remember(
 ) -> ScalerMemory:
     """One recommendation per second at most, none older than the longer window; changes while they matter."""
     now = latest.time
-    kept = _since(memory.recommendations, now - max(policy.up_window, recalled.down_window))
+    kept = _since(memory.recommendations, now - max(policy.up_window, CALM_SECONDS, recalled.down_window))
     if kept and now - kept[-1].time < _GRAIN_SECONDS:
         last = kept.pop()
         latest = Recommendation(last.time, min(last.low, latest.low), max(last.high, latest.high))

@@ -74,10 +74,10 @@ class ScaleDownBehavior(SpecModel):
     """How fast replicas are removed."""
 
     stabilization_window: Annotated[Seconds, duration("0s", "1h")] = Field(
-        default="5m",
+        default="3m",
         validate_default=True,
         description="Replicas are removed only down to the most that was needed at any moment of this time, one at "
-        "a time. Default: 5m.",
+        "a time. It is at least twice the time that a replica takes to start, as measured. Default: 3m.",
     )
 
 

@@ -4,24 +4,27 @@
 
 Means are over 10 s, rates over 20 s, latencies over 60 s: each as short as its noise allows; longer where samples come
 from Prometheus, which has fewer (`Pace`). They are computed when a sample comes, so that a decision only adds up. A
-replica without a fresh sample, in the last 10 s, is unknown, which is not the same as idle (`autoscale.py` says what
-follows).
+queue that two samples in a row have seen counts as long as the shorter of both at once: a burst does not wait until it
+is the mean, and a single sample is no burst. A replica without a fresh sample, in the last 10 s, is unknown, which is
+not the same as idle (`autoscale.py` says what follows).
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import takewhile
 from statistics import fmean, median
 from typing import Final
 
 from octavo_operator.core.buckets import Buckets, increase, together
 from octavo_operator.core.exposition import Sample
+from octavo_operator.core.rates import Arrived, arrival_rate, arrived, rate, through
 
 WINDOW_SECONDS: Final = 10.0
 """Five scrapes at the default period: long enough to even out one burst, short enough to follow a ramp."""
 RATE_SECONDS: Final = 20.0
 """A prompt is counted when its last token is computed, so a shorter window would see prompts come in lumps."""
 LATENCY_SECONDS: Final = 60.0
+STEADY_SECONDS: Final = 40.0
 WARM_UP_SECONDS: Final = 30.0
 """A replica teaches nothing about what one carries before it has served for so long (ai-dynamo/dynamo#12430)."""
 NEWS_WAITING: Final = 0.5
@@ -60,6 +63,8 @@ class Reading:
 
     `queued`: requests waited in every sample of the mean's window, so it does as much as it can. Not of the whole rate
     window: a queue that adds a replica would be gone before the limit is learned, and the replica come and go for ever.
+    `full_rate` is its prompt rate since its queue began, and not before: what it does with less to do is no limit.
+    `steady_rate` is what goes through it in a whole minute: the highest of shorter ones is chance.
     """
 
     time: float
@@ -72,6 +77,10 @@ class Reading:
     prompt_rate: float | None
     generation_rate: float | None
     queued: bool
+    full_rate: float | None
+    steady_rate: float | None
+    arrived: Arrived | None
+    arrived_lately: Arrived | None
     ttft: Buckets | None
     itl: Buckets | None
     quiet_since: float | None = None
@@ -128,17 +137,22 @@ def _read(samples: tuple[Sample, ...], pace: Pace) -> Reading:
     recent = [sample for sample in samples if sample.time > last.time - pace.mean]
     rated = [sample for sample in samples if sample.time > last.time - pace.rate]
     lately = [sample for sample in samples if sample.time >= last.time - pace.mean]
+    full = list(takewhile(lambda sample: sample.waiting >= 1, reversed(samples)))[::-1]
     return Reading(
         time=last.time,
         running=fmean(sample.running for sample in recent),
-        waiting=fmean(sample.waiting for sample in recent),
+        waiting=max(fmean(sample.waiting for sample in recent), min(sample.waiting for sample in recent[-2:])),
         kv_used=fmean(sample.kv_used for sample in recent),
         kv_capacity=last.kv_capacity,
         draining=last.draining,
         waiting_tokens=fmean(sample.waiting_tokens for sample in recent),
-        prompt_rate=_rate([(sample.time, sample.prompt_tokens) for sample in rated]),
-        generation_rate=_rate([(sample.time, sample.generation_tokens) for sample in rated]),
+        prompt_rate=rate([(sample.time, sample.prompt_tokens) for sample in rated], WINDOW_SECONDS),
+        generation_rate=rate([(sample.time, sample.generation_tokens) for sample in rated], WINDOW_SECONDS),
         queued=_spans(rated) and all(sample.waiting >= 1 for sample in lately),
+        full_rate=rate([(sample.time, sample.prompt_tokens) for sample in full], WINDOW_SECONDS),
+        steady_rate=through(samples, STEADY_SECONDS),
+        arrived=arrived(samples),
+        arrived_lately=arrived(lately),
         ttft=increase(sample.ttft for sample in samples if sample.ttft is not None),
         itl=increase(sample.itl for sample in samples if sample.itl is not None),
     )
@@ -149,15 +163,6 @@ def _spans(samples: list[Sample]) -> bool:
     return samples[-1].time - samples[0].time >= WINDOW_SECONDS
 
 
-def _rate(points: list[tuple[float, float | None]]) -> float | None:
-    """Increase per second of a counter that may have begun again at 0; None before 10 s were seen."""
-    known = [(time, value) for time, value in points if value is not None]
-    if len(known) < 2 or known[-1][0] - known[0][0] < WINDOW_SECONDS:
-        return None
-    added = sum(new - old if new >= old else new for (_, old), (_, new) in pairwise(known))
-    return added / (known[-1][0] - known[0][0])
-
-
 @dataclass(frozen=True, slots=True)
 class Signals:
     """Load of the ready replicas at one moment: sums over those with a fresh sample, and how many have none.
@@ -165,11 +170,13 @@ class Signals:
     `silent` are those of the unknown that had a whole window to give one; the others only just became ready.
     `unusable` are those that answer, but with nothing that could be read. What `saturated` replicas (warm, with a
     queue) carry is what a replica can carry; what the `busiest` warm one without a queue carries, it can carry as well.
-    Seconds are None while too little was seen. Unschedulable pods are not among the ready ones.
+    Seconds are None while too little was seen. Unschedulable pods are not among the ready ones. `arrival_rate` are the
+    prompt tokens/s that came within the last minute, those that still wait included, `newest_rate` of the last 10 s.
 
-    `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown. `held`
-    requests wait at the activator with about `held_tokens` tokens; `activated` are the seconds for which the Service
-    has led to it and it has answered, None while one of both is not so; `deaf`: it is not there, or does not answer.
+    `quiet_for` are the seconds in which no ready replica had anything to do, None while one has, or is unknown; samples
+    are at most `oldest` seconds old. `held` requests wait at the activator with about `held_tokens` tokens; `activated`
+    are the seconds for which the Service has led to it and it has answered that nothing came, None while one of both is
+    not so; `deaf`: it is not there, or does not answer.
     """
 
     ready: int
@@ -182,6 +189,8 @@ class Signals:
     waiting_tokens: float = 0.0
     prompt_rate: float = 0.0
     generation_rate: float = 0.0
+    arrival_rate: float | None = None
+    newest_rate: float | None = None
     unusable: int = 0
     saturated: int = 0
     saturated_kv: float = 0.0
@@ -193,6 +202,7 @@ class Signals:
     unschedulable: int = 0
     startup_p90: float | None = None
     quiet_for: float | None = None
+    oldest: float = 0.0
     held: float = 0.0
     held_tokens: float = 0.0
     activated: float | None = None
@@ -243,6 +253,7 @@ def aggregate(
         unschedulable=unschedulable,
         startup_p90=startup_p90,
         quiet_for=_quiet_for(readings.values(), now),
+        oldest=max((now - reading.time for reading in readings.values() if reading is not None), default=0.0),
     )
 
 
@@ -269,6 +280,7 @@ def _sum(
     unschedulable: int,
     startup_p90: float | None,
     quiet_for: float | None,
+    oldest: float,
 ) -> Signals:
     """Replicas of one ModelServer are alike: one that claims another capacity than the median must not sway the sum."""
     capacity = median(reading.kv_capacity for reading in known) if known else 0.0
@@ -284,16 +296,19 @@ def _sum(
         waiting_tokens=sum(reading.waiting_tokens for reading in known),
         prompt_rate=sum(reading.prompt_rate or 0.0 for reading in known),
         generation_rate=sum(reading.generation_rate or 0.0 for reading in known),
+        arrival_rate=arrival_rate((reading.arrived for reading in known), WINDOW_SECONDS),
+        newest_rate=arrival_rate((reading.arrived_lately for reading in known), WINDOW_SECONDS),
         saturated=len(full),
         saturated_kv=sum(min(reading.kv_used, capacity) for reading in full),
-        saturated_rate=sum(reading.prompt_rate or 0.0 for reading in full),
+        saturated_rate=sum(max(reading.full_rate or 0.0, reading.steady_rate or 0.0) for reading in full),
         busiest_kv=max((min(reading.kv_used, capacity) for reading in free), default=0.0),
-        busiest_rate=max((reading.prompt_rate or 0.0 for reading in free), default=0.0),
+        busiest_rate=max((reading.steady_rate or 0.0 for reading in free), default=0.0),
         ttft_p95=_p95(reading.ttft for reading in known),
         itl_p95=_p95(reading.itl for reading in known),
         unschedulable=unschedulable,
         startup_p90=startup_p90,
         quiet_for=quiet_for,
+        oldest=oldest,
     )
 
 

@@ -33,6 +33,11 @@ class Case:
         return max(self.high.values())
 
     @property
+    def waits(self) -> bool:
+        """Whether somebody waits, more than by chance: one at half of the replicas."""
+        return self.view.waiting >= self.view.signals.ready / 2
+
+    @property
     def load(self) -> str:
         """The load in words."""
         signals = self.view.signals

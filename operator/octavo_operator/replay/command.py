@@ -30,7 +30,7 @@ def replay(options: argparse.Namespace) -> str:
         label = "octavo" if len(specs) == 1 else Path(name).stem[:11]
         outcomes.append(_play(Octavo(policy, name=label), policy, trace, machine, options))
     first = _policy(next(iter(specs.values())))
-    contest = rivals(first, machine.max_num_seqs) if options.rivals else []
+    contest = rivals(first, machine, trace) if options.rivals else []
     outcomes += [_play(rival, first, trace, machine, options) for rival in contest]
     replica = next(iter(specs.values()))
     gpus = replica.accelerator.gpus if replica.accelerator else 0

@@ -4,17 +4,19 @@
               requests are held while there is no replica, of which the rivals always have one
     hpa       waiting requests per replica (HPA v2, AverageValue): 15 s, tolerance 10 %, down to the most of 300 s,
               up by at most max(2x, +4) in 15 s
-    keda      KV percent (KEDA's Prometheus scaler on an HPA): the same, the metric is read every 30 s
+    keda      KV percent (KEDA's Prometheus scaler on an HPA): the same; KEDA's pollingInterval is for 0 to 1 alone
     knative   requests in flight per replica: tick 2 s, mean of 60 s, panic at 200 % in 6 s until 60 s without it, down
-              to half at most; 70 % of the target is aimed at
+              to half at most; 70 % of the target is aimed at, which is what a replica runs at once: its slots, or the
+              requests of the trace's mean size that its KV cache holds
 
 Sources: kubernetes/pkg/controller/podautoscaler, kedacore/keda docs, knative/serving pkg/autoscaler/scaling.
 """
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Final, Protocol
 
 from octavo_operator.core.autoscale import HANDOVER_SECONDS, decide
@@ -23,6 +25,8 @@ from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.window import Signals, Window, aggregate, is_news
 from octavo_operator.replay.fleet import Fleet
+from octavo_operator.replay.replica import Machine
+from octavo_operator.replay.trace import Arrival
 
 SCRAPE_SECONDS: Final = 2.0
 
@@ -122,7 +126,6 @@ class KedaOnKv(_Hpa):
     """KV percent."""
 
     name: str = "keda-kv"
-    period: float = 30.0
 
     def ratio(self, fleet: Fleet) -> float:
         """Mean KV use of a replica, as a multiple of the target."""
@@ -135,7 +138,7 @@ class Knative:
     """Requests in flight, aimed at 70 % of what a replica runs at once."""
 
     policy: ScalingPolicy
-    max_num_seqs: int
+    at_once: float
     name: str = "knative"
     _seen: deque[tuple[float, float]] = field(default_factory=deque)
     _panic_until: float = 0.0
@@ -146,7 +149,7 @@ class Knative:
         self._seen.append((fleet.now, flying))
         while self._seen[0][0] <= fleet.now - 60:
             self._seen.popleft()
-        target, ready = 0.7 * self.max_num_seqs, max(1, len(fleet.ready))
+        target, ready = 0.7 * self.at_once, max(1, len(fleet.ready))
         stable = math.ceil(self._mean(fleet.now - 60) / target)
         panic = math.ceil(self._mean(fleet.now - 6) / target)
         if panic >= 2 * ready:
@@ -159,6 +162,12 @@ class Knative:
         return sum(recent) / len(recent)
 
 
-def rivals(policy: ScalingPolicy, max_num_seqs: int) -> list[Scaler]:
+def rivals(policy: ScalingPolicy, machine: Machine, trace: Sequence[Arrival]) -> list[Scaler]:
     """All of them, with the bounds and targets of the same policy."""
-    return [HpaOnQueue(policy), KedaOnKv(policy), Knative(policy, max_num_seqs)]
+    return [HpaOnQueue(policy), KedaOnKv(policy), Knative(policy, runs_at_once(machine, trace))]
+
+
+def runs_at_once(machine: Machine, trace: Sequence[Arrival]) -> float:
+    """The concurrency that somebody who knows the load would name: an answer is half there, on the average."""
+    size = fmean(arrival.prompt_tokens + arrival.output_tokens / 2 for arrival in trace)
+    return min(float(machine.max_num_seqs), max(1.0, machine.kv_tokens / size))

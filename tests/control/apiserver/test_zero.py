@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from cluster.prometheus import Target
 from octavo_operator.core.autoscale import judge
 from octavo_operator.core.record import from_record
 
@@ -163,10 +164,18 @@ def world(kube, kubelet, wait, tmp_path):
 
 
 @pytest.fixture
-def asleep(world, kube, wait):
-    """Created, served, idle, and gone to zero in the right order."""
+def scraped(prometheus):
+    """A Prometheus that runs; without targets until the test names one."""
+    yield prometheus.start()
+    prometheus.scrape(())
+    prometheus.stop()
+
+
+@pytest.fixture
+def asleep(world, kube, wait, scraped, request):
+    """Created, served, idle, and gone to zero in the right order, by samples of the source that the test names."""
     kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
-    kube.server(autoscaling=ZERO)
+    kube.server(autoscaling=ZERO | {"metrics": {"source": request.param}})
     wait(lambda: kube.find("deployment", "chat-activator") and kube.find("service"))
     assert world.leads_to() == AWAKE, "nobody leads to an activator that is not there"
     world.activator.start()
@@ -176,7 +185,8 @@ def asleep(world, kube, wait):
     world.replica.start()
     world.make_ready("chat", world.replica.address)
     wait(lambda: world.leads_to() == AWAKE and kube.condition().get("status") == "True")
-    assert len(world.pods("chat")) == 1, "the activator's pod is none of the replicas"
+    (pod,) = world.pods("chat")  # the activator's is none of them
+    scraped.scrape([Target(kube.namespace, pod, "chat", f"{world.replica.address}:8000")])
 
     wait(lambda: world.leads_to() == ASLEEP)
     assert world.wanted() == 1, "the Service leads to the activator before the replica goes"
@@ -186,6 +196,7 @@ def asleep(world, kube, wait):
     return world
 
 
+@pytest.mark.parametrize("asleep", ["Direct"], indirect=True)
 def test_it_sleeps_and_wakes_for_a_held_request_and_without_it_all_of_the_activator_goes(asleep, kube, wait):
     assert asleep.last()["reason"] == "Idle"
     assert judge(from_record(asleep.last()["record"])).replicas == 0
@@ -215,6 +226,7 @@ def test_it_sleeps_and_wakes_for_a_held_request_and_without_it_all_of_the_activa
     assert (asleep.leads_to(), asleep.wanted()) == (AWAKE, 1)
 
 
+@pytest.mark.parametrize("asleep", ["Prometheus"], indirect=True)
 def test_a_restarted_operator_wakes_and_a_dead_activator_loses_no_woken_replica(asleep, operator, wait):
     operator.stop()
     client = Client(asleep.activator.address)
