@@ -5,9 +5,10 @@ kernel computes what the specification says, each twice and to the last bit alik
 others in turn. A table is printed as it grows, and everything goes to `results/CARD-DAY.json` beside this file.
 
 Calls go through several caches in turn that together are larger than the L2 cache, at least 20 in one CUDA graph; a
-timing is a replay over the number of calls. Others are what is installed of: torch's attention and flex_attention on
-contiguous keys (they do not pay for pages), FlashInfer, FlashAttention 3, vLLM's Triton kernel with its arguments'
-defaults. One that raises or computes something else is named with the reason and not timed.
+timing is a replay over the number of calls. A page beside the results draws shares of the ceiling over bytes. Others
+are what is installed of: torch's attention and flex_attention on contiguous keys (they do not pay for pages),
+FlashInfer, FlashAttention 3, vLLM's Triton kernel with its arguments' defaults. One that raises or computes
+something else is named with the reason and not timed.
 Figures of different cards, or of different runs, do not belong into one table.
 """
 
@@ -27,6 +28,7 @@ from gpu_ceilings import measure_ceilings
 from gpu_checks import check_all
 from gpu_contenders import CONTENDERS, make_pools
 
+from octavo_kernels.bench.plot import page
 from octavo_kernels.bench.report import OURS, Result, document, file_name, table, to_json
 from octavo_kernels.bench.shapes import all_shapes, pools_for, quick_shapes
 from octavo_kernels.bench.timings import Timing, summarise
@@ -61,7 +63,9 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     day = dt.datetime.now(dt.UTC).date().isoformat()
     file = RESULTS / file_name(machine["card"], day)
-    file.write_text(to_json(document(machine, ceilings, results)))
+    run = document(machine, ceilings, results)
+    file.write_text(to_json(run))
+    file.with_suffix(".html").write_text(page(run))
     print(file)
 
 

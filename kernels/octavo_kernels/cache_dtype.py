@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 FP8: Final = torch.float8_e4m3fn
 LARGEST: Final = 448.0
-FP8_ARCHITECTURE: Final = 89  # the first that converts e4m3 (L40S; compute capability 8.9)
+FP8_ARCHITECTURE: Final = 89  # the first GPU that converts e4m3 (L40S; compute capability 8.9)
+LEAST_FP8_ARCHITECTURE: Final = 80  # the first on which integer arithmetic does (A100)
 
 
 def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,8 +17,11 @@ import torch
 from octavo_kernels.interface import ACTIVATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from torch import Tensor
 
+    from octavo_kernels.draws import Changes, Draws
     from octavo_kernels.interface import PagedBatch
 
 CHECK_PAGES: Final = os.environ.get("OCTAVO_CHECK_PAGES") == "1"
@@ -100,6 +103,19 @@ def check_gated(gate_up: Tensor, activation: str) -> None:
         raise ValueError(f"activation {activation!r} is unknown; known are {', '.join(ACTIVATIONS)}")
 
 
+def check_adjust(logits: Tensor, changes: Changes) -> None:
+    _check_logits(logits)
+    check_contiguous("logits", logits)
+    _check_per_row(changes._asdict(), changes.places.shape[0], integers={"places"})
+
+
+def check_draw(logits: Tensor, draws: Draws) -> None:
+    _check_logits(logits)
+    if logits.stride(1) != 1:
+        raise ValueError(f"logits must have rows in one piece; their strides are {logits.stride()}")
+    _check_per_row(draws._asdict(), logits.shape[0], integers={"top_k", "key"})
+
+
 def check_contiguous(name: str, tensor: Tensor) -> None:
     if not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous; its strides are {tensor.stride()}")
@@ -108,6 +124,18 @@ def check_contiguous(name: str, tensor: Tensor) -> None:
 def check_power_of_two(name: str, value: int) -> None:
     if value <= 0 or value & (value - 1):
         raise ValueError(f"{name} is {value}; expected a power of two")
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.dim() != 2 or logits.dtype != torch.float32:
+        raise ValueError(f"logits are {_shape(logits)} in {logits.dtype}; expected [R, V] in torch.float32")
+
+
+def _check_per_row(columns: Mapping[str, Tensor], rows: int, integers: Collection[str]) -> None:
+    for name, column in columns.items():
+        dtype = torch.int64 if name in integers else torch.float32
+        if column.shape != (rows,) or column.dtype != dtype or not column.is_contiguous():
+            raise ValueError(f"{name} is {_shape(column)} in {column.dtype}; expected {(rows,)} in {dtype}, contiguous")
 
 
 def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from octavo_kernels.draws import Changes, Draws
+
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 
@@ -39,7 +41,8 @@ class PagedBatch:
 class KernelBackend(Protocol):
     """What the runtime needs of a kernel library. Implementations hold no state between calls.
 
-    The two verbs of paged attention, and the small ones around it (`PlainVerbs` is their specification).
+    The two verbs of paged attention, the small ones around it and those that choose tokens (`PlainVerbs` is their
+    specification).
     """
 
     name: str
@@ -130,6 +133,24 @@ class KernelBackend(Protocol):
         `norms` are the weights of queries' and of keys' heads, each `[head_dim]` fp32, and `rotation` is (cos, sin);
         without them that step is left out. `query` is `[T, num_heads, head_dim]`, as is the result; `key` and `value`
         are as in `write_kv`, and `query` and `key` may be overwritten.
+        Raises `ValueError` when shapes or dtypes do not fit each other.
+        """
+        ...
+
+    def adjust(self, logits: Tensor, changes: Changes) -> None:
+        """Change single logits of `[R, V]` fp32, contiguous, in place: biases and penalties of what a request has said.
+
+        Raises `ValueError` when shapes or dtypes do not fit each other. Places are not checked.
+        """
+        ...
+
+    def draw(self, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Choose a token from each row of `logits` `[R, V]` fp32: `[R]` int64. Then each row's largest logit, `[R]`
+        fp32, NaN where one of them is: a row for which it is that, or minus infinity, has no choice to make.
+
+        Of `exp((logit - largest) / temperature)`, what min-p, then top-k, then top-p let through (draws.py), drawn by
+        the noise of the row's key (noise.py): the same key draws the same token from the same row in every batch, and
+        with every backend but where two tokens, or a filter's edge, are as close as its rounding.
         Raises `ValueError` when shapes or dtypes do not fit each other.
         """
         ...

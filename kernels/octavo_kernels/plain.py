@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Final
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
 
+from octavo_kernels import draws as plain_draws
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+    from octavo_kernels.draws import Changes, Draws
     from octavo_kernels.interface import Activation, KernelBackend
 
 
@@ -27,7 +30,7 @@ _ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = {
 
 
 class PlainVerbs:
-    """Norm, rotation and gated activation on any device and in any floating dtype."""
+    """Norm, rotation and gated activation on any device, in any floating dtype, and the choice of tokens."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         precise = x.float()
@@ -66,3 +69,9 @@ class PlainVerbs:
             query, key = self.rotate(query, *rotation), self.rotate(key, *rotation)
         self.write_kv(key, value, key_cache, value_cache, slot_mapping)
         return query
+
+    def adjust(self, logits: Tensor, changes: Changes) -> None:
+        plain_draws.adjust(logits, changes)
+
+    def draw(self, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        return plain_draws.draw(logits, draws)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octavo_kernels.bench.plot import page
 from octavo_kernels.bench.report import Ceilings, Result, cost_model, document, file_name, table, to_json
 from octavo_kernels.bench.shapes import KV_LIMIT, BenchShape, all_shapes, pools_for, quick_shapes
 from octavo_kernels.bench.timings import Timing, fit, summarise
@@ -131,6 +134,31 @@ def test_a_run_is_told_as_a_table_and_as_json():
     assert "e4m3" not in run["cost_models"], "there were none"
     assert [entry["shape"] for entry in run["results"]] == ["1 x 1024", "64 x 1024"]
     assert run["results"][0]["timings"]["flashinfer"]["median"] == 1.0
+
+
+def test_a_run_is_drawn_with_every_shape_where_it_belongs():
+    """The lower the share the lower the point; as many bytes as the smallest shape on the left, the largest right."""
+    shapes = [shape(1), shape(8), shape(64), BenchShape("prefill <1>", "prefill", ((512, 512),))]
+    results = [
+        result(of, of.bytes_moved / 3e12 / share) for of, share in zip(shapes, (0.2, 0.9, 1.01, 0.5), strict=True)
+    ]
+    drawn = page(document({"card": "NVIDIA H100"}, CEILINGS, results))
+    places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert [x for x, _ in places[:3]] == sorted(x for x, _ in places[:3])
+    assert min(x for x, _ in places) >= 56
+    assert max(x for x, _ in places) <= 956
+    assert [y for _, y in places] == pytest.approx(
+        [24 + 360 * (1 - min(one.share_of(CEILINGS), 1)) for one in results], abs=0.1
+    )
+    assert "<title>1 x 1024: 20.0%, " in drawn
+    assert "prefill &lt;1&gt;" in drawn
+    assert "3 shapes, 20.0% to 101.0%" in drawn
+    ET.fromstring(drawn[drawn.index("<svg") : drawn.index("</svg>") + 6])
+
+
+def test_a_run_without_results_is_not_drawn():
+    with pytest.raises(ValueError, match="results is empty"):
+        page(document({"card": "none"}, CEILINGS, []))
 
 
 def test_a_cost_model_is_of_decodes_over_one_kind_of_cache():

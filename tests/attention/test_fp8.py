@@ -6,13 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from octavo_kernels.cache_dtype import FP8, to_cache
+from octavo_kernels.cache_dtype import FP8, LARGEST, to_cache
 from octavo_kernels.cpu import CPUBackend
 from octavo_kernels.native import NativeBackend
 from octavo_kernels.reference import ReferenceBackend
+from octavo_kernels.triton import backend as triton_backend
 from octavo_kernels.triton.backend import TritonBackend
+from octavo_kernels.triton.e4m3 import as_read, as_stored
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MIXED = [(1, 6), (4, 6), (1, 1), (1, 80), (3, 67), (2, 16), (33, 40)]
 all_backends = pytest.mark.parametrize(
     "backend", [ReferenceBackend(), CPUBackend(), NativeBackend(), TritonBackend()], ids=lambda b: b.name
@@ -40,6 +45,75 @@ def test_attention_over_eight_bits_is_attention_over_the_numbers_that_they_stand
     stored = replace(case, key_cache=key_cache, value_cache=value_cache)
     expected = attend(ReferenceBackend(), rounded, **options)
     torch.testing.assert_close(attend(backend, stored, **options), expected, rtol=1e-5, atol=1e-5)
+
+
+BYTES = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+
+
+@triton.jit
+def _convert_kernel(numbers, stored, out, size: tl.constexpr, largest: tl.constexpr):
+    places = tl.arange(0, size)
+    tl.store(stored + places, as_stored(tl.load(numbers + places), stored.dtype.element_ty, largest))
+    tl.store(out + places, as_read(tl.load(stored + places), out.dtype.element_ty))
+
+
+def convert(numbers):
+    """Bytes that `numbers` are stored as, and what they are read as, by integer arithmetic."""
+    count = len(numbers)
+    padded = torch.zeros(triton.next_power_of_2(count), device=DEVICE)
+    padded[:count] = numbers
+    stored, out = torch.zeros(len(padded), dtype=torch.uint8, device=DEVICE), torch.zeros_like(padded)
+    _convert_kernel[(1,)](padded, stored, out, size=len(padded), largest=LARGEST)
+    return stored[:count].cpu(), out[:count].cpu()
+
+
+def test_integer_arithmetic_reads_and_writes_every_number_as_the_format_says():
+    numbers = BYTES.view(FP8).float()
+    stored, read = convert(numbers)
+    torch.testing.assert_close(read, numbers, rtol=0, atol=0, equal_nan=True)
+    same = ~numbers.isnan()
+    assert torch.equal(stored[same], BYTES[same])
+    assert set(stored[~same].tolist()) <= {0x7F, 0xFF}
+
+
+def test_integer_arithmetic_rounds_to_the_nearest_and_ties_to_even():
+    """Halfway between each two neighbours, a little to either side of it, and random numbers of every size."""
+    exact = BYTES[:127].view(FP8).float()
+    halves = (exact[1:] + exact[:-1]) / 2
+    spread = torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    numbers = torch.cat([halves, halves * (1 + 2**-11), halves * (1 - 2**-11), spread, spread * 1e-3, spread * 300])
+    numbers = torch.cat([numbers, -numbers, torch.tensor([0.0, 1e-30, 465.0, 1e9, -1e9, torch.inf])])
+    stored, _ = convert(numbers)
+    assert torch.equal(stored.view(FP8).float(), to_cache(numbers, FP8).float())
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 5, "soft_cap": 3.0}], ids=["plain", "window and cap"])
+def test_a_gpu_without_the_format_reads_the_same_numbers(case, monkeypatch, options):
+    """As bytes, with NaN where nothing was written."""
+    monkeypatch.setattr(triton_backend, "architecture_of", lambda _device: 80)
+    key_cache, value_cache = case.key_cache.to(FP8), case.value_cache.to(FP8)
+    rounded = replace(case, key_cache=key_cache.float(), value_cache=value_cache.float())
+    stored = replace(case, key_cache=key_cache, value_cache=value_cache)
+    expected = attend(ReferenceBackend(), rounded, **options)
+    torch.testing.assert_close(attend(TritonBackend(), stored, **options), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gpu_without_the_format_writes_the_nearest_numbers(case, monkeypatch, fused):
+    """What the interpreter cannot show of the instruction: rounding, and NaN."""
+    monkeypatch.setattr(triton_backend, "architecture_of", lambda _device: 80)
+    key, value, slots = case.key.clone(), case.value, case.batch.slot_mapping
+    key[0, 0, :4] = torch.tensor([1e6, -460.0, 2.0**-9, torch.nan])
+    key_cache, value_cache = (torch.full_like(case.key_cache, torch.nan).to(FP8) for _ in range(2))
+    if fused:
+        settings = {"slot_mapping": slots, "norms": None, "eps": 1e-6, "rotation": None}
+        TritonBackend().write_rotated(case.query, key, value, key_cache, value_cache, **settings)
+    else:
+        TritonBackend().write_kv(key, value, key_cache, value_cache, slots)
+    for cache, rows in ((key_cache, key), (value_cache, value)):
+        written = cache[slots // 16, :, slots % 16].float()
+        torch.testing.assert_close(written, to_cache(rows, FP8).float(), rtol=0, atol=0, equal_nan=True)
+        assert int((~cache.float().isnan()).sum()) == int((~rows.isnan()).sum())
 
 
 def test_rounding_costs_a_few_percent_of_the_result(case):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from octavo_kernels.interface import PagedBatch
+from octavo_kernels.triton.splits import split_work
 from octavo_kernels.triton.tiles import make_tiles
 from octavo_kernels.triton.work import make_work
 
@@ -99,6 +100,44 @@ def test_every_tile_is_worked_on_once_and_in_equal_parts(*, batch, heads, block_
     loads = [sum(stop - begin for _, begin, stop in program) for program in segments]
     assert len(loads) == programs
     assert max(loads) - min(loads) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=sequences(40, 150),
+    heads=st.sampled_from([1, 3]),
+    block_q=st.sampled_from([1, 4, 16]),
+    programs=st.sampled_from([1, 2, 7, 40]),
+    window=st.sampled_from([0, 1, 30]),
+    split=st.sampled_from([1, 3]),
+)
+def test_at_fixed_places_every_tile_is_worked_on_once_and_pieces_are_whole(
+    *, batch, heads, block_q, programs, window, split
+):
+    """No share is larger than the mean by more than a piece, and no piece reaches over a multiple of `split`."""
+    paged = batch_of(batch)
+    longest = max(length for _, length in batch)
+    work = split_work(
+        paged,
+        make_tiles(paged, block_q),
+        num_kv_heads=heads,
+        columns=COLUMNS,
+        split=split,
+        num_splits=-(-longest // (COLUMNS * split)),
+        num_programs=programs,
+        window=window,
+    )
+    units = work.units.tolist()
+    segments = list(walk(work))
+    done = Counter(
+        (*units[unit][:3], tile) for program in segments for unit, begin, stop in program for tile in range(begin, stop)
+    )
+    assert done == Counter(set(wanted(batch, heads=heads, block_q=block_q, window=window)))
+    pieces = [piece for program in segments for piece in program]
+    assert len({unit for unit, _, _ in pieces}) == len(pieces)
+    assert all(begin // split == (stop - 1) // split for _, begin, stop in pieces)
+    loads = [sum(stop - begin for _, begin, stop in program) for program in segments]
+    assert max(loads) <= sum(loads) / len(loads) + split + 1
 
 
 @settings(max_examples=60, deadline=None)

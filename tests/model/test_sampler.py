@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from octavo_runtime.core.batch import SamplingParams, SamplingRow, Shaping
 from octavo_runtime.runner import sampler
-from octavo_runtime.runner.counter import mix
 from octavo_runtime.runner.sampler import choose, sample
 from octavo_runtime.runner.shaping import shape
 
@@ -276,14 +275,6 @@ def test_seeds_and_positions_draw_independently(logits):
         second = sample(logits.repeat(5_000, 1), [replace(RANDOM, position=p + shift, **other) for p in range(5_000)])
         agreement = sum(a == b for a, b in zip(first, second, strict=True)) / 5_000
         assert agreement == pytest.approx(chance, abs=0.03)
-
-
-def test_the_tensor_hash_is_the_scalar_hash():
-    """The vectorised splitmix64 on int64 gives the upper half of what the plain integers give."""
-    keys = [0, 1, 2**63, 2**64 - 1, 0x0123456789ABCDEF]
-    states = torch.tensor([sampler._signed(key) for key in keys])
-    expected = [mix((key - 0x9E3779B97F4A7C15) % 2**64, 0) >> 32 for key in keys]
-    assert sampler._hash(states).tolist() == expected
 
 
 def test_logits_that_are_not_numbers_are_an_error_that_names_the_row():

@@ -9,15 +9,17 @@ import triton
 from triton.compiler import ASTSource
 
 from octavo_kernels.cache_dtype import FP8_ARCHITECTURE, LARGEST
-from octavo_kernels.triton.launches import MERGE_OPTIONS, MERGED_ROWS, choose_launch
+from octavo_kernels.triton.launches import MERGE_OPTIONS, MERGED_ROWS, MOST_COLUMNS, choose_launch
 from octavo_kernels.triton.merge import merge_kernel
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
+from octavo_kernels.triton.splits import merge_splits_kernel
 from octavo_kernels.triton.write_kv import write_kv_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Kind = Literal["decode", "prefill", "exact", "copy"]  # exact: fp32, whose products no tensor core computes
+# exact: fp32, whose products no tensor core computes; scatter: single numbers here and there, which no load joins
+Kind = Literal["decode", "prefill", "exact", "copy", "scatter"]
 
 ARCHITECTURES: Final = (80, 89, 90, 100)  # A100, L40S, H100 and H200, B200
 _INDICES: Final = (
@@ -25,8 +27,7 @@ _INDICES: Final = (
     *("query_start_loc", "seq_lens", "block_table"),
 )
 _PARTS: Final = ("partial", "partial_largest", "partial_total")
-_FP8: Final = "fp8e4nv"
-_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, _FP8: 1}
+_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8e4nv": 1, "u8": 1}
 _NUM_KV_HEADS: Final = 8
 _SMALLEST: Final = 89
 
@@ -57,14 +58,22 @@ def configurations(architecture: int) -> Iterator[Configuration]:
         yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
     yield _attention(architecture, "bf16", 64, group=8, max_query_len=1, block_size=64, window=128, per_head="sinks")
     yield _attention(architecture, "bf16", 64, group=1, max_query_len=1, block_size=16, per_head="slopes")
+    for head_dim in (64, 128):
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, split=2048)
     yield _write_kv("bf16", 128)
+    yield _merge_splits("bf16", 128, rows=128, group=4)
     yield _merge("bf16", 128, rows=16, group=4)
     yield _merge("bf16", 64, rows=16, group=8, per_head="sinks")
-    if architecture >= FP8_ARCHITECTURE:
-        for head_dim in (64, 128):
-            yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=_FP8)
-            yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=_FP8)
-        yield _write_kv("bf16", 128, cache=_FP8)
+    fp8 = fp8_of(architecture)
+    for head_dim in (64, 128):
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=fp8)
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=fp8)
+    yield _write_kv("bf16", 128, cache=fp8)
+
+
+def fp8_of(architecture: int) -> str:
+    """What kernels take a cache in e4m3 for: such numbers, or their bytes (triton/e4m3.py)."""
+    return "fp8e4nv" if architecture >= FP8_ARCHITECTURE else "u8"
 
 
 def _attention(
@@ -79,10 +88,17 @@ def _attention(
     soft_cap: float = 0.0,
     cache: str | None = None,
     per_head: str | None = None,
+    split: int = 0,
 ) -> Configuration:
-    """`per_head`: "sinks" or "slopes", which are numbers of each head."""
+    """`per_head`: "sinks" or "slopes", which are numbers of each head. `split`: tokens, in the batch-invariant mode."""
     launch = choose_launch(
-        architecture, max_query_len, group, head_dim, _SIZES[dtype], cache_size=_SIZES[cache or dtype]
+        architecture,
+        max_query_len,
+        group,
+        head_dim,
+        _SIZES[dtype],
+        cache_size=_SIZES[cache or dtype],
+        for_any=split > 0,
     )
     constants = {
         "NUM_KV_HEADS": _NUM_KV_HEADS,
@@ -96,18 +112,21 @@ def _attention(
         "INTERP": False,
         "WINDOW": window,
         "SOFT_CAP": soft_cap,
+        "SPLIT": split // launch.columns,
     }
     types = dict.fromkeys(("query", "out"), f"*{dtype}")
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
     types |= dict.fromkeys(_INDICES, "*i32") | dict.fromkeys(_PARTS, "*fp32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
     types |= {per_head: "*fp32"} if per_head else {}
+    types |= {"num_splits": "i32"} if split else {}
     kind: Kind = "exact" if dtype == "fp32" else "decode" if launch.is_decode else "prefill"
     name = f"{kind} {dtype} d{head_dim} group {group} page {block_size}" + (
         (f" window {window}" if window else "")
         + (f" cap {soft_cap}" if soft_cap else "")
         + (f" cache {cache}" if cache else "")
         + (f" {per_head}" if per_head else "")
+        + (f" split {split}" if split else "")
     )
     source = source_of(paged_attention_kernel, types, constants)
     programs = launch.programs if launch.is_decode and per_head != "slopes" else 0  # whose bias takes registers
@@ -127,6 +146,24 @@ def _merge(dtype: str, head_dim: int, *, rows: int, group: int, per_head: str | 
     types |= {per_head: "*fp32"} if per_head else {}
     name = f"merge {dtype} d{head_dim}" + (f" {per_head}" if per_head else "")
     return Configuration(name, "copy", source_of(merge_kernel, types, constants), MERGE_OPTIONS)
+
+
+def _merge_splits(dtype: str, head_dim: int, *, rows: int, group: int) -> Configuration:
+    constants = {
+        "NUM_KV_HEADS": _NUM_KV_HEADS,
+        "GROUP": group,
+        "HEAD_DIM": head_dim,
+        "PADDED_DIM": triton.next_power_of_2(head_dim),
+        "BLOCK_Q": rows // group,
+        "BLOCK_N": MOST_COLUMNS,
+        "SPLIT": 2048 // MOST_COLUMNS,
+        "WINDOW": 0,
+        "ROWS": MERGED_ROWS,
+    }
+    types = dict.fromkeys(("tile_sequence", "tile_first_query", "query_start_loc", "seq_lens"), "*i32")
+    types |= dict.fromkeys(_PARTS, "*fp32") | {"out": f"*{dtype}", "out_stride": "i32", "num_splits": "i32"}
+    source = source_of(merge_splits_kernel, types, constants)
+    return Configuration(f"merge_splits {dtype} d{head_dim}", "copy", source, MERGE_OPTIONS)
 
 
 def _write_kv(dtype: str, head_dim: int, cache: str | None = None) -> Configuration:

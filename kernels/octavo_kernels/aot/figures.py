@@ -53,7 +53,7 @@ class Figures:
     products: dict[str, int]  # tensor-core instructions by family
     tiles_in_flight: int  # tiles of keys and values that are on their way while one is computed
     bytes_in_flight: int  # of keys and values, per block
-    loads: dict[str, int] = field(default_factory=dict)  # from memory to registers, by bits; of kind "copy" alone
+    loads: dict[str, int] = field(default_factory=dict)  # from memory to registers, by bits; of "copy" and "scatter"
 
 
 def measure(configuration: Configuration, architecture: int) -> Figures:
@@ -76,7 +76,7 @@ def measure(configuration: Configuration, architecture: int) -> Figures:
         products=_products(operations),
         tiles_in_flight=max((stages for stages, _ in buffers), default=0),
         bytes_in_flight=max((stages * size for stages, size in buffers), default=0) * 2,
-        loads=count_loads(operations) if configuration.kind == "copy" else {},
+        loads=count_loads(operations) if configuration.kind in {"copy", "scatter"} else {},
     )
 
 

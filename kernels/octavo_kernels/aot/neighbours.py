@@ -1,20 +1,19 @@
-"""The configurations of the small kernels around attention: the same on every architecture."""
+"""The configurations of the small kernels around attention and behind it: the same on every architecture."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from octavo_kernels.aot.configurations import Configuration, source_of
-from octavo_kernels.cache_dtype import FP8_ARCHITECTURE, LARGEST
+from octavo_kernels.aot.configurations import Configuration, fp8_of, source_of
+from octavo_kernels.cache_dtype import LARGEST
+from octavo_kernels.triton.adjust import ADJUST_BLOCK, adjust_kernel
+from octavo_kernels.triton.draw import DRAW_BLOCK, DRAW_WARPS, draw_kernel
 from octavo_kernels.triton.gated import GATED_BLOCK, gated_kernel
 from octavo_kernels.triton.rms_norm import norm_launch, rms_norm_kernel
 from octavo_kernels.triton.write_rotated import rotated_constants, rotated_warps, write_rotated_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-_FP8: Final = "fp8e4nv"
 
 
 def neighbours(architecture: int) -> Iterator[Configuration]:
@@ -31,8 +30,9 @@ def neighbours(architecture: int) -> Iterator[Configuration]:
     yield _rotated("bf16", 128, 64, norm=True)
     yield _rotated("bf16", 64, 32)
     yield _rotated("fp16", 96, 24)
-    if architecture >= FP8_ARCHITECTURE:
-        yield _rotated("bf16", 128, 64, norm=True, cache=_FP8)
+    yield _rotated("bf16", 128, 64, norm=True, cache=fp8_of(architecture))
+    yield _draw()
+    yield _adjust()
 
 
 def _norm(dtype: str, size: int, *, heads: int = 1, add: bool = False) -> Configuration:
@@ -65,3 +65,17 @@ def _rotated(dtype: str, head_dim: int, half: int, *, norm: bool = False, cache:
     switches = {"BLOCK_SIZE": 16, "NORM": norm, "LARGEST": LARGEST if cache else 0.0}
     name = f"write_rotated {dtype} d{head_dim} pairs {half}" + " norm" * norm + (f" cache {cache}" if cache else "")
     return Configuration(name, "copy", source_of(write_rotated_kernel, types, {**constants, **switches}), options)
+
+
+def _draw() -> Configuration:
+    types = dict.fromkeys(("logits", "temperatures", "top_ps", "floors", "bests"), "*fp32")
+    types |= dict.fromkeys(("top_ks", "keys", "tokens"), "*i64") | dict.fromkeys(("row_stride", "size"), "i32")
+    source = source_of(draw_kernel, types, {"BLOCK": DRAW_BLOCK})
+    return Configuration("draw", "copy", source, {"num_warps": DRAW_WARPS, "enable_fp_fusion": True})
+
+
+def _adjust() -> Configuration:
+    types = dict.fromkeys(("logits", "biases", "factors", "taken"), "*fp32") | {"places": "*i64", "count": "i32"}
+    return Configuration(
+        "adjust", "scatter", source_of(adjust_kernel, types, {"BLOCK": ADJUST_BLOCK}), {"enable_fp_fusion": True}
+    )

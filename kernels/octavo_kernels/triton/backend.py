@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 import triton
 from triton import knobs
 
-from octavo_kernels.cache_dtype import FP8, LARGEST
+from octavo_kernels.cache_dtype import FP8, FP8_ARCHITECTURE, LARGEST
 from octavo_kernels.check import (
     check_attend,
     check_contiguous,
@@ -21,7 +21,7 @@ from octavo_kernels.check import (
 from octavo_kernels.triton.launches import (
     MERGE_OPTIONS,
     MERGED_ROWS,
-    Launch,
+    MOST_COLUMNS,
     architecture_of,
     choose_launch,
     multiprocessors_of,
@@ -29,20 +29,26 @@ from octavo_kernels.triton.launches import (
 from octavo_kernels.triton.merge import merge_kernel
 from octavo_kernels.triton.neighbours import TritonNeighbours
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
-from octavo_kernels.triton.tiles import QueryTiles, make_tiles
-from octavo_kernels.triton.work import WorkList, make_work
+from octavo_kernels.triton.plan import Plan, Splits, make_parts
+from octavo_kernels.triton.sampling import TritonSampling
+from octavo_kernels.triton.splits import merge_splits_kernel
+from octavo_kernels.triton.tiles import make_tiles
 from octavo_kernels.triton.write_kv import write_kv_kernel
 from octavo_kernels.triton.write_rotated import rotated_constants, rotated_warps, write_rotated_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from octavo_kernels.interface import PagedBatch
+    from octavo_kernels.triton.launches import Launch
+    from octavo_kernels.triton.work import WorkList
 
 _HALF: Final = 2  # bytes of a number that is computed with where the cache holds smaller ones
 
 
-class TritonBackend(TritonNeighbours):
+class TritonBackend(TritonNeighbours, TritonSampling):
     """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32.
 
     Caches may be e4m3.
@@ -50,20 +56,33 @@ class TritonBackend(TritonNeighbours):
 
     name = "triton"
 
+    def __init__(self, split_tokens: int | None = None) -> None:
+        """`split_tokens` is for the batch-invariant mode: contexts are cut at multiples of so many positions, whatever
+        else is in the step (splits.py). None: where it suits the step.
+        """
+        if split_tokens is not None and (split_tokens <= 0 or split_tokens % MOST_COLUMNS):
+            raise ValueError(f"split_tokens is {split_tokens}; expected a multiple of {MOST_COLUMNS}")
+        self._split_tokens = split_tokens
+
     def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
         """The plan is made on the device from shapes alone: the host waits for nothing and reads no length."""
         group = num_heads // key_cache.shape[1]
-        launch = _launch(batch, key_cache, group)
+        launch = _launch(batch, key_cache, group, for_any=self._split_tokens is not None)
         programs = launch.programs * multiprocessors_of(key_cache.device)
-        block_q = launch.rows // group
-        plan = _Plan(launch, programs, make_tiles(batch, block_q), _parts(programs, launch.rows, key_cache))
-        return replace(batch, plan=plan)
+        splits, slots = None, (2 * programs, launch.rows)
+        if self._split_tokens is not None:
+            count = triton.cdiv(batch.block_table.shape[1] * key_cache.shape[2], self._split_tokens)
+            splits = Splits(self._split_tokens // launch.columns, count)
+            slots = (batch.slot_mapping.shape[0] * num_heads, count if count > 1 else 0)
+        tiles = make_tiles(batch, launch.rows // group)
+        return replace(batch, plan=Plan(launch, programs, tiles, make_parts(slots, key_cache), splits))
 
     def write_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
-        _check_caches(key_cache, value_cache)
+        largest = LARGEST if key_cache.dtype == FP8 else 0.0
+        key_cache, value_cache = _caches(key_cache, value_cache)
         num_tokens, num_kv_heads, head_dim = key.shape
         key, value = _token_rows(key), _token_rows(value)
         write_kv_kernel[(num_tokens,)](
@@ -79,7 +98,7 @@ class TritonBackend(TritonNeighbours):
             BLOCK_SIZE=key_cache.shape[2],
             PADDED_HEADS=triton.next_power_of_2(num_kv_heads),
             PADDED_DIM=triton.next_power_of_2(head_dim),
-            LARGEST=LARGEST if key_cache.dtype == FP8 else 0.0,
+            LARGEST=largest,
             enable_fp_fusion=True,
         )
 
@@ -98,7 +117,8 @@ class TritonBackend(TritonNeighbours):
     ) -> Tensor:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
         check_write_rotated(query, key_cache, norms, rotation)
-        _check_caches(key_cache, value_cache)
+        largest = LARGEST if key_cache.dtype == FP8 else 0.0
+        key_cache, value_cache = _caches(key_cache, value_cache)
         num_tokens, num_heads, head_dim = query.shape
         num_kv_heads = key.shape[1]
         query, key, value = (_token_rows(x) for x in (query, key, value))
@@ -124,7 +144,7 @@ class TritonBackend(TritonNeighbours):
             eps,
             BLOCK_SIZE=key_cache.shape[2],
             NORM=norms is not None,
-            LARGEST=LARGEST if key_cache.dtype == FP8 else 0.0,
+            LARGEST=largest,
             num_warps=rotated_warps(constants),
             enable_fp_fusion=True,
             **constants,
@@ -146,10 +166,10 @@ class TritonBackend(TritonNeighbours):
         alibi_slopes: Tensor | None = None,
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out, sinks=sinks, alibi_slopes=alibi_slopes)
-        _check_caches(key_cache, value_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
-        plan = cast("_Plan", batch.plan)
+        key_cache, value_cache = _caches(key_cache, value_cache)
+        plan = cast("Plan", batch.plan)
         work = plan.work(batch, key_cache.shape[1], window or 0)
         _, num_heads, head_dim = query.shape
         _, num_kv_heads, block_size, _ = key_cache.shape
@@ -175,6 +195,7 @@ class TritonBackend(TritonNeighbours):
             batch.block_table,
             sinks,
             alibi_slopes,
+            plan.splits.most if plan.splits else None,
             scale * math.log2(math.e),
             query.stride(0),
             out.stride(0),
@@ -185,74 +206,81 @@ class TritonBackend(TritonNeighbours):
             INTERP=bool(knobs.runtime.interpret),
             WINDOW=window or 0,
             SOFT_CAP=soft_cap or 0.0,
+            SPLIT=plan.splits.tiles if plan.splits else 0,
             **tile,
             **plan.launch.options,
         )
-        merge_kernel[(plan.programs - 1, plan.launch.rows // MERGED_ROWS)](
-            out,
-            *plan.parts,
-            work.units,
-            work.program_unit,
-            work.program_tile,
-            work.program_end,
-            batch.query_start_loc,
-            sinks,
-            out.stride(0),
-            ROWS=MERGED_ROWS,
-            **tile,
-            **MERGE_OPTIONS,
-        )
+        if plan.splits is None:
+            _merge_parts(plan, work, batch, sinks, out=out, tile=tile)
+        elif plan.splits.most > 1:
+            _merge_splits(plan, batch, sinks, out=out, tile={**tile, "NUM_KV_HEADS": num_kv_heads}, window=window or 0)
 
 
-class _Parts(NamedTuple):
-    """What programs leave for the merge, two slots each (merge.py), in fp32; shared by the layers of a step."""
-
-    acc: Tensor  # [2 P, BLOCK_M, head_dim]
-    largest: Tensor  # [2 P, BLOCK_M]
-    total: Tensor  # [2 P, BLOCK_M]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    launch: Launch
-    programs: int
-    tiles: QueryTiles
-    parts: _Parts
-    by_window: dict[int, WorkList] = field(default_factory=dict)
-
-    def work(self, batch: PagedBatch, num_kv_heads: int, window: int) -> WorkList:
-        """The work list for layers of this window, made for the first of them."""
-        if window not in self.by_window:
-            self.by_window[window] = make_work(
-                batch,
-                self.tiles,
-                num_kv_heads=num_kv_heads,
-                columns=self.launch.columns,
-                num_programs=self.programs,
-                window=window,
-                side_by_side=not self.launch.is_decode,
-            )
-        return self.by_window[window]
+def _merge_parts(
+    plan: Plan, work: WorkList, batch: PagedBatch, sinks: Tensor | None, *, out: Tensor, tile: Mapping[str, int]
+) -> None:
+    merge_kernel[(plan.programs - 1, plan.launch.rows // MERGED_ROWS)](
+        out,
+        *plan.parts,
+        work.units,
+        work.program_unit,
+        work.program_tile,
+        work.program_end,
+        batch.query_start_loc,
+        sinks,
+        out.stride(0),
+        ROWS=MERGED_ROWS,
+        **tile,
+        **MERGE_OPTIONS,
+    )
 
 
-def _parts(programs: int, rows: int, key_cache: Tensor) -> _Parts:
-    def slots(*size: int) -> Tensor:
-        return torch.empty((2 * programs, rows, *size), dtype=torch.float32, device=key_cache.device)
+def _merge_splits(
+    plan: Plan, batch: PagedBatch, sinks: Tensor | None, *, out: Tensor, tile: Mapping[str, int], window: int
+) -> None:
+    assert plan.splits is not None
+    merge_splits_kernel[plan.tiles.sequence.shape[0], tile["NUM_KV_HEADS"], plan.launch.rows // MERGED_ROWS](
+        out,
+        *plan.parts,
+        plan.tiles.sequence,
+        plan.tiles.first_query,
+        batch.query_start_loc,
+        batch.seq_lens,
+        sinks,
+        out.stride(0),
+        plan.splits.most,
+        BLOCK_N=plan.launch.columns,
+        SPLIT=plan.splits.tiles,
+        WINDOW=window,
+        ROWS=MERGED_ROWS,
+        **tile,
+        **MERGE_OPTIONS,
+    )
 
-    return _Parts(slots(key_cache.shape[3]), slots(), slots())
 
-
-def _launch(batch: PagedBatch, key_cache: Tensor, group: int) -> Launch:
+def _launch(batch: PagedBatch, key_cache: Tensor, group: int, *, for_any: bool) -> Launch:
     architecture = architecture_of(key_cache.device)
     size = key_cache.element_size()
     element_size = _HALF if key_cache.dtype == FP8 else size
-    return choose_launch(architecture, batch.max_query_len, group, key_cache.shape[3], element_size, cache_size=size)
+    return choose_launch(
+        architecture,
+        batch.max_query_len,
+        group,
+        key_cache.shape[3],
+        element_size,
+        cache_size=size,
+        for_any=for_any,
+    )
 
 
-def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:
+def _caches(key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:
+    """As kernels take them: e4m3 as bytes, where the GPU has no such numbers (e4m3.py)."""
     check_contiguous("key_cache", key_cache)
     check_contiguous("value_cache", value_cache)
     check_power_of_two("block_size", key_cache.shape[2])
+    if key_cache.dtype == FP8 and architecture_of(key_cache.device) < FP8_ARCHITECTURE:
+        return key_cache.view(torch.uint8), value_cache.view(torch.uint8)
+    return key_cache, value_cache
 
 
 def _token_rows(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 16  # rows or columns that tensor cores take
 _MOST_ROWS: Final = 128
-_MOST_COLUMNS: Final = 64
+MOST_COLUMNS: Final = 64
 _WIDE: Final = 256  # bytes of one head
 _INTERPRETED: Final = 90  # the architecture whose tiles the interpreter works on
 _INTERPRETED_MULTIPROCESSORS: Final = 2
@@ -67,6 +67,13 @@ _WIDE_PREFILL: Final = {
     90: _PREFILL[90],
     100: _Shape(16 << 10, 32 << 10, 8, 3, 2),
 }
+# Splits at fixed places take registers too.
+_SPLIT: Final = {
+    80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    90: _PREFILL[90],
+    100: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+}
 # Exact fp32 computes without tensor cores: twice the warps, or sums spill.
 _EXACT_PREFILL: Final = {
     80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
@@ -94,20 +101,28 @@ _CLASSES: Final = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 1
 
 
 def choose_launch(
-    architecture: int, max_query_len: int, group: int, head_dim: int, element_size: int, *, cache_size: int
+    architecture: int,
+    max_query_len: int,
+    group: int,
+    head_dim: int,
+    element_size: int,
+    *,
+    cache_size: int,
+    for_any: bool = False,
 ) -> Launch:
     """The launch for a step whose longest query is `max_query_len`, with `group` query heads per KV head.
 
     `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes.
+    `for_any` gives the tiles of a prefill whatever the queries, so that they do not depend on who is in the step.
     `architecture` is such as 90. One that is not in the table gets the tiles of the smallest, which fit everywhere.
     """
     row_bytes = triton.next_power_of_2(head_dim) * element_size
     converted = cache_size < element_size
     least_rows = max(_LEAST, triton.next_power_of_2(group))
-    is_decode = max_query_len * group <= least_rows  # also what verifies a few drafted tokens
-    table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted)
+    is_decode = not for_any and max_query_len * group <= least_rows  # also what verifies a few drafted tokens
+    table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
     shape = table[_CLASSES.get(architecture, _SMALLEST)]
-    most_columns = _MOST_FP8_COLUMNS if converted and is_decode else _MOST_COLUMNS
+    most_columns = _MOST_FP8_COLUMNS if converted and is_decode else MOST_COLUMNS
     return Launch(
         rows=max(least_rows, _fit(shape.query_bytes, row_bytes, _MOST_ROWS)),
         columns=_fit(shape.kv_bytes, 2 * row_bytes, most_columns),
@@ -118,14 +133,16 @@ def choose_launch(
     )
 
 
-def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool) -> dict[int, _Shape]:
+def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, for_any: bool) -> dict[int, _Shape]:
     if is_decode:
         return _FP8_DECODE if converted else _DECODE
     if is_exact:
         return _EXACT_PREFILL
     if row_bytes > _WIDE:
         return _WIDE_PREFILL
-    return _FP8_PREFILL if converted else _PREFILL
+    if converted:
+        return _FP8_PREFILL
+    return _SPLIT if for_any else _PREFILL
 
 
 def architecture_of(device: torch.device) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo_kernels.triton.paged_attention import divisor, load_per_head, load_unit
+from octavo_kernels.triton.paged_attention import divisor, load_sinks, load_unit
 
 
 @triton.jit
@@ -65,9 +65,7 @@ def merge_kernel(
             part_total = tl.load(partial_total + at, mask=row_valid, other=0.0)
             part = tl.load(partial + (at * HEAD_DIM)[:, None] + dims[None, :], mask=valid, other=0.0)
             largest, total, acc = merge(largest, total, acc, part_largest, part_total, part)
-        sink = tl.full([ROWS], float("-inf"), tl.float32)
-        if sinks is not None:
-            sink = load_per_head(sinks, kv_head, rows, GROUP, BLOCK_Q)
+        sink = load_sinks(sinks, kv_head, rows, GROUP, BLOCK_Q)
         result = (acc / divisor(largest, total, sink, sinks is not None)[:, None]).to(out.dtype.element_ty)
         tokens = (first_token + queries).to(tl.int64)
         tl.store(out + (tokens * out_stride + heads * HEAD_DIM)[:, None] + dims[None, :], result, mask=valid)

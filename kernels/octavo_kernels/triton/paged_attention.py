@@ -10,7 +10,7 @@ Tiles of positions that all rows may see need no mask; only the last few do, and
 sliding window that loop does all of the work, from the first tile that any row sees. The numbers of the next tile's
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
-Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers.
+Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py).
 """
 
 # ruff: noqa: PLR0917  what a kernel works on has to be passed to it
@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from octavo_kernels.triton.e4m3 import as_read
 
 
 @triton.jit
@@ -38,6 +40,7 @@ def paged_attention_kernel(
     block_table,
     sinks,  # [num_heads], or None
     slopes,  # [num_heads], or None
+    num_splits,  # of the longest context, or None (SPLIT)
     scale_log2e,
     query_stride,  # elements from one token to the next
     out_stride,
@@ -53,6 +56,7 @@ def paged_attention_kernel(
     INTERP: tl.constexpr,
     WINDOW: tl.constexpr = 0,  # positions that a row sees up to its own; 0: all
     SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
+    SPLIT: tl.constexpr = 0,  # tiles of positions, where contexts are cut at multiples of so many (splits.py)
 ):
     program = tl.program_id(0)
     first_unit = tl.load(program_unit + program)
@@ -117,14 +121,16 @@ def paged_attention_kernel(
         # Masks, not a branch: with both ways of storing behind one, registers spilled. (Comparisons of rows, because
         # the interpreter makes numbers of a boolean that is spread over them.)
         whole = stop - begin == count
+        at = (2 * program + tl.where(begin == first_tile, 1, 0)) * BLOCK_M + rows
+        if SPLIT > 0:
+            first_split, last_split = splits_of(first_position, seq_len, BLOCK_Q, BLOCK_N, SPLIT, WINDOW)
+            whole = first_split == last_split
+            at = (tokens * (NUM_KV_HEADS * GROUP) + heads) * num_splits + begin // SPLIT
         kept = row_valid & (rows < tl.where(whole, BLOCK_M, 0))
         left = row_valid & (rows < tl.where(whole, 0, BLOCK_M))
         # A program leaves at most two parts: one of a unit that another began, one of a unit that another ends.
-        sink = tl.full([BLOCK_M], float("-inf"), tl.float32)
-        if sinks is not None:
-            sink = load_per_head(sinks, kv_head, rows, GROUP, BLOCK_Q)
+        sink = load_sinks(sinks, kv_head, rows, GROUP, BLOCK_Q)
         acc = acc / tl.where(whole, divisor(largest, total, sink, sinks is not None), 1.0)[:, None]
-        at = (2 * program + tl.where(begin == first_tile, 1, 0)) * BLOCK_M + rows
         tl.store(partial_largest + at, largest, mask=left)
         tl.store(partial_total + at, total, mask=left)
         tl.store(partial + (at * HEAD_DIM)[:, None] + dims[None, :], acc, mask=left[:, None] & inside)
@@ -141,11 +147,36 @@ def load_unit(units, unit):
 
 
 @triton.jit
+def splits_of(
+    first_position,
+    seq_len,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLIT: tl.constexpr,
+    WINDOW: tl.constexpr,
+):
+    """The first and the last split of the context that any row of a tile of queries sees."""
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(first_position - WINDOW + 1, 0) // (BLOCK_N * SPLIT)
+    return first, (tl.minimum(first_position + BLOCK_Q, seq_len) - 1) // (BLOCK_N * SPLIT)
+
+
+@triton.jit
 def load_per_head(numbers, kv_head, rows, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr):
     """Each row's head's number, in base 2."""
     LOG2E: tl.constexpr = 1.4426950408889634
     found = tl.load(numbers + kv_head * GROUP + rows % GROUP, mask=rows < BLOCK_Q * GROUP, other=0.0)
     return found.to(tl.float32) * LOG2E
+
+
+@triton.jit
+def load_sinks(sinks, kv_head, rows, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Each row's head's sink, in base 2; minus infinity where there are none."""
+    found = tl.full(rows.shape, float("-inf"), tl.float32)
+    if sinks is not None:
+        found = load_per_head(sinks, kv_head, rows, GROUP, BLOCK_Q)
+    return found
 
 
 @triton.jit
@@ -195,7 +226,7 @@ def load_tile(
     else:
         k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0.0)
         v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-    return k.to(DTYPE), v.to(DTYPE)
+    return as_read(k, DTYPE), as_read(v, DTYPE)
 
 
 @triton.jit
@@ -206,7 +237,7 @@ def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.
     values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
     k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
     v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
-    return k.to(DTYPE), v.to(DTYPE)
+    return as_read(k, DTYPE), as_read(v, DTYPE)
 
 
 @triton.jit

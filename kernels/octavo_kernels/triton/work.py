@@ -52,13 +52,13 @@ def make_work(
     `side_by_side` lays out the units so that programs work on neighbours at the same time, as far as they keep step:
     neighbours in a prefill read the same keys and values, which then come from the L2 cache. `window` 0: none.
     """
-    first, count = _positions(batch, tiles, columns, window)
+    first, count = positions_of(batch, tiles, columns, window)
     used = (count > 0).sum()
     line = torch.arange(tiles.sequence.shape[0] * num_kv_heads, device=count.device)
     order = _beside_each_other(line, used * num_kv_heads, num_programs) if side_by_side else line
     head, tile = order // used.clamp(min=1), order % used.clamp(min=1)
     count = torch.where(line < used * num_kv_heads, count[tile], 0)
-    unit, offset = _cut(count, num_programs)
+    unit, offset = cut(count, num_programs)
     ends = torch.searchsorted(unit[:-1].contiguous(), unit, right=True)
     columns_of_units = (head, tiles.sequence[tile], tiles.first_query[tile], first[tile], count)
     return WorkList(
@@ -69,7 +69,7 @@ def make_work(
     )
 
 
-def _positions(batch: PagedBatch, tiles: QueryTiles, columns: int, window: int) -> tuple[Tensor, Tensor]:
+def positions_of(batch: PagedBatch, tiles: QueryTiles, columns: int, window: int) -> tuple[Tensor, Tensor]:
     """The first tile of positions that any query of each query tile sees, and how many there are; 0 for unused tiles.
 
     A used one has at least one, so that its rows are written whatever they see.
@@ -83,7 +83,7 @@ def _positions(batch: PagedBatch, tiles: QueryTiles, columns: int, window: int) 
     return first, torch.where(tiles.sequence >= 0, count, 0)
 
 
-def _cut(count: Tensor, num_programs: int) -> tuple[Tensor, Tensor]:
+def cut(count: Tensor, num_programs: int) -> tuple[Tensor, Tensor]:
     """Where each of `num_programs` equal parts of the line begins, and where the line ends: (unit, tile in it).
 
     Units without tiles are the last ones. With fewer tiles than programs, the last programs get none.

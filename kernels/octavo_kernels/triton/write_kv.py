@@ -7,6 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo_kernels.triton.e4m3 import as_stored
+
 
 @triton.jit
 def write_kv_kernel(
@@ -36,15 +38,5 @@ def write_kv_kernel(
         target = (((block * NUM_KV_HEADS + heads) * BLOCK_SIZE + offset) * HEAD_DIM)[:, None] + dims[None, :]
         k = tl.load(key + token * key_stride + source, mask=valid)
         v = tl.load(value + token * value_stride + source, mask=valid)
-        if LARGEST > 0:
-            k = within(k, LARGEST)
-            v = within(v, LARGEST)
-        tl.store(key_cache + target, k.to(key_cache.dtype.element_ty), mask=valid)
-        tl.store(value_cache + target, v.to(value_cache.dtype.element_ty), mask=valid)
-
-
-@triton.jit
-def within(x, LARGEST: tl.constexpr):
-    """`x` in fp32, moved into [-LARGEST, LARGEST]; NaN stays NaN."""
-    x = tl.minimum(x.to(tl.float32), LARGEST, propagate_nan=tl.PropagateNan.ALL)
-    return tl.maximum(x, -LARGEST, propagate_nan=tl.PropagateNan.ALL)
+        tl.store(key_cache + target, as_stored(k, key_cache.dtype.element_ty, LARGEST), mask=valid)
+        tl.store(value_cache + target, as_stored(v, value_cache.dtype.element_ty, LARGEST), mask=valid)

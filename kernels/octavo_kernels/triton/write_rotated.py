@@ -17,7 +17,7 @@ from typing import Final
 import triton
 import triton.language as tl
 
-from octavo_kernels.triton.write_kv import within
+from octavo_kernels.triton.e4m3 import as_stored
 
 _PER_WARP: Final = 256  # numbers of a tile: 16 bytes a thread in 16 bits
 _MOST_WARPS: Final = 8
@@ -151,8 +151,6 @@ def store_rows(
     own, shared = rows[:, None] * HEAD_DIM + dims[None, :], rows[:, None] * 0 + dims[None, :]
     tl.store(out + own, x.to(out.dtype.element_ty), mask=(rows < GROUP)[:, None] & inside[None, :])
     if slot >= 0:
-        if LARGEST > 0:
-            x = within(x, LARGEST)
-        kept = x.to(key_cache.dtype.element_ty)
+        kept = as_stored(x, key_cache.dtype.element_ty, LARGEST)
         tl.store(key_cache + shared, kept, mask=(rows == GROUP)[:, None] & inside[None, :])
         tl.store(value_cache + shared, kept, mask=(rows == GROUP + 1)[:, None] & inside[None, :])

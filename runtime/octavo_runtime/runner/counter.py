@@ -16,3 +16,9 @@ def mix(state: int, value: int) -> int:
     mixed = (mixed ^ (mixed >> 30)) * FIRST & MASK
     mixed = (mixed ^ (mixed >> 27)) * SECOND & MASK
     return mixed ^ (mixed >> 31)
+
+
+def noise_key(seed: int, position: int) -> int:
+    """What the noise of all tokens of one draw starts from, as the int64 with these 64 bits."""
+    key = mix(mix(0, seed), position)
+    return key - (1 << 64) if key >> 63 else key

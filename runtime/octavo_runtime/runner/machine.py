@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from octavo_kernels.cache_dtype import FP8, FP8_ARCHITECTURE
+from octavo_kernels.cache_dtype import FP8, LEAST_FP8_ARCHITECTURE
 from octavo_runtime.errors import InvalidArgument
 from octavo_runtime.runner.cgroup import cpu_quota, free_memory
 
@@ -56,14 +56,14 @@ def choose_dtype(asked: str, info: ModelInfo, device: torch.device) -> torch.dty
 def choose_cache_dtype(asked: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """What keys and values are stored as, in a model that computes in `dtype`.
 
-    Raises `InvalidArgument` for fp8_e4m3 on a GPU that does not convert it (before compute capability 8.9).
+    Raises `InvalidArgument` for fp8_e4m3 on a GPU whose kernels do not convert it (before compute capability 8.0).
     """
     if asked == "auto":
         return dtype
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < divmod(FP8_ARCHITECTURE, 10):
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < divmod(LEAST_FP8_ARCHITECTURE, 10):
         major, minor = torch.cuda.get_device_capability(device)
         raise InvalidArgument(
-            f"--kv-cache-dtype {asked} needs a GPU of compute capability 8.9 or later; this one's is {major}.{minor}"
+            f"--kv-cache-dtype {asked} needs a GPU of compute capability 8.0 or later; this one's is {major}.{minor}"
         )
     return FP8
 

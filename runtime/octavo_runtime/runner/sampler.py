@@ -2,7 +2,7 @@
 
 Random rows use the Gumbel trick: argmax(logit / temperature + g) draws from the softmax when each token has its own
 Gumbel noise g. The noise is a hash of (seed, position, token id), so a request that is preempted, moved or batched
-otherwise draws the same token again.
+otherwise draws the same token again. A kernel backend can do all of it in two launches; the noise is the same.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from octavo_runtime.runner.counter import FIRST, MASK, SECOND, mix
+from octavo_kernels.noise import gumbel
+from octavo_runtime.runner.counter import noise_key
+from octavo_runtime.runner.drawing import changes_of, draws_of
 from octavo_runtime.runner.logprobs import describe
-from octavo_runtime.runner.shaping import shape
+from octavo_runtime.runner.shaping import allow, shape
 from octavo_runtime.runner.transfer import on_device
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from octavo_kernels.interface import KernelBackend
     from octavo_runtime.core.batch import SamplingRow, TokenLogprobs
 
 _CANDIDATES: Final = 1024  # most probable tokens that top-p looks at before it resorts to sorting the vocabulary
@@ -35,37 +38,44 @@ class Choice(NamedTuple):
 
 
 @torch.inference_mode()  # logits come from a pass in this mode, and nothing else may change them in place
-def choose(logits: Tensor, rows: Sequence[SamplingRow]) -> tuple[list[int], list[TokenLogprobs | None] | None]:
+def choose(
+    logits: Tensor, rows: Sequence[SamplingRow], kernels: KernelBackend | None = None
+) -> tuple[list[int], list[TokenLogprobs | None] | None]:
     """`sample`, and log probabilities under the raw logits for the rows that ask; None when none does."""
     asking = [(index, row.shaping.params.logprobs) for index, row in enumerate(rows) if row.shaping is not None]
     wanted = {index: top for index, top in asking if top is not None}
     if not wanted:
-        return sample(logits, rows), None
+        return sample(logits, rows, kernels), None
     raw = logits[list(wanted)]  # a copy, which sampling leaves alone
-    tokens = sample(logits, rows)
+    tokens = sample(logits, rows, kernels)
     described = describe(raw, [tokens[index] for index in wanted], list(wanted.values()))
     found = dict(zip(wanted, described, strict=True))
     return tokens, [found.get(index) for index in range(len(rows))]
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
+def sample(logits: Tensor, rows: Sequence[SamplingRow], kernels: KernelBackend | None = None) -> list[int]:
     """Choose one token for each of `rows` from logits `[len(rows), vocab_size]` fp32, which may be overwritten.
+    `kernels` do it, or with None torch does.
 
     Raises `FloatingPointError` naming the rows whose logits are not numbers or in which no token may be chosen, since a
     choice would be noise.
     """
-    choice = pick(logits, rows)
+    choice = pick(logits, rows, kernels=kernels)
     check(choice.best.tolist())
     chosen: list[int] = choice.tokens.tolist()
     return chosen
 
 
 @torch.inference_mode()
-def pick(logits: Tensor, rows: Sequence[SamplingRow], *, surely: bool = True) -> Choice:
+def pick(
+    logits: Tensor, rows: Sequence[SamplingRow], *, surely: bool = True, kernels: KernelBackend | None = None
+) -> Choice:
     """What `sample` does, to be `check`ed. With `surely` False, without waiting for the device: then top-p may keep too
-    little, which the choice tells.
+    little, which the choice tells. With `kernels` nothing waits and nothing is in doubt.
     """
+    if kernels is not None:
+        return _pick_with(kernels, logits, rows)
     shape(logits, rows)
     best, tokens = logits.max(dim=-1)
     drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
@@ -77,6 +87,14 @@ def pick(logits: Tensor, rows: Sequence[SamplingRow], *, surely: bool = True) ->
     certain = _filter(scaled, drawn_rows, surely=surely)
     tokens[index] = (scaled + _gumbel(scaled.shape[1], drawn_rows, scaled.device)).argmax(dim=-1)
     return Choice(tokens, best, certain)
+
+
+def _pick_with(kernels: KernelBackend, logits: Tensor, rows: Sequence[SamplingRow]) -> Choice:
+    allow(logits, rows)
+    changes = changes_of(rows, logits.shape[1], logits.device)
+    if changes is not None:
+        kernels.adjust(logits, changes)
+    return Choice(*kernels.draw(logits, draws_of(rows, logits.device)))
 
 
 def check(best: Sequence[float]) -> None:
@@ -156,25 +174,4 @@ def _least_among(scaled: Tensor, count: int, top_k: Tensor, top_p: Tensor) -> tu
 
 def _gumbel(vocab_size: int, rows: Sequence[SamplingRow], device: torch.device) -> Tensor:
     """Gumbel noise of each row's (seed, position) and each token id, `[R, vocab_size]`."""
-    keys = on_device([_signed(mix(mix(0, row.seed), row.position)) for row in rows], device)
-    tokens = torch.arange(vocab_size, device=device)
-    bits = _hash(keys[:, None] ^ (tokens * _signed(FIRST)))
-    uniform = ((bits.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
-    return -torch.log(-torch.log1p(-uniform))
-
-
-def _hash(state: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64, whose products wrap as unsigned ones do; the upper 32 bits of the result."""
-    state = (state ^ _shift(state, 30)) * _signed(FIRST)
-    state = (state ^ _shift(state, 27)) * _signed(SECOND)
-    return _shift(state ^ _shift(state, 31), 32)
-
-
-def _shift(state: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right; torch's own keeps the sign."""
-    return (state >> bits) & (MASK >> bits)
-
-
-def _signed(value: int) -> int:
-    """The int64 with the same 64 bits."""
-    return value - (1 << 64) if value >> 63 else value
+    return gumbel(on_device([noise_key(row.seed, row.position) for row in rows], device), vocab_size)

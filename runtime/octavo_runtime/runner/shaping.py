@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 def shape(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
     """Change logits `[len(rows), vocab_size]` fp32 in place. What must not be chosen becomes minus infinity."""
     shaped = [(index, row.shaping) for index, row in enumerate(rows) if row.shaping is not None]
-    for index, shaping in shaped:
-        if shaping.params.allowed_token_ids is not None:
-            _allow(logits[index], shaping.params.allowed_token_ids)
+    allow(logits, rows)
     _forbid(logits, rows)
     _add_biases(logits, shaped)
     _penalise(logits, [(index, shaping) for index, shaping in shaped if _has_penalty(shaping.params)])
+
+
+def allow(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """The first step of `shape`: only the allowed tokens, of rows that name some."""
+    for index, row in enumerate(rows):
+        if row.shaping is not None and row.shaping.params.allowed_token_ids is not None:
+            _allow(logits[index], row.shaping.params.allowed_token_ids)
 
 
 def _allow(row: Tensor, tokens: Sequence[int]) -> None:
@@ -42,13 +47,13 @@ def _forbid(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
     pairs = [(index, token) for index, row in enumerate(rows) for token in row.forbidden]
     for index, row in enumerate(rows):
         if row.shaping is not None and row.shaping.params.bad_words:
-            pairs += [(index, token) for token in _completions(row.shaping)]
+            pairs += [(index, token) for token in completions(row.shaping)]
     if pairs:
         where = on_device(pairs, logits.device)
         logits[where[:, 0], where[:, 1]] = -torch.inf
 
 
-def _completions(shaping: Shaping) -> Iterable[int]:
+def completions(shaping: Shaping) -> Iterable[int]:
     """The tokens that would complete a bad word in the output; what stands in the prompt does not begin one."""
     tokens = shaping.tokens
     for *beginning, last in shaping.params.bad_words:

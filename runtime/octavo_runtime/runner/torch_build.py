@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from octavo_kernels.select import select_backend
-from octavo_runtime.core.batch import FlatBatch, SamplingRow
+from octavo_runtime.core.batch import FlatBatch, SamplingParams, SamplingRow, Shaping
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.load import load_decoder
 from octavo_runtime.model.shard import WHOLE, check_divisible
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 _CPU_SHARE: Final = 0.5  # of the memory free after loading; the rest is for activations, the API process and neighbours
 _GPU_SHARE: Final = 0.92  # of the memory free after a profile run; the rest is for fragmentation
 _CPU_WARMUP_TOKENS: Final = 16
+# So that no request is the first to need the kernel that shapes logits.
+_BIASED: Final = Shaping(SamplingParams(max_tokens=1, logit_bias=((0, 1.0),)), tokens=[0], num_prompt_tokens=0)
 
 
 def build_torch_runner(
@@ -68,7 +70,15 @@ def build_torch_runner(
             workers.wait_until_loaded()
         progress("warmup", 0.0)
         runner = _with_cache(
-            config, info, decoder, device, dtype=dtype, cache_dtype=cache_dtype, workers=workers, limits=limits
+            config,
+            info,
+            decoder,
+            device,
+            dtype=dtype,
+            cache_dtype=cache_dtype,
+            workers=workers,
+            limits=limits,
+            kernels=backend if backend.name == "triton" else None,  # elsewhere torch samples at least as fast
         )
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{info.path} does not fit on {device}: {error}") from error
@@ -115,13 +125,21 @@ def _with_cache(
     cache_dtype: torch.dtype,
     workers: Workers | None,
     limits: GraphLimits | None,
+    kernels: KernelBackend | None,
 ) -> TorchRunner:
     """A runner that has computed its first step."""
     block_bytes = config.block_size * sum(shape.bytes_per_token(cache_dtype.itemsize) for shape in decoder.cache_shapes)
 
     def runner(num_blocks: int) -> TorchRunner:
         kind = workers.runner if workers else TorchRunner
-        return kind(decoder, num_blocks=num_blocks, block_size=config.block_size, device=device, dtype=cache_dtype)
+        return kind(
+            decoder,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            device=device,
+            dtype=cache_dtype,
+            kernels=kernels,
+        )
 
     def ready(free: int, share: float) -> TorchRunner:
         num_blocks = count_blocks(config, info, block_bytes=block_bytes, free=free, share=share)
@@ -167,7 +185,9 @@ def _execute(runner: TorchRunner, positions: range) -> None:
             seq_lens=[positions.stop],
             block_tables=[list(range(num_blocks))],
             sample_rows=[len(positions) - 1],
-            sampling=[SamplingRow(temperature=1.0, top_p=0.9, top_k=0, seed=0, position=positions.stop)],
+            sampling=[
+                SamplingRow(temperature=1.0, top_p=0.9, top_k=0, seed=0, position=positions.stop, shaping=_BIASED)
+            ],
         )
     )
 

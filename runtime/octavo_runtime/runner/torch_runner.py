@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from octavo_kernels.interface import KernelBackend
     from octavo_runtime.core.batch import FlatBatch, ScoreRow, TokenLogprobs
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.spec import CacheShape
@@ -45,12 +46,16 @@ class TorchRunner:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        kernels: KernelBackend | None = None,
     ) -> None:
-        """Allocates `num_blocks` blocks of `block_size` tokens for every layer on `device`; `dtype` is the cache's."""
+        """Allocates `num_blocks` blocks of `block_size` tokens for every layer on `device`; `dtype` is the cache's.
+        `kernels` choose the tokens; None: torch does.
+        """
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.step_tokens = choose_step_tokens(device)
         self._decoder = decoder
+        self._kernels = kernels
         self.device = device
         self.computes_apart = device.type == "cuda"
         self._sampled: torch.Tensor | None = None  # tokens of the step launched last, on the device; None: it raised
@@ -79,7 +84,8 @@ class TorchRunner:
             result = self._compute(batch, inputs)
             self._sampled = torch.tensor(result.tokens, dtype=torch.int64, device=self.device)
             return Done(result)
-        choice = pick(self._logits(inputs)[: len(batch.sampling)], batch.sampling, surely=self._careful_steps > 0)
+        logits = self._logits(inputs)[: len(batch.sampling)]
+        choice = pick(logits, batch.sampling, surely=self._careful_steps > 0, kernels=self._kernels)
         self._careful_steps = max(self._careful_steps - 1, 0)
         self._sampled = choice.tokens
         return UnderWay(choice, self._be_careful)
@@ -94,12 +100,15 @@ class TorchRunner:
 
     def _compute(self, batch: FlatBatch, inputs: StepInputs) -> StepResult:
         if not batch.scoring:
-            return _chosen(self._logits(inputs)[: len(batch.sampling)], batch)
+            return self._chosen(self._logits(inputs)[: len(batch.sampling)], batch)
         asked = [batch.scoring[at : at + SCORE_ROWS] for at in range(0, len(batch.scoring), SCORE_ROWS)]
         pieces = [inputs.sample_rows, *torch.split(inputs.score_rows, SCORE_ROWS)]
         logits = self._decoder.forward_pieces(inputs.token_ids, inputs.positions, inputs.batch, self._caches, pieces)
-        result = _chosen(next(logits), batch)
+        result = self._chosen(next(logits), batch)
         return replace(result, scores=[score for piece in map(_scores, logits, asked) for score in piece])
+
+    def _chosen(self, logits: Tensor, batch: FlatBatch) -> StepResult:
+        return StepResult(*choose(logits, batch.sampling, self._kernels)) if batch.sampling else StepResult([])
 
     def _logits(self, inputs: StepInputs) -> Tensor:
         """Of `inputs`' sample rows, and of padding after them."""
@@ -114,10 +123,6 @@ class TorchRunner:
 def memory_of(device: torch.device) -> Memory | None:
     """None where the host's memory is the device's."""
     return None if device.type == "cpu" else PinnedMemory(device)
-
-
-def _chosen(logits: Tensor, batch: FlatBatch) -> StepResult:
-    return StepResult(*choose(logits, batch.sampling)) if batch.sampling else StepResult([])
 
 
 def _scores(logits: Tensor, asked: Sequence[ScoreRow]) -> list[TokenLogprobs]:

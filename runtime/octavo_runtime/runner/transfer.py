@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def on_device(
-    values: Sequence[int] | Sequence[float] | Sequence[Sequence[int]],
+    values: Sequence[int] | Sequence[float] | Sequence[Sequence[int]] | Sequence[Sequence[float]],
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
