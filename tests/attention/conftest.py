@@ -26,27 +26,6 @@ if not torch.cuda.is_available():
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _patch_language_once() -> None:
-    """Triton's interpreter goes through all of `triton.language` at each call of a jitted function by another, to patch
-    what the launch around it has patched already: most of its time. Once for each module is enough.
-    """
-    from triton.runtime import interpreter
-
-    patched = set()
-
-    def call(self: interpreter.InterpretedFunction, *args: object, **kwargs: object) -> object:
-        if self.fn.__module__ not in patched:
-            patched.add(self.fn.__module__)
-            interpreter._patch_lang(self.fn)
-        return self.rewrite()(*args, **kwargs)
-
-    interpreter.InterpretedFunction.__call__ = call
-
-
-if os.environ.get("TRITON_INTERPRET") == "1":
-    _patch_language_once()
-
-
 @dataclass(frozen=True)
 class Shape:
     """Sequences as (query length, context length with it), and the model's heads."""
