@@ -300,7 +300,7 @@ def test_the_policy_comes_from_the_spec(raw_spec):
     autoscaling = {"minReplicas": 2, "maxReplicas": 9, "targets": {"kvUtilizationPercent": 70}}
     spec = parse_spec(raw_spec(autoscaling=autoscaling, runtime={"maxNumSeqs": 8}))
     assert spec.autoscaling is not None
-    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 180, 8)
+    assert ScalingPolicy.of(spec, spec.autoscaling, NOW) == ScalingPolicy(2, 9, 0.7, None, 0, 300, 8)
 
 
 # --- learned supply ---------------------------------------------------------------------------------------------------

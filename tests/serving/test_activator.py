@@ -48,6 +48,7 @@ async def test_a_stream_waits_for_a_replica_that_loads_and_for_the_one_after_a_r
         upstream=f"http://127.0.0.1:{replica}",
         model="sim-model",
         max_held=10,
+        share=10,
         hold_timeout=SECONDS,
         drain_timeout=1,
         host="127.0.0.1",

@@ -74,10 +74,10 @@ class ScaleDownBehavior(SpecModel):
     """How fast replicas are removed."""
 
     stabilization_window: Annotated[Seconds, duration("0s", "1h")] = Field(
-        default="3m",
+        default="5m",
         validate_default=True,
         description="Replicas are removed only down to the most that was needed at any moment of this time, one at "
-        "a time. It is at least twice the time that a replica takes to start, as measured. Default: 3m.",
+        "a time. It is at least twice the time that a replica takes to start, as measured. Default: 5m.",
     )
 
 

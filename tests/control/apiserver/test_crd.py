@@ -52,7 +52,7 @@ def test_defaults_are_filled_in(kube):
     assert spec["drain"] == {"timeout": "120s"}
     assert spec["model"]["dtype"] == "auto"
     assert spec["autoscaling"]["minReplicas"] == 1
-    assert spec["autoscaling"]["behavior"]["scaleDown"] == {"stabilizationWindow": "3m"}
+    assert spec["autoscaling"]["behavior"]["scaleDown"] == {"stabilizationWindow": "5m"}
     assert "replicas" not in spec
 
 
