@@ -13,7 +13,7 @@ from octavo_runtime.model.shard import Shard
 from octavo_runtime.parallel.group import join, reach_store
 from octavo_runtime.parallel.lockstep import LockstepRunner, OutOfStepError
 from octavo_runtime.parallel.messages import Allocate, Compute, Free, Loaded, Measure, ToWorker
-from octavo_runtime.runner.machine import choose_cache_dtype, choose_dtype
+from octavo_runtime.runner.machine import choose_cache_dtype, choose_dtype, return_free_memory
 from octavo_runtime.runner.torch_build import prepare_torch, select_kernels
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Worker:
             shard=shard,
             group=group,
         )
+        return_free_memory()
         self._runner: LockstepRunner | None = None
         self._before = 0  # bytes that were allocated when the KV cache was there and no step yet
 

@@ -22,6 +22,7 @@ from octavo_runtime.runner.machine import (
     choose_step_tokens,
     choose_threads,
     host_free_memory,
+    return_free_memory,
 )
 from octavo_runtime.runner.plan_file import PlanFile, make_key, plan_folders
 from octavo_runtime.runner.torch_runner import TorchRunner
@@ -66,6 +67,7 @@ def build_torch_runner(
             group=workers.group if workers else None,
             progress=lambda done: progress("weights", done),
         )
+        return_free_memory()
         if workers:
             workers.wait_until_loaded()
         progress("warmup", 0.0)
