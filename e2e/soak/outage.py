@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cluster import ControlPlane
 from kit.api_client import ApiClient
@@ -30,10 +30,9 @@ from soak.plane import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+
 SERVED: Final = 20
 CATCH_UP_SECONDS: Final = 30
-
-Raw = dict[str, Any]
 
 
 def run(lengths: tuple[int, ...]) -> Iterator[Goal]:

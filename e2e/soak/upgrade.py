@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cluster import ControlPlane
 from kit.api_client import ApiClient
@@ -28,10 +28,10 @@ from soak.plane import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from soak.plane import Raw
+
 EARLIER: Final = "35b4993"
 """No chart is released yet: a commit that somebody may run."""
-
-Raw = dict[str, Any]
 
 _PVC: Final = {"source": {"pvc": {"claimName": "models", "path": "smol"}}}
 SPECS: Final[tuple[Raw, ...]] = (
