@@ -32,6 +32,7 @@ class _Shape(NamedTuple):
     num_warps: int
     num_stages: int
     programs: int  # per multiprocessor
+    most_registers: int = 0  # that the compiler may take for a thread; 0: as it likes
 
 
 class Launch(NamedTuple):
@@ -95,6 +96,14 @@ _FP8_PREFILL: Final = {
     90: _PREFILL[90],
     100: _PREFILL[100],
 }
+# Scales take registers too. Left alone, the compiler now and then chooses 128 and spills some; 168 are enough, and three
+# blocks, whose tiles are one more in flight. sm_89 has shared memory for three tiles.
+_INT8_DECODE: Final = {
+    80: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
+    89: _Shape(0, 16 << 10, 4, 4, 3, most_registers=168),
+    90: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
+    100: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
+}
 _MOST_FP8_COLUMNS: Final = 32
 _SMALLEST: Final = 89  # whose tiles fit everywhere
 _CLASSES: Final = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 110: 89, 120: 89, 121: 89}
@@ -108,11 +117,13 @@ def choose_launch(
     element_size: int,
     *,
     cache_size: int,
+    scaled: bool = False,
     for_any: bool = False,
 ) -> Launch:
     """The launch for a step whose longest query is `max_query_len`, with `group` query heads per KV head.
 
-    `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes.
+    `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes; `scaled` where
+    its rows have scales.
     `for_any` gives the tiles of a prefill whatever the queries, so that they do not depend on who is in the step.
     `architecture` is such as 90. One that is not in the table gets the tiles of the smallest, which fit everywhere.
     """
@@ -121,7 +132,10 @@ def choose_launch(
     least_rows = max(_LEAST, triton.next_power_of_2(group))
     is_decode = not for_any and max_query_len * group <= least_rows  # also what verifies a few drafted tokens
     table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
+    if scaled and is_decode:
+        table = _INT8_DECODE
     shape = table[_CLASSES.get(architecture, _SMALLEST)]
+    held = {"maxnreg": shape.most_registers} if shape.most_registers else {}
     most_columns = _MOST_FP8_COLUMNS if converted and is_decode else MOST_COLUMNS
     return Launch(
         rows=max(least_rows, _fit(shape.query_bytes, row_bytes, _MOST_ROWS)),
@@ -129,7 +143,7 @@ def choose_launch(
         programs=shape.programs,
         is_decode=is_decode,
         # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
-        options={"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": True},
+        options={"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": True, **held},
     )
 
 

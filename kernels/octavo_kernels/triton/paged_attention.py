@@ -10,7 +10,8 @@ Tiles of positions that all rows may see need no mask; only the last few do, and
 sliding window that loop does all of the work, from the first tile that any row sees. The numbers of the next tile's
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
-Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py).
+Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py); those of
+one in int8 do too, and their scales multiply what stands on the other side of the products (int8.py).
 """
 
 # ruff: noqa: PLR0917  what a kernel works on has to be passed to it
@@ -21,6 +22,7 @@ import triton
 import triton.language as tl
 
 from octavo_kernels.triton.e4m3 import as_read
+from octavo_kernels.triton.int8 import load_numbers, load_scales
 
 
 @triton.jit
@@ -57,6 +59,7 @@ def paged_attention_kernel(
     WINDOW: tl.constexpr = 0,  # positions that a row sees up to its own; 0: all
     SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
     SPLIT: tl.constexpr = 0,  # tiles of positions, where contexts are cut at multiples of so many (splits.py)
+    SCALED: tl.constexpr = False,  # caches in int8 with scales
 ):
     program = tl.program_id(0)
     first_unit = tl.load(program_unit + program)
@@ -97,26 +100,59 @@ def paged_attention_kernel(
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
         pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N)
+        scales = load_scales(
+            key_cache, value_cache, pages, begin, kv_head, seq_len, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N, SCALED
+        )
         for tile in range(begin, num_full):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
-            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
-            k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype)
-            scores = score(q, k, scale_log2e, SOFT_CAP)
+            k, v = load_context(
+                key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
+                BLOCK_SIZE, BLOCK_N, q.dtype, False, SCALED,
+            )  # fmt: skip
+            scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, tile * BLOCK_N + tl.arange(0, BLOCK_N), positions)
-            largest, total, acc = accumulate(scores, v, largest, total, acc, False)
+            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, False)
             pages = next_pages
+            scales = load_scales(
+                key_cache,
+                value_cache,
+                pages,
+                tile + 1,
+                kv_head,
+                seq_len,
+                NUM_KV_HEADS,
+                HEAD_DIM,
+                BLOCK_SIZE,
+                BLOCK_N,
+                SCALED,
+            )
         for tile in range(num_full, stop):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
-            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-            k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, q.dtype)
-            scores = score(q, k, scale_log2e, SOFT_CAP)
+            k, v = load_context(
+                key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
+                BLOCK_SIZE, BLOCK_N, q.dtype, True, SCALED,
+            )  # fmt: skip
+            scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, columns, positions)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
-            largest, total, acc = accumulate(scores, v, largest, total, acc, True)
+            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, True)
             pages = next_pages
+            scales = load_scales(
+                key_cache,
+                value_cache,
+                pages,
+                tile + 1,
+                kv_head,
+                seq_len,
+                NUM_KV_HEADS,
+                HEAD_DIM,
+                BLOCK_SIZE,
+                BLOCK_N,
+                SCALED,
+            )
 
         # Masks, not a branch: with both ways of storing behind one, registers spilled. (Comparisons of rows, because
         # the interpreter makes numbers of a boolean that is spread over them.)
@@ -214,6 +250,41 @@ def slots_of(pages, tile, kv_head, NUM_KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.co
 
 
 @triton.jit
+def load_context(
+    key_cache,
+    value_cache,
+    pages,
+    tile,
+    kv_head,
+    seq_len,
+    dims,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    DTYPE: tl.constexpr,
+    MASKED: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of a tile of positions, which MASKED may not all be
+    written; SCALED without their scales.
+    """
+    written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
+    if SCALED:
+        return load_numbers(
+            key_cache, value_cache, pages, tile, kv_head, written, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
+            BLOCK_SIZE, BLOCK_N, DTYPE, MASKED,
+        )  # fmt: skip
+    else:  # noqa: RET505  Triton compiles only the branch that is taken
+        slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
+        if MASKED:
+            return load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM, DTYPE)
+        else:  # noqa: RET505  as above
+            return load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, DTYPE)
+
+
+@triton.jit
 def load_tile(
     key_cache, value_cache, slots, dims, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, DTYPE: tl.constexpr
 ):
@@ -241,8 +312,13 @@ def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.
 
 
 @triton.jit
-def score(q, k, scale_log2e, SOFT_CAP: tl.constexpr):
-    """Scores in base 2: log2(e) times what they are in base e, and a soft cap that is applied in base e."""
+def score(q, k, scale_log2e, key_scales, SOFT_CAP: tl.constexpr):
+    """Scores in base 2: log2(e) times what they are in base e, and a soft cap that is applied in base e.
+
+    `key_scales` are of the tile's positions, or None.
+    """
+    if key_scales is not None:
+        scale_log2e *= key_scales.to(tl.float32)[None, :]
     scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
     if SOFT_CAP > 0:
         LOG2E: tl.constexpr = 1.4426950408889634
@@ -265,9 +341,10 @@ def visible(columns, positions, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def accumulate(scores, v, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
+def accumulate(scores, v, value_scales, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
     """One step of the online softmax (Milakov and Gimelshein, 2018; FlashAttention, 2022), scores in base 2.
 
+    `value_scales` are of the tile's positions, or None.
     MAY_BE_EMPTY: a row may have seen nothing so far, whose largest score is minus infinity, and that minus itself NaN.
     """
     new_largest = tl.maximum(largest, tl.max(scores, 1))
@@ -277,5 +354,7 @@ def accumulate(scores, v, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
     weights = tl.exp2(scores - base[:, None])
     correction = tl.exp2(largest - base)
     total = total * correction + tl.sum(weights, 1)
+    if value_scales is not None:
+        weights *= value_scales.to(tl.float32)[None, :]
     acc = acc * correction[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
     return new_largest, total, acc
