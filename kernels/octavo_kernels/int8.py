@@ -42,8 +42,8 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def numbers_of(cache: Tensor) -> Tensor:
     """The numbers of an int8 cache, `[num_blocks, num_kv_heads, block_size, head_dim]`, in its memory."""
-    block_size, head_dim = cache.shape[2], head_dim_of(cache)
-    return cache.flatten(2)[..., : block_size * head_dim].unflatten(2, (block_size, head_dim))
+    rows = (*cache.shape[:3], head_dim_of(cache))
+    return cache.flatten(2)[..., : rows[2] * rows[3]].view(rows)
 
 
 def scales_of(cache: Tensor) -> Tensor:
@@ -58,6 +58,8 @@ def read(cache: Tensor) -> Tensor:
 
 def packed(x: Tensor) -> Tensor:
     """An int8 cache of the rows `[num_blocks, num_kv_heads, block_size, head_dim]`."""
-    cache = torch.empty(cache_shape(*x.shape, INT8), dtype=INT8, device=x.device)
+    num_blocks, num_kv_heads, block_size, head_dim = x.shape
+    size = cache_shape(num_blocks, num_kv_heads, block_size, head_dim, INT8)
+    cache = torch.empty(size, dtype=INT8, device=x.device)
     numbers_of(cache)[...], scales_of(cache)[...] = quantised(x)
     return cache

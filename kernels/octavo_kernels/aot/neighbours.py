@@ -63,8 +63,8 @@ def _rotated(dtype: str, head_dim: int, half: int, *, norm: bool = False, cache:
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}") | {"slot_mapping": "*i64"}
     types |= dict.fromkeys(("query_norm", "key_norm"), "*fp32") if norm else {}
     types |= dict.fromkeys(("query_stride", "key_stride", "value_stride"), "i32") | {"eps": "fp32"}
-    switches = {"BLOCK_SIZE": 16, "NORM": norm, "SCALED": cache == "i8"}
-    switches["LARGEST"] = LARGEST if cache and cache != "i8" else 0.0
+    largest = LARGEST if cache and cache != "i8" else 0.0
+    switches = {"BLOCK_SIZE": 16, "NORM": norm, "LARGEST": largest, "SCALED": cache == "i8"}
     name = f"write_rotated {dtype} d{head_dim} pairs {half}" + " norm" * norm + (f" cache {cache}" if cache else "")
     return Configuration(name, "copy", source_of(write_rotated_kernel, types, {**constants, **switches}), options)
 

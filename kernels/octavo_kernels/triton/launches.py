@@ -96,7 +96,7 @@ _FP8_PREFILL: Final = {
     90: _PREFILL[90],
     100: _PREFILL[100],
 }
-# Scales take registers too. Left alone, the compiler now and then chooses 128 and spills some; 168 are enough, and three
+# Scales take registers too. Left alone, the compiler sometimes chooses 128 and spills some; 168 are enough, and three
 # blocks, whose tiles are one more in flight. sm_89 has shared memory for three tiles.
 _INT8_DECODE: Final = {
     80: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
