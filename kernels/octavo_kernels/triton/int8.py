@@ -79,15 +79,18 @@ def load_scales(
     """A tile's scales of keys and of values, [BLOCK_N] each; 0 for positions that are not written. None where there are
     none.
     """
-    if not SCALED:
+    if SCALED:
+        PIECE: tl.constexpr = BLOCK_SIZE * (HEAD_DIM + 2) // 2
+        first = pieces_of(pages, kv_head, NUM_KV_HEADS) * PIECE + (
+            BLOCK_SIZE * HEAD_DIM // 2 + tile * BLOCK_N % BLOCK_SIZE
+        )
+        rows = tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
+        written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
+        of_keys = key_cache.to(tl.pointer_type(tl.bfloat16), bitcast=True)
+        of_values = value_cache.to(tl.pointer_type(tl.bfloat16), bitcast=True)
+        return tl.load(of_keys + rows, mask=written, other=0.0), tl.load(of_values + rows, mask=written, other=0.0)
+    else:  # noqa: RET505  Triton compiles only the branch that is taken
         return None, None
-    PIECE: tl.constexpr = BLOCK_SIZE * (HEAD_DIM + 2) // 2
-    first = pieces_of(pages, kv_head, NUM_KV_HEADS) * PIECE + (BLOCK_SIZE * HEAD_DIM // 2 + tile * BLOCK_N % BLOCK_SIZE)
-    rows = tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
-    written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
-    of_keys = key_cache.to(tl.pointer_type(tl.bfloat16), bitcast=True)
-    of_values = value_cache.to(tl.pointer_type(tl.bfloat16), bitcast=True)
-    return tl.load(of_keys + rows, mask=written, other=0.0), tl.load(of_values + rows, mask=written, other=0.0)
 
 
 @triton.jit

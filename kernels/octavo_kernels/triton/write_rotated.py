@@ -163,15 +163,16 @@ def store_scales(
     SCALED: tl.constexpr,
 ):
     """The key's and the value's scale behind their piece's numbers; the bits of each row's, or None without scales."""
-    if not SCALED:
+    if SCALED:
+        bits = scale_bits(largest)
+        places = (piece + BLOCK_SIZE * HEAD_DIM) // 2 + slot % BLOCK_SIZE + rows * 0
+        if slot >= 0:
+            scales = bits.to(tl.uint16)
+            tl.store(key_cache.to(tl.pointer_type(tl.uint16), bitcast=True) + places, scales, mask=rows == GROUP)
+            tl.store(value_cache.to(tl.pointer_type(tl.uint16), bitcast=True) + places, scales, mask=rows == GROUP + 1)
+        return bits
+    else:  # noqa: RET505  Triton compiles only the branch that is taken
         return None
-    bits = scale_bits(largest)
-    places = (piece + BLOCK_SIZE * HEAD_DIM) // 2 + slot % BLOCK_SIZE + rows * 0
-    if slot >= 0:
-        scales = bits.to(tl.uint16)
-        tl.store(key_cache.to(tl.pointer_type(tl.uint16), bitcast=True) + places, scales, mask=rows == GROUP)
-        tl.store(value_cache.to(tl.pointer_type(tl.uint16), bitcast=True) + places, scales, mask=rows == GROUP + 1)
-    return bits
 
 
 @triton.jit
