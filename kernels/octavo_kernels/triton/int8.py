@@ -30,7 +30,7 @@ def load_numbers(
     pages,
     tile,
     kv_head,
-    written,
+    seq_len,
     dims,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -51,6 +51,7 @@ def load_numbers(
     keys = key_cache + rows[None, :] + dims[:, None]
     values = value_cache + rows[:, None] + dims[None, :]
     if MASKED:
+        written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
         k = tl.load(keys, mask=written[None, :] & (dims < HEAD_DIM)[:, None], other=0)
         v = tl.load(values, mask=written[:, None] & (dims < HEAD_DIM)[None, :], other=0)
     elif HEAD_DIM == PADDED_DIM:

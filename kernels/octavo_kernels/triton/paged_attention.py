@@ -129,12 +129,12 @@ def paged_attention_kernel(
             )
         for tile in range(num_full, stop):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
-            columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             k, v = load_context(
                 key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
                 BLOCK_SIZE, BLOCK_N, q.dtype, True, SCALED,
             )  # fmt: skip
             scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
+            columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             if slopes is not None:
                 scores += biases(slope, columns, positions)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
@@ -270,15 +270,15 @@ def load_context(
     """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of a tile of positions, which MASKED may not all be
     written; SCALED without their scales.
     """
-    written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
     if SCALED:
         return load_numbers(
-            key_cache, value_cache, pages, tile, kv_head, written, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
+            key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
             BLOCK_SIZE, BLOCK_N, DTYPE, MASKED,
         )  # fmt: skip
     else:  # noqa: RET505  Triton compiles only the branch that is taken
         slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
         if MASKED:
+            written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
             return load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM, DTYPE)
         else:  # noqa: RET505  as above
             return load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, DTYPE)
