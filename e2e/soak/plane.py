@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -137,6 +138,14 @@ def install(plane: ControlPlane, crd: Path = CRD) -> None:
     subprocess.run([*kubectl, *wait], check=True)
 
 
+def certificates(plane: ControlPlane, folder: Path) -> Path:
+    """A folder as controllers want it: a certificate for this machine, and the authority that the API server trusts."""
+    folder.mkdir()
+    for source, target in (("server.crt", "tls.crt"), ("server.key", "tls.key"), ("ca.crt", "ca.crt")):
+        shutil.copy(plane.folder / "pki" / source, folder / target)
+    return folder
+
+
 def server(index: int, spec: Raw | None = None) -> Raw:
     """The ModelServer of that number; the smallest there is, where no spec is given."""
     least = {"replicas": 1, "model": {"source": {"pvc": {"claimName": "models"}}}}
@@ -207,7 +216,7 @@ async def kubelet(api: ApiClient) -> AsyncIterator[None]:
             path = f"{PODS}/{pod['metadata']['name']}"
             with suppress(aiohttp.ClientResponseError):  # it is gone already
                 if event["type"] == "ADDED":
-                    await api.patch(f"{path}/status", {"status": _running(next(numbers))})
+                    await api.patch(f"{path}/status", {"status": running(next(numbers))})
                 elif "deletionTimestamp" in pod["metadata"] and event["type"] != "DELETED":
                     await api.delete(path, {"gracePeriodSeconds": 0})
 
@@ -217,7 +226,8 @@ async def kubelet(api: ApiClient) -> AsyncIterator[None]:
         playing.cancel()
 
 
-def _running(number: int) -> Raw:
+def running(number: int) -> Raw:
+    """The status of a pod that is ready, on the address of that number."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     address = ADDRESSES[number % len(ADDRESSES)]
     container = {"name": "runtime", "ready": True, "started": True, "restartCount": 0, "image": "x", "imageID": "x"}

@@ -15,15 +15,11 @@ fewer groups are those with the lower numbers, whatever each of them does.
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child
 from octavo_operator.core.observed import DeploymentView, PodView, Raw, view_deployment, view_template
 from octavo_operator.core.spec import ModelServerSpec
-
-_OF_THE_LEADER: Final = ("ports", "startupProbe", "readinessProbe", "livenessProbe")
-"""Of the runtime's container: a worker listens to its leader alone."""
 
 
 def make_groups(owner: Owner, replicas: int, nodes: int, template: Manifest, *, in_place: bool) -> tuple[Manifest, ...]:
@@ -124,10 +120,10 @@ def _is_whole(leader: PodView, workers: tuple[PodView, ...]) -> bool:
 
 
 def _worker(template: Manifest, name: str) -> Manifest:
-    """The leader's template for the other pods, with the same revision: what rolls one of them rolls all."""
+    """The leader's template for the other pods, with the same revision: what rolls one of them rolls all.
+
+    The probes are the same too: a worker answers them, and nothing else.
+    """
     worker = copy.deepcopy(template)
     worker["metadata"]["labels"] |= names.worker_selector(name)
-    (runtime,) = (item for item in worker["spec"]["containers"] if item["name"] == names.CONTAINER)
-    for field in _OF_THE_LEADER:
-        del runtime[field]
     return worker

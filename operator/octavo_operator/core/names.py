@@ -105,8 +105,8 @@ USER_ID: Final = 65532
 DRAIN_DELAY_SECONDS: Final = 5
 KILL_MARGIN_SECONDS: Final = 10
 
-# A replica of several nodes is a group of a LeaderWorkerSet, one pod on each. Its other pods than the leader serve
-# nobody: their label has a dot, as the activator's, so that no selector of replicas fits.
+# A replica of several nodes is a group of a LeaderWorkerSet, one pod on each. The other pods answer no
+# requests: their label has a dot, as the activator's, so that no selector of replicas fits.
 WORKER: Final = "worker"
 GROUP_NAME: Final = "leaderworkerset.sigs.k8s.io/name"
 GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
