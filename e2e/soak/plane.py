@@ -6,6 +6,7 @@ No node runs the pods: each is made ready on a loopback address, and one small s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ CRD: Final = ROOT / "crds/modelserver.yaml"
 NAMESPACE: Final = "soak"
 SERVERS: Final = f"/apis/octavo.dev/v1alpha1/namespaces/{NAMESPACE}/modelservers"
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+POLICIES: Final = f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies"
 SERVICES: Final = f"/api/v1/namespaces/{NAMESPACE}/services"
 PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
 ADDRESSES: Final = tuple(f"127.{10 + os.getpid() % 40}.{number // 250}.{number % 250 + 1}" for number in range(500))
@@ -46,14 +48,14 @@ Raw = dict[str, Any]
 class Operator:
     """`octavo-operator run` as a process of its own, from the folder `code` instead of the installed one if given."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *, code: Path | None = None) -> None:
+    def __init__(self, kubeconfig: Path, log: Path, *, code: Path | None = None, list_seconds: int = 60) -> None:
         self._log = log
         (self._port,) = free_ports(1)
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1",
             "OCTAVO_HTTP_PORT": str(self._port),
-            "OCTAVO_RESYNC_PERIOD": "60",
+            "OCTAVO_RESYNC_PERIOD": str(list_seconds),
             "POD_NAMESPACE": "default",
             "POD_NAME": "operator",
         }
@@ -199,22 +201,27 @@ async def replicas(metrics: Callable[[str], str | None] = lambda _: METRICS) -> 
 @asynccontextmanager
 async def kubelet(api: ApiClient) -> AsyncIterator[None]:
     """Makes every pod ready as it comes, and lets those go that are to go."""
+    slots = asyncio.Semaphore(8)
 
-    async def play() -> None:
-        numbers = iter(range(1, 1 << 16))
-        async for event in api.watch(PODS):
-            pod = event["object"]
-            path = f"{PODS}/{pod['metadata']['name']}"
+    async def play(event: Raw, number: int) -> None:
+        metadata = event["object"]["metadata"]
+        path = f"{PODS}/{metadata['name']}"
+        async with slots:
             with suppress(aiohttp.ClientResponseError):  # it is gone already
                 if event["type"] == "ADDED":
-                    await api.patch(f"{path}/status", {"status": _running(next(numbers))})
-                elif "deletionTimestamp" in pod["metadata"] and event["type"] != "DELETED":
+                    await api.patch(f"{path}/status", {"status": _running(number)})
+                elif "deletionTimestamp" in metadata and event["type"] != "DELETED":
                     await api.delete(path, {"gracePeriodSeconds": 0})
 
+    async def follow(group: asyncio.TaskGroup) -> None:
+        numbers = itertools.count(1)
+        async for event in api.watch(PODS):
+            group.create_task(play(event, next(numbers)))
+
     async with asyncio.TaskGroup() as group:  # so that its failure ends the run
-        playing = group.create_task(play())
+        following = group.create_task(follow(group))
         yield
-        playing.cancel()
+        following.cancel()
 
 
 def _running(number: int) -> Raw:

@@ -38,7 +38,7 @@ from octavo_operator.settings import Settings
 from octavo_operator.startups import Startups
 from octavo_operator.store import Key, Observed, Raw, Store
 
-LOAD_PERIOD_SECONDS: Final = 15.0
+LOAD_PERIOD_SECONDS: Final = 30.0
 REJECTED_RETRY_SECONDS: Final = 60.0
 
 logger = logging.getLogger(__name__)

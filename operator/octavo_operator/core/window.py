@@ -53,8 +53,8 @@ class Trouble:
 
 
 DIRECT: Final = Pace(WINDOW_SECONDS, WINDOW_SECONDS, RATE_SECONDS)
-RESTING: Final = Pace(fresh=40.0, mean=20.0, rate=40.0)
-"""Of replicas that nothing is decided on: their load is only shown, and asked for every 15 s."""
+RESTING: Final = Pace(fresh=80.0, mean=40.0, rate=80.0)
+"""Of replicas that nothing is decided on: their load is only shown, and asked for every 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
