@@ -14,9 +14,11 @@ from typing import Final
 
 from octavo_operator.core.errors import PrometheusError
 from octavo_operator.core.names import Reason
+from octavo_operator.core.pace import LATENCY_SECONDS, Pace
 from octavo_operator.core.promql import Answer, Pod, read_samples, samples_query
+from octavo_operator.core.reading import is_news
 from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
-from octavo_operator.core.window import LATENCY_SECONDS, Pace, Trouble, Window, is_news
+from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.prometheus import PrometheusClient

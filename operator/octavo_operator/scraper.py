@@ -19,8 +19,10 @@ import aiohttp
 
 from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
+from octavo_operator.core.pace import RESTING, Pace
+from octavo_operator.core.reading import is_news
 from octavo_operator.core.spec_metrics import direct_pace
-from octavo_operator.core.window import RESTING, Pace, Trouble, Window, is_news
+from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.samples import Windows, keep_windows

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from octavo_operator.core import names
-from octavo_operator.core.window import DIRECT, RESTING
+from octavo_operator.core.pace import DIRECT, RESTING
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.scraper import LARGEST_ANSWER, SETTLE_SECONDS, Scraper, Target, fetch
