@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -22,7 +23,7 @@ import aiohttp
 from cluster.ports import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from cluster import ControlPlane
     from kit.api_client import ApiClient
@@ -48,15 +49,25 @@ Raw = dict[str, Any]
 class Operator:
     """`octavo-operator run` as a process of its own, from the folder `code` instead of the installed one if given."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *, code: Path | None = None, list_seconds: int = 60) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *,
+        code: Path | None = None,
+        list_seconds: int = 60,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._log = log
         (self._port,) = free_ports(1)
-        self._environment = os.environ | {
+        defaults = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1", "POD_NAMESPACE": "default"}
+        self._environment = {
+            **os.environ,
+            **defaults,
+            **environment,
             "KUBECONFIG": str(kubeconfig),
-            "OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1",
             "OCTAVO_HTTP_PORT": str(self._port),
             "OCTAVO_RESYNC_PERIOD": str(list_seconds),
-            "POD_NAMESPACE": "default",
             "POD_NAME": "operator",
         }
         if code is not None:
@@ -130,13 +141,21 @@ class Operator:
 
 def install(plane: ControlPlane, crd: Path = CRD) -> None:
     """The CRD, over another version of it if there is one, and the namespace of the ModelServers."""
-    kubectl = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}"]
-    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "--filename", str(crd)]
-    subprocess.run(apply, check=True)
+    _kubectl(plane, "apply", "--server-side", "--force-conflicts", "--filename", str(crd))
+    make_namespace(plane)
+    _kubectl(plane, "wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+
+
+def make_namespace(plane: ControlPlane) -> None:
+    """The namespace of the ModelServers."""
     namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    subprocess.run([*kubectl, "apply", "--server-side", "--filename", "-"], input=namespace, text=True, check=True)
-    wait = ["wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s"]
-    subprocess.run([*kubectl, *wait], check=True)
+    _kubectl(plane, "apply", "--server-side", "--filename", "-", text=namespace)
+
+
+def _kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> None:
+    subprocess.run(
+        [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}", *arguments], input=text, text=True, check=True
+    )
 
 
 def server(index: int, spec: Raw | None = None) -> Raw:
