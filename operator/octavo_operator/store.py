@@ -40,7 +40,9 @@ class Observed:
     children: Mapping[str, Raw]
     """By slot (core/manifest.py)."""
     pods: tuple[Raw, ...]
-    """The replicas', without the activator's."""
+    """The replicas', of groups the leaders' (core/groups.py), without the activator's."""
+    workers: tuple[Raw, ...] = ()
+    """The other pods of groups."""
 
 
 class Store:
@@ -93,7 +95,9 @@ class Store:
             server = None
         children = {kind + suffix: raw for kind, suffix in names.CHILDREN if (raw := self._child(key, kind, suffix))}
         pods = self._pods.get(key, {}).values()
-        return Observed(key, server, children, tuple(pod for pod in pods if not _is_activators(pod)))
+        return Observed(
+            key, server, children, tuple(filter(_is_replica, pods)), tuple(pod for pod in pods if _is_worker(pod))
+        )
 
     def server(self, key: Key) -> Raw | None:
         """One ModelServer, also one that is going."""
@@ -109,10 +113,10 @@ class Store:
         return tuple(self._objects[names.KIND])
 
     def replicas(self) -> Iterator[tuple[Key, PodView]]:
-        """The pods that are replicas of known ModelServers."""
+        """The pods that are replicas of known ModelServers, of groups the leaders."""
         for key, pods in self._pods.items():
             if key in self._objects[names.KIND]:
-                yield from ((key, self._view(pod)) for pod in pods.values() if not _is_activators(pod))
+                yield from ((key, self._view(pod)) for pod in pods.values() if _is_replica(pod))
 
     def activators(self) -> Iterator[tuple[Key, PodView]]:
         """The activators' pods of those ModelServers whose Service leads to them now."""
@@ -170,6 +174,14 @@ def owner_key(raw: Mapping[str, Any]) -> Key | None:
 
 def _label(raw: Mapping[str, Any]) -> str:
     return str(raw["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER, ""))
+
+
+def _is_replica(pod: Mapping[str, Any]) -> bool:
+    return not (_is_activators(pod) or _is_worker(pod))
+
+
+def _is_worker(pod: Mapping[str, Any]) -> bool:
+    return names.is_workers(_label(pod))
 
 
 def _is_activators(pod: Mapping[str, Any]) -> bool:

@@ -168,22 +168,39 @@ async def test_monitors_come_when_the_cluster_has_their_kind_and_its_loss_is_no_
     assert "PodMonitor" in world.store.observe(KEY).children
 
 
-async def test_a_child_that_somebody_wrote_meanwhile_is_looked_at_again(world):
-    """Of an optional kind there is no watch that would tell."""
-    world.store.served.add("PodMonitor")
+async def stale(world, kind):
+    """Somebody has put back what the store shows as changed."""
     await world.reconcile()
-    stale = copy.deepcopy(world.store.observe(KEY).children["PodMonitor"])
-    newer = copy.deepcopy(stale)
+    older = copy.deepcopy(world.store.observe(KEY).children[kind])
+    newer = copy.deepcopy(older)
     newer["metadata"]["resourceVersion"] = "7000"
-    world.cluster.objects["PodMonitor", "default", "chat"] = newer
-    stale["spec"]["selector"] = {}
-    stale["metadata"]["resourceVersion"] = "6000"
-    world.store.put(stale)
-    world.cluster.refuse["PodMonitor"] = Unavailable("conflict", 409)
+    world.cluster.objects[kind, "default", "chat"] = newer
+    older["spec"]["selector"] = {"a": "b"}
+    older["metadata"]["resourceVersion"] = "6000"
+    world.store.put(older)
+
+
+async def test_a_child_that_somebody_wrote_meanwhile_is_looked_at_again(world):
+    await stale(world, "Service")
+    world.cluster.refuse["Service"] = Unavailable("conflict", 409)
     with pytest.raises(Unavailable):
         await world.reconcile()
     world.cluster.refuse.clear()
     assert (await world.reconcile())[0] == []
+
+
+async def test_a_child_of_an_optional_kind_is_looked_at_before_it_is_written(world):
+    """There is no watch that would tell of it."""
+    world.store.served.add("PodMonitor")
+    await stale(world, "PodMonitor")
+    assert (await world.reconcile())[0] == [("get", "PodMonitor")]
+    assert (await world.reconcile())[0] == []
+    drifted = copy.deepcopy(world.store.observe(KEY).children["PodMonitor"])
+    drifted["spec"]["selector"] = {"a": "b"}
+    drifted["metadata"]["resourceVersion"] = "8000"
+    world.store.put(drifted)
+    world.cluster.objects.clear()
+    assert ("apply", "PodMonitor") in (await world.reconcile())[0], "it is made anew where it is gone"
 
 
 async def test_another_leader_in_between_is_a_new_start(world):

@@ -36,14 +36,15 @@ def capacity_available(facts: Facts) -> Finding:
     kind, refused = Condition.CAPACITY_AVAILABLE, facts.deployment.pods_refused if facts.deployment else None
     if refused:
         return Finding(kind, False, Reason.PODS_REFUSED, refused)
-    staying = [pod for pod in facts.pods if not pod.terminating]
-    waiting = [pod.problem for pod in staying if pod.problem and pod.problem.reason == Reason.UNSCHEDULABLE]
+    staying = [pod for pod in (*facts.pods, *facts.workers) if not pod.terminating]
+    waiting = [pod.problem for pod in staying if pod.problem and pod.is_homeless]
+    kinds = "pods" if facts.workers else "replicas"
     if waiting:
-        message = f"{len(waiting)} of {len(staying)} replicas wait for a node: {waiting[0].message}"
+        message = f"{len(waiting)} of {len(staying)} {kinds} wait for a node: {waiting[0].message}"
         return Finding(kind, False, Reason.UNSCHEDULABLE, message)
     if not staying:
         return Finding(kind, None, Reason.NO_REPLICAS, "there is no replica")
-    return Finding(kind, True, Reason.NO_REPLICA_WAITS, f"0 of {len(staying)} replicas wait for a node")
+    return Finding(kind, True, Reason.NO_REPLICA_WAITS, f"0 of {len(staying)} {kinds} wait for a node")
 
 
 def slo_met(spec: ModelServerSpec | None, signals: Signals) -> list[Finding]:

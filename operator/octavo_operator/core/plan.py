@@ -7,7 +7,7 @@
     child            same hash, an owned field differs         apply (DriftRepaired)
     child            same hash, every owned field equal        nothing
     child            controlled by somebody else               refuse: never take over a foreign object
-    -                ours                                      remove (Removed)
+    -                ours                                      remove (Removed); the replicas not before others came
 
 What the API server writes in another way is no difference: quantities, and zero values that it leaves out of an answer.
 Fields that are only in `observed` belong to the API server or to other managers and are none of our business. What is
@@ -31,6 +31,7 @@ _LEFT_OUT_THERE: Final = frozenset(
     {"hostPort", "initialDelaySeconds", "readOnly", "stdin", "stdinOnce", "tty", "publishNotReadyAddresses"}
 )
 """Fields whose zero or false it leaves out too; of most others false is a value that it keeps."""
+_TEMPLATE: Final = re.compile(r"\.(?:template|leaderTemplate|workerTemplate)\.(spec\.)?")
 _KEYS: Final = {"volumeMounts": "mountPath"}
 """Lists whose items have another key than their name: one volume can be mounted twice."""
 
@@ -78,8 +79,18 @@ def _removals(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -
     return tuple(
         Step(existing, Reason.REMOVED, f"{existing['kind']} {existing['metadata']['name']} removed")
         for place, existing in observed.items()
-        if place not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
+        if place not in wanted | _kept(wanted, observed, owner)
+        and _controller(existing) == owner
+        and "deletionTimestamp" not in existing["metadata"]
     )
+
+
+def _kept(wanted: set[str], observed: Mapping[str, Manifest], owner: str) -> set[str]:
+    """The workload of the other kind stays until the wanted one was accepted by the cluster, and goes then, ready or
+    not: the new replicas may need what the old ones have. What names the pods of groups goes with them.
+    """
+    there = any(place in observed and _controller(observed[place]) == owner for place in wanted & set(names.WORKLOADS))
+    return set() if there else {*names.WORKLOADS, f"Service{names.OF_GROUPS}"}
 
 
 def _slot(manifest: Manifest) -> str:
@@ -136,9 +147,10 @@ def difference(desired: Any, observed: Any, path: str = "") -> tuple[str, ...]: 
 
 def _is_rewritten(desired: object, observed: object, path: str) -> bool:
     """Whether `observed` is how the API server writes `desired`."""
-    if desired == "" and ".template.spec." in path:  # the API server's default, whatever that is
+    template = _TEMPLATE.search(path)
+    if desired == "" and template and template[1]:  # the API server's default, whatever that is
         return True
-    if observed is None and ".template." in path:
+    if observed is None and template:
         return desired in _LEFT_OUT or (not desired and path.rsplit(".", 1)[-1] in _LEFT_OUT_THERE)
     return _AMOUNT.search(path) is not None and _same_amount(desired, observed)
 

@@ -24,6 +24,7 @@ from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
 from octavo_operator.core.contest import NO_CONTEST, Contest, follow
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.groups import missing_kind, view_workload, without_a_node
 from octavo_operator.core.held import Held
 from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
@@ -169,13 +170,17 @@ def propose(
     defaults: Defaults,
     now: float,
     held: Held | None = None,
+    workers: tuple[Raw, ...] = (),
 ) -> Proposal:
-    """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
-    deployment = _deployment(children)
+    """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it.
+
+    `pods` are its replicas, of groups the leaders; `workers` are the groups' other pods.
+    """
     spec, failure = _settled(server, defaults)
     pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else RESTING
-    views = live_pods(pods)
-    signals = _signals(views, windows, scaler.memory.since, pace, now)
+    views, others = live_pods(pods), live_pods(workers)
+    deployment = view_workload(server.spec, children, views, others)
+    signals = _signals(views, others, windows, since=scaler.memory.since, pace=pace, now=now)
     activator = _deployment(children, _ACTIVATOR)
     if spec is not None and sleeps(spec):
         signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
@@ -188,14 +193,14 @@ def propose(
     no_activator = _no_activator(spec, defaults)
     to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
     upstream = address(children.get(_REPLICAS))
-    in_place = replaces_in_place(spec, desired, deployment, views, now, left=scaler.left)
+    in_place = replaces_in_place(spec, desired, deployment, (*views, *others), now, left=scaler.left)
     wanted = Wanted(spec, server.owner, desired, defaults, in_place, to_activator, upstream)
     plan, settled = _plan(wanted, children, scaler.settled)
-    if deployment is not None and 0 < desired < deployment.wanted:
+    if deployment is not None and 0 < desired < deployment.wanted and not deployment.grouped:
         marks = make_marks(server.owner.namespace, views, windows, deployment.wanted - desired, now)
         plan = replace(plan, marks=marks)
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
-    left = now if any(pod.terminating for pod in views) else scaler.left
+    left = now if any(pod.terminating for pod in (*views, *others)) else scaler.left
     memory = _memory_after(spec, scaler.memory, decision)
     after = Scaler(desired if _is_active(spec) else None, memory, contest, left, settled)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
@@ -211,22 +216,25 @@ def facts_of(
     *,
     trouble: Trouble | None = None,
     progress: Progress | None = None,
+    workers: tuple[Raw, ...] = (),
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
     floor = spec.autoscaling.min_replicas if spec and spec.autoscaling and _is_active(spec) else proposal.desired
+    views, others = live_pods(pods), live_pods(workers)
     return Facts(
         generation=proposal.server.generation,
         desired=proposal.desired,
         needed=min(floor, proposal.desired),
         paused=spec is not None and spec.paused,
         failure=failure,
-        deployment=_deployment(children),
-        pods=live_pods(pods),
+        deployment=view_workload(spec, children, views, others),
+        pods=views,
         previous=previous,
         trouble=trouble,
         contest=proposal.scaler.contest,
         progress=progress,
+        workers=others,
     )
 
 
@@ -235,10 +243,18 @@ def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> Deplo
     return view_deployment(raw) if raw is not None else None
 
 
-def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, pace: Pace, now: float) -> Signals:
+def _signals(
+    pods: tuple[PodView, ...],
+    workers: tuple[PodView, ...],
+    windows: Mapping[str, Window],
+    *,
+    since: float,
+    pace: Pace,
+    now: float,
+) -> Signals:
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
-    homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
+    homeless = without_a_node((*pods, *workers))
     startup = startup_p90(staying)
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
@@ -283,6 +299,8 @@ def _settled(server: Server, defaults: Defaults) -> tuple[ModelServerSpec | None
     """The spec with what its profile says, or why there is none; a paused one is not asked for more than to parse."""
     if server.spec is None or server.spec.paused:
         return server.spec, Failure(Reason.INVALID_SPEC, str(server.error)) if server.error else None
+    if missing := missing_kind(server.spec, defaults):
+        return None, _kinds_missing(missing)
     try:
         return settle(server.spec, defaults.profiles), None
     except ProfileError as error:
@@ -300,8 +318,10 @@ def _conflict(plan: Plan) -> Failure | None:
 
 def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     missing = missing_kinds(spec, defaults)
-    if not missing:
-        return None
+    return _kinds_missing(*missing) if missing else None
+
+
+def _kinds_missing(*missing: str) -> Failure:
     advice = "which the cluster does not have: install it, or remove the field"
     return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
 
