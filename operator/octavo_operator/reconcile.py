@@ -38,7 +38,7 @@ from octavo_operator.settings import Settings
 from octavo_operator.startups import Startups
 from octavo_operator.store import Key, Observed, Raw, Store
 
-LOAD_PERIOD_SECONDS: Final = 15.0
+LOAD_PERIOD_SECONDS: Final = 30.0
 REJECTED_RETRY_SECONDS: Final = 60.0
 SECOND_LOOK_SECONDS: Final = 1.0
 """After something has come of which no watch tells: what it replaces goes then (core/plan.py)."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from octavo_runtime.bench.flags import add_bench
 from octavo_runtime.config import ServeConfig
 from octavo_runtime.errors import InvalidArgument
+from octavo_runtime.parallel.topology import contradiction
 from octavo_runtime.sources.reference import parse_model
 from octavo_runtime.termination import EXIT_USAGE, write_termination_message
 
@@ -52,6 +53,8 @@ def _make_config(options: dict[str, Any]) -> ServeConfig:
         _fail(f"--async-scheduling: not with --tensor-parallel-size {config.tensor_parallel_size}, yet")
     if config.runner == "sim" and config.tensor_parallel_size > 1:
         _fail(f"--tensor-parallel-size {config.tensor_parallel_size}: --runner sim has no layers to divide")
+    if (problem := contradiction(config)) is not None:
+        _fail(problem)
     return config
 
 
@@ -108,6 +111,7 @@ def _make_parser() -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     _add_model(serve)
     _add_server_flags(serve)
+    _add_node_flags(serve)
     _add_engine_flags(serve)
     _add_limits(serve)
     bench = commands.add_parser("bench", help="measure a server or the engine", allow_abbrev=False)
@@ -134,6 +138,15 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     _flag(group, "served_model_name", str, "name in the API; default: the folder's or file's name")
     _flag(group, "drain_timeout", _number(float, 0), "seconds that running requests get after SIGTERM and delay")
     _flag(group, "drain_delay", _number(float, 0), "seconds after SIGTERM in which new requests are still served")
+
+
+def _add_node_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several nodes, all with the same flags but for --node-rank")
+    _flag(group, "nodes", _number(int, 1), "machines or pods over which --tensor-parallel-size is spread")
+    _flag(group, "node_rank", _number(int, 0), "this one's number; 0 is the leader, which alone serves the API")
+    _flag(group, "leader_address", str, "host name or IP address of node 0")
+    _flag(group, "leader_port", _number(int, 1, 65534), "where node 0 takes in the others; it takes the next port too")
+    _flag(group, "group_timeout", _number(float, 1), "seconds that the nodes wait for each other at the start")
 
 
 def _add_engine_flags(parser: argparse.ArgumentParser) -> None:

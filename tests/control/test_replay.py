@@ -15,6 +15,9 @@ from octavo_operator.replay.report import chart, table
 from octavo_operator.replay.run import Outcome, play
 from octavo_operator.replay.scalers import HpaOnQueue, KedaOnKv, Knative, Octavo, runs_at_once
 from octavo_operator.replay.trace import SHAPES, Arrival, generate, read_csv
+from octavo_runtime.core.batch import BatchPlan
+from octavo_runtime.core.layout import flatten
+from octavo_runtime.runner.sim_runner import SimRunner, StepTime
 
 MACHINE = Machine(kv_tokens=4096, max_num_seqs=4)
 POLICY = ScalingPolicy(1, 4, 0.7, 2, up_window=0, down_window=60)
@@ -77,6 +80,31 @@ def test_a_replica_shows_its_queue_and_answers_everybody():
     assert (idle.prompt_tokens, idle.generation_tokens) == (600, 60)
     assert len(first_tokens) == idle.ttft.total == 6
     assert idle.itl.total == 54
+
+
+@pytest.mark.parametrize("per_kv_token", [0.0, 1e-5])
+def test_a_replica_takes_its_time_as_the_simulated_runner_does(per_kv_token):
+    """A crowded one, so that some are preempted: the same clock after every 5 s, and the same first tokens."""
+    machine = replace(MACHINE, step_time=StepTime(0.08, 0.0004, 0.002, per_kv_token))
+    quick, exact = (SimReplica(machine, 0.0, []) for _ in range(2))
+    runner = SimRunner(machine.kv_tokens // 16, 16, 1000, machine.step_time, sleep=lambda _: None)
+
+    def seconds(plan: BatchPlan) -> float:
+        batch = flatten(plan, 16)
+        runner.compute(batch)
+        return machine.step_time.seconds(batch)
+
+    exact._seconds = seconds
+    trace = generate("ramp", duration=60, peak=4, seed=3)
+    for until in range(5, 200, 5):
+        for number, arrival in enumerate(trace):
+            if until - 5 <= arrival.time < until:
+                quick.submit(number, arrival)
+                exact.submit(number, arrival)
+        quick.advance(until)
+        exact.advance(until)
+        assert (quick.clock, quick.sample(until)) == (exact.clock, exact.sample(until))
+    assert quick._first_tokens == exact._first_tokens != []
 
 
 def test_a_request_longer_than_the_cache_is_cut_and_served():

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from octavo_operator.core.memory import STARTUPS_TO_WAIT, Recalled
+from octavo_operator.core.pace import LATENCY_SECONDS
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import LATENCY_SECONDS, Signals
+from octavo_operator.core.window import Signals
 
 TOLERANCE: Final = 0.1
 PREFILL_SHARE: Final = 0.8

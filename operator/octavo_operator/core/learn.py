@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
-from octavo_operator.core.window import RATE_SECONDS, Signals
+from octavo_operator.core.pace import RATE_SECONDS
+from octavo_operator.core.window import Signals
 
 LEARN_PERIOD_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 7200.0

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from octavo_operator.core.learn import NOTHING_LEARNED, Learned, TrendPoint, follow, growth, learn
+from octavo_operator.core.pace import LATENCY_SECONDS
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import LATENCY_SECONDS, Signals
+from octavo_operator.core.window import Signals
 
 RATE_PERIOD_SECONDS: Final = 15.0
 GAP_SECONDS: Final = 120.0

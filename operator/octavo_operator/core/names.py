@@ -141,7 +141,7 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 class Condition:
     """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true,
-    `SLOMet` where the spec names latencies.
+    `SLOMet`, `BudgetOK` and `ModelCached` where the spec names latencies, a budget, a claim for fetched models.
     """
 
     READY: Final = "Ready"
@@ -152,6 +152,8 @@ class Condition:
     METRICS_FRESH: Final = "MetricsFresh"
     CAPACITY_AVAILABLE: Final = "CapacityAvailable"
     SLO_MET: Final = "SLOMet"
+    BUDGET_OK: Final = "BudgetOK"
+    MODEL_CACHED: Final = "ModelCached"
     CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
@@ -183,11 +185,14 @@ class Reason:
     KIND_MISSING: Final = "KindMissing"
     PAUSED: Final = "Paused"
 
-    # CapacityAvailable, SLOMet
+    # CapacityAvailable, SLOMet, BudgetOK, ModelCached
     NO_REPLICA_WAITS: Final = "NoReplicaWaits"
     NO_REPLICAS: Final = "NoReplicas"
     WITHIN_LIMITS: Final = "WithinLimits"
     TOO_FEW_REQUESTS: Final = "TooFewRequests"
+    WITHIN_BUDGET: Final = "WithinBudget"
+    ON_CLAIM: Final = "OnClaim"
+    FETCHING: Final = "Fetching"
 
     # What a pod says
     UNSCHEDULABLE: Final = "Unschedulable"

@@ -31,6 +31,7 @@ from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, Recalled, ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
+from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import ProfileError, settle
@@ -42,7 +43,7 @@ from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.victims import make_marks
-from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.window import Signals, Trouble, Window, aggregate
 from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
 Raw = Mapping[str, Any]
@@ -62,6 +63,35 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """All that the children are rendered from."""
+
+    spec: ModelServerSpec
+    owner: Owner
+    replicas: int
+    defaults: Defaults
+    in_place: bool
+    to_activator: bool
+    upstream: str | None
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The children."""
+        return render(
+            self.spec,
+            self.owner,
+            self.replicas,
+            self.defaults,
+            in_place=self.in_place,
+            to_activator=self.to_activator,
+            upstream=self.upstream,
+        )
+
+
+Versions = frozenset[tuple[str, str]]
+"""Children by slot and resource version."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scaler:
     """What survives from one reconcile to the next: the last number, the autoscaler's memory, who else scales."""
 
@@ -70,6 +100,9 @@ class Scaler:
     contest: Contest = NO_CONTEST
     left: float | None = None
     """When a pod that ends was seen last; None where none was."""
+    settled: tuple[Wanted, Versions] | None = None
+    """What was wanted, and the children, when nothing was to be done. While both are the same, nothing is, and most
+    looks are such: rendering and comparing was two thirds of what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +194,15 @@ def propose(
     to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
     upstream = address(children.get(_REPLICAS))
     in_place = replaces_in_place(spec, desired, deployment, (*views, *others), now, left=scaler.left)
-    wanted = render(
-        spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
-    )
-    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
+    wanted = Wanted(spec, server.owner, desired, defaults, in_place, to_activator, upstream)
+    plan, settled = _plan(wanted, children, scaler.settled)
     if deployment is not None and 0 < desired < deployment.wanted and not deployment.grouped:
         marks = make_marks(server.owner.namespace, views, windows, deployment.wanted - desired, now)
         plan = replace(plan, marks=marks)
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
     left = now if any(pod.terminating for pod in (*views, *others)) else scaler.left
-    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest, left)
+    memory = _memory_after(spec, scaler.memory, decision)
+    after = Scaler(desired if _is_active(spec) else None, memory, contest, left, settled)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
     return Proposal(server, plan, desired, after, decision, signals, failure)
 
@@ -297,6 +329,18 @@ def _kinds_missing(*missing: str) -> Failure:
 def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     why = why_none(spec, defaults)
     return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
+
+
+def _plan(
+    wanted: Wanted, children: Mapping[str, Raw], settled: tuple[Wanted, Versions] | None
+) -> tuple[Plan, tuple[Wanted, Versions] | None]:
+    """The plan, and what is settled by it."""
+    versions = frozenset((place, raw["metadata"].get("resourceVersion", "")) for place, raw in children.items())
+    if settled == (wanted, versions):
+        return Plan(), settled
+    without = (_ACTIVATOR,) if sleeps(wanted.spec) and not wanted.upstream else ()
+    plan = make_plan(wanted.manifests(), _as_manifests(children, without))
+    return plan, (wanted, versions) if plan == Plan() else None
 
 
 def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:
