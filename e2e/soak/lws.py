@@ -51,8 +51,6 @@ SERVER: Final = f"{SERVERS}/chat"
 GROUPS: Final = f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{NAMESPACE}/leaderworkersets"
 SETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets"
 SLICES: Final = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
-LEADERS: Final = "octavo.dev/modelserver=chat"
-"""What the Service selects."""
 LEFT: Final = (GROUPS, SETS, DEPLOYMENTS, SERVICES, PODS, SLICES)
 SECONDS: Final = 600.0
 NAME: Final = f"LeaderWorkerSet {versions.LWS}, replicas of 2 nodes"
@@ -90,11 +88,10 @@ async def _goals(api: ApiClient, nodes: Nodes, told: list[Raw]) -> AsyncIterator
     yield Goal(f"{NAME}: made", "4 pods with their rank and their leader's name", words, ranks == wanted)
     yield Goal(f"{NAME}: Ready", "2 of 2 groups", f"2 of 2 after {took:.0f} s", met=True)
 
-    pods = {"chat-group-0", "chat-group-0-1", "chat-group-1", "chat-group-1-1"}
-    await until(lambda: _named(api, pods), SECONDS, "every pod has a name")
-    leaders = {pod["metadata"]["name"] for pod in (await api.get(f"{PODS}?labelSelector={LEADERS}"))["items"]}
-    words = f"{len(pods)} names; requests to {', '.join(sorted(leaders))}"
-    yield Goal(f"{NAME}: names and traffic", "a name for each pod, requests to leaders", words, len(leaders) == 2)
+    named, leaders = await _selected(api, "chat-group"), await _selected(api, "chat")
+    words = f"{len(named)} names; requests to {', '.join(sorted(leaders))}"
+    met = (named, leaders) == ({*await _pods(api)}, {"chat-group-0", "chat-group-1"})
+    yield Goal(f"{NAME}: names and traffic", "a name for each pod, requests to leaders", words, met)
 
     before = await _pods(api)
     took = await _timed(_scale(api, 1), lambda: _serving(api, 1))
@@ -121,8 +118,13 @@ async def _goals(api: ApiClient, nodes: Nodes, told: list[Raw]) -> AsyncIterator
 
     for count, kind in ((1, DEPLOYMENTS), (2, GROUPS)):
         hardware = {"accelerator": {"count": 1, "nodes": count}}
-        took = await _timed(api.patch(SERVER, {"spec": hardware}), partial(_only, api, kind))
-        yield Goal(f"{NAME}: nodes {3 - count} to {count}", "the other kind goes", f"gone after {took:.0f} s", met=True)
+        took = await _timed(api.patch(SERVER, {"spec": hardware}), partial(_only, api, kind, 2 * count))
+        yield Goal(
+            f"{NAME}: nodes {3 - count} to {count}, room for 4 pods",
+            "the other kind goes",
+            f"after {took:.0f} s",
+            met=True,
+        )
 
     took = await _timed(api.delete(SERVER, {}), lambda: _nothing(api))
     yield Goal(f"{NAME}: deleted", "nothing left", f"nothing left after {took:.0f} s", met=True)
@@ -185,22 +187,25 @@ async def _renewed(api: ApiClient, group: dict[str, str]) -> bool:
     return await _serving(api, 2) and all(pods.get(name) not in (None, uid) for name, uid in group.items())
 
 
-async def _only(api: ApiClient, kind: str) -> bool:
-    """Whether replicas are of that kind alone, and serve."""
+async def _only(api: ApiClient, kind: str, pods: int) -> bool:
+    """Whether replicas are of that kind alone, and serve, with so many pods."""
     (other,) = {GROUPS, DEPLOYMENTS} - {kind}
     there, gone = len((await api.get(kind))["items"]), len((await api.get(other))["items"])
-    return there == 1 and gone == 0 and _ready(await api.get(SERVER)).get("status") == "True"
+    message = _ready(await api.get(SERVER)).get("message")
+    found = len((await api.get(PODS))["items"])
+    return (there, gone, found, message) == (1, 0, pods, "2 of 2 replicas serve")
 
 
 async def _nothing(api: ApiClient) -> bool:
     return not any([(await api.get(path))["items"] for path in LEFT])
 
 
-async def _named(api: ApiClient, pods: set[str]) -> bool:
-    """Whether the headless Service gives these pods names. Of the other one nothing is seen: it wants nodes."""
-    slices = (await api.get(f"{SLICES}?labelSelector=kubernetes.io/service-name=chat-group"))["items"]
-    await asyncio.sleep(0.5)
-    return {endpoint["hostname"] for item in slices for endpoint in item["endpoints"] or ()} == pods
+async def _selected(api: ApiClient, service: str) -> set[str]:
+    """The pods that a Service selects, under the names that a headless one gives them. Endpoints want real nodes."""
+    spec = (await api.get(f"{SERVICES}/{service}"))["spec"]
+    selector = ",".join(f"{key}={value}" for key, value in spec["selector"].items())
+    specs = [pod["spec"] for pod in (await api.get(f"{PODS}?labelSelector={selector}"))["items"]]
+    return {pod["hostname"] for pod in specs if spec["clusterIP"] != "None" or pod["subdomain"] == service}
 
 
 def _rank(pod: Raw) -> tuple[int, str]:

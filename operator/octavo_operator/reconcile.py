@@ -40,8 +40,8 @@ from octavo_operator.store import Key, Observed, Raw, Store
 
 LOAD_PERIOD_SECONDS: Final = 30.0
 REJECTED_RETRY_SECONDS: Final = 60.0
-SECOND_LOOK_SECONDS: Final = 1.0
-"""After something has come of which no watch tells: what it replaces goes then (core/plan.py)."""
+AWAITED_SECONDS: Final = 2.0
+"""Between two looks at a workload that is to take the place of another one: no watch may tell of it."""
 
 logger = logging.getLogger(__name__)
 
@@ -276,9 +276,8 @@ class Reconciler:
             self._metrics.recommend(key.namespace, key.name, asked)
 
     def _again(self, proposal: Proposal, failure: Failure | None) -> float | None:
-        plan = proposal.plan
-        if any(step.reason == Reason.CREATED and step.manifest["kind"] in OPTIONAL_KINDS for step in plan.steps):
-            return SECOND_LOOK_SECONDS
+        if proposal.plan.awaited is not None:
+            return AWAITED_SECONDS
         if proposal.decision is not None:
             return self._decide_period
         if proposal.signals.ready:
@@ -287,6 +286,7 @@ class Reconciler:
 
 
 def _unsure(plan: Plan) -> list[Raw]:
-    """What is to be written and may be another than was observed."""
-    steps = (*plan.steps, *plan.removals)
-    return [step.manifest for step in steps if step.reason == Reason.CREATED or step.manifest["kind"] in OPTIONAL_KINDS]
+    """What is to be written, or waited for, and may be another than was observed."""
+    steps = [(step.manifest, step.reason) for step in (*plan.steps, *plan.removals)]
+    awaited = [(plan.awaited, Reason.UPDATED)] if plan.awaited else []
+    return [raw for raw, why in (*steps, *awaited) if why == Reason.CREATED or raw["kind"] in OPTIONAL_KINDS]

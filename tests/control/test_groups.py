@@ -115,12 +115,13 @@ def test_every_pod_has_the_same_arguments_and_its_share_of_the_gpus(children):
         (container,) = template["spec"]["containers"]
         args = container["args"]
         pairs = dict(itertools.pairwise(args))
-        told = {flag: pairs[flag] for flag in pairs if flag.startswith(("--tensor", "--node", "--leader"))}
+        told = {flag: pairs[flag] for flag in pairs if flag.startswith(("--tensor", "--node", "--leader", "--group"))}
         assert told == {
             "--tensor-parallel-size": "16",
             "--nodes": "2",
             "--node-rank": "$(LWS_WORKER_INDEX)",
             "--leader-address": "$(LWS_LEADER_ADDRESS)",
+            "--group-timeout": "1800",
         }
         assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
         assert container["resources"]["requests"]["memory"] == str(8 * 64 << 30)
@@ -403,26 +404,35 @@ def owned(raw):
     return raw
 
 
-def test_a_single_replica_stays_until_the_group_is_accepted_and_goes_then(looked, raw_deployment, raw_pod):
+def taken_up(plan):
+    """What was made, as its controller has seen it."""
+    return {slot(step.manifest, OWNER.name): step.manifest | {"status": {"replicas": 1}} for step in plan.steps}
+
+
+def test_a_single_replica_stays_until_the_group_is_taken_up_and_goes_then(looked, raw_deployment, raw_pod):
     single, serving = {"Deployment": owned(raw_deployment(1))}, [raw_pod("chat-1", ready=True)]
     first, status = looked(children=single, more=serving, replicas=1)
     assert GROUPS in kinds(first.plan.steps)
-    assert kinds(first.plan.removals) == []
     assert status.ready_replicas == 1
-    made = {slot(step.manifest, OWNER.name): step.manifest for step in first.plan.steps}
-    second, status = looked(children=single | made, more=serving, replicas=1)
-    assert kinds(second.plan.removals) == ["Deployment"]
+    made = taken_up(first.plan)
+    unseen = made | {GROUPS: made[GROUPS] | {"status": {}}}
+    second, _ = looked(children=single | unseen, more=serving, replicas=1)
+    for plan in (first.plan, second.plan):
+        assert kinds(plan.removals) == []
+        assert plan.awaited["kind"] == "LeaderWorkerSet"
+    third, status = looked(children=single | made, more=serving, replicas=1)
+    assert kinds(third.plan.removals) == ["Deployment"]
+    assert third.plan.awaited is None
     assert ready(status)[1:] == (Reason.ROLLING_OUT, "0 of 1 replicas updated, 1 serve")
 
 
-def test_a_group_stays_until_the_single_replica_is_accepted_and_goes_then(looked, children):
+def test_a_group_stays_until_the_single_replica_is_taken_up_and_goes_then(looked, children):
     grouped = {place: owned(raw) for place, raw in children(1).items()}
     back = {"accelerator": NODES["accelerator"] | {"nodes": 1}, "replicas": 1}
     first, _ = looked(children=grouped, **back)
     assert "Deployment" in kinds(first.plan.steps)
     assert kinds(first.plan.removals) == []
-    made = {slot(step.manifest, OWNER.name): step.manifest for step in first.plan.steps}
-    second, _ = looked(children=grouped | made, **back)
+    second, _ = looked(children=grouped | taken_up(first.plan), **back)
     assert sorted(kinds(second.plan.removals)) == [GROUPS, "Service-group"]
 
 

@@ -51,12 +51,16 @@ def make_groups(owner: Owner, replicas: int, nodes: int, template: Manifest, *, 
     )
 
 
-def arguments(nodes: int) -> dict[str, object]:
-    """Flags of every pod of a group; LeaderWorkerSet puts the variables first into each container's environment."""
+def arguments(nodes: int, startup: int) -> dict[str, object]:
+    """Flags of every pod of a group; LeaderWorkerSet puts the variables first into each container's environment.
+
+    The pods wait for each other as long as a start may take (`startup`, seconds): one may fetch long after the others.
+    """
     return {
         "--nodes": nodes,
         "--node-rank": f"$({names.WORKER_INDEX_VARIABLE})",
         "--leader-address": f"$({names.LEADER_ADDRESS_VARIABLE})",
+        "--group-timeout": startup,
     }
 
 

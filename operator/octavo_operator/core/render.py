@@ -203,7 +203,7 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
         "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
         "--tensor-parallel-size": spec.accelerator.gpus if spec.accelerator and spec.accelerator.gpus > 1 else None,
-        **(groups.arguments(spec.nodes) if spec.nodes > 1 else {}),
+        **(groups.arguments(spec.nodes, startup_seconds(spec.model)) if spec.nodes > 1 else {}),
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }

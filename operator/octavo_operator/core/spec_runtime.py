@@ -165,7 +165,7 @@ _FLAGS_WITH_A_FIELD = {
     "--node-rank": "spec.accelerator.nodes",
     "--leader-address": "spec.accelerator.nodes",
 }
-_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay", "--download-dir")
+_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay", "--download-dir", "--group-timeout")
 
 
 def _args_rules() -> dict[str, Any]:

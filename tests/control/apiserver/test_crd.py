@@ -563,6 +563,7 @@ RULES |= {
     for flag, given, word in [
         ("--port", ["--port", "1"], "belongs to the operator"),
         ("--drain-delay", ["--drain-delay=1"], "belongs to the operator"),
+        ("--group-timeout", ["--group-timeout=1"], "belongs to the operator"),
         ("--served-model-name", ["--served-model-name", "x"], "spec.model.servedName"),
         ("--max-model-len", ["--max-model-len=5"], "spec.model.maxModelLen"),
         ("--dtype", ["--dtype", "auto"], "spec.model.dtype"),

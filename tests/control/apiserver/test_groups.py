@@ -72,6 +72,8 @@ class Controller:
         """All pods of all groups, and no others."""
         groups = self._kube.find(NAME, "chat-group")
         wanted = {pod["metadata"]["name"]: pod for pod in self._pods(groups)} if groups else {}
+        if groups and not groups.get("status"):
+            self._kube.patch(NAME, "chat-group", {"status": {"observedGeneration": 1}}, subresource="status")
         there = [pod["metadata"]["name"] for pod in self._kube.list("pods")]
         for name in there:
             if name.startswith("chat-group") and name not in wanted:
