@@ -1,33 +1,27 @@
 """LeaderWorkerSet itself: a ModelServer whose replicas take two nodes each, from its creation to its end.
 
 The operator, LeaderWorkerSet's controller with its webhooks, and Kubernetes' own controllers are real; nodes and their
-scheduler are played (`Nodes`): each has room for one pod, and what finds no room is told so in the scheduler's words.
-LeaderWorkerSet runs as an administrator, and its certificate is ours instead of its own.
+scheduler are played (`groups.py`): each has room for one pod, and what finds no room is told so in the scheduler's
+words.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import tempfile
 import time
-from base64 import b64encode
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import aiohttp
-import yaml
+from typing import TYPE_CHECKING, Final
 
 from cluster import ControlPlane, Progress, paths, versions
-from cluster.lws import LeaderWorkerSet, leader_worker_set
-from cluster.ports import free_ports
-from cluster.processes import start_child
+from cluster.lws import leader_worker_set
 from kit.api_client import ApiClient
 from soak.goals import Goal
+from soak.groups import Nodes, controller, played
 from soak.plane import (
     DEPLOYMENTS,
     NAMESPACE,
@@ -35,10 +29,8 @@ from soak.plane import (
     SERVERS,
     SERVICES,
     Operator,
-    certificates,
     install,
     replicas,
-    running,
     until,
 )
 
@@ -51,10 +43,10 @@ SERVER: Final = f"{SERVERS}/chat"
 GROUPS: Final = f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{NAMESPACE}/leaderworkersets"
 SETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets"
 SLICES: Final = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+BUDGET: Final = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/chat"
 LEFT: Final = (GROUPS, SETS, DEPLOYMENTS, SERVICES, PODS, SLICES)
 SECONDS: Final = 600.0
 NAME: Final = f"LeaderWorkerSet {versions.LWS}, replicas of 2 nodes"
-NO_ROOM: Final = "0/{rooms} nodes are available: {rooms} Insufficient nvidia.com/gpu."
 _VARIABLE: Final = re.compile(r"\$\((\w+)\)")
 
 
@@ -65,22 +57,36 @@ def run() -> Iterator[Goal]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-lws-")))
         plane = stack.enter_context(ControlPlane.start())
         install(plane)
-        stack.enter_context(_controller(built, plane, folder))
+        stack.enter_context(controller(built, plane, folder))
         yield from asyncio.run(_measure(plane, folder))
 
 
 async def _measure(plane: ControlPlane, folder: Path) -> list[Goal]:
-    async with ApiClient(plane.kubeconfig) as api, replicas(), _nodes(api) as nodes, _told(api) as told:
+    async with ApiClient(plane.kubeconfig) as api, replicas(), played(api) as nodes, _told(api) as told:
         operator = Operator(plane.kubeconfig, folder / "operator.log")
         try:
             await operator.start()
-            return [goal async for goal in _goals(api, nodes, told)]
+            return [goal async for goal in _goals(api, operator, nodes, told)]
         finally:
             await operator.stop()
 
 
-async def _goals(api: ApiClient, nodes: Nodes, told: list[Raw]) -> AsyncIterator[Goal]:
+async def _goals(api: ApiClient, operator: Operator, nodes: Nodes, told: list[Raw]) -> AsyncIterator[Goal]:
     nodes.rooms = 6
+    for made in (_made(api), _at_rest(operator), _scaled(api)):
+        async for goal in made:
+            yield goal
+    yield await _rolled(api, told, "a free node for each pod of a group", least=2)
+    nodes.rooms = 4
+    yield await _rolled(api, told, "no free node", least=1)
+    yield await _crashed(api, told)
+    yield await _changed(api, 1, DEPLOYMENTS)
+    yield await _changed(api, 2, GROUPS)
+    took = await _timed(api.delete(SERVER, {}), lambda: _nothing(api))
+    yield Goal(f"{NAME}: deleted", "nothing left", f"nothing left after {took:.0f} s", met=True)
+
+
+async def _made(api: ApiClient) -> AsyncIterator[Goal]:
     took = await _timed(api.post(SERVERS, _server()), lambda: _serving(api, 2))
     ranks = sorted(_rank(pod) for pod in (await api.get(PODS))["items"])
     wanted = [(index, f"chat-group-{group}.chat-group.{NAMESPACE}") for index in (0, 1) for group in (0, 1)]
@@ -93,6 +99,16 @@ async def _goals(api: ApiClient, nodes: Nodes, told: list[Raw]) -> AsyncIterator
     met = (named, leaders) == ({*await _pods(api)}, {"chat-group-0", "chat-group-1"})
     yield Goal(f"{NAME}: names and traffic", "a name for each pod, requests to leaders", words, met)
 
+    await until(lambda: _guarded(api), SECONDS, "the budget counts every pod, and lets one go")
+    yield Goal(f"{NAME}: node drains", "one group at a time", "1 of 4 pods may be evicted", met=True)
+
+
+async def _at_rest(operator: Operator) -> AsyncIterator[Goal]:
+    written = await _written_at_rest(operator)
+    yield Goal(f"{NAME}: at rest, through a full list", "0 writes", f"{written:.0f} writes", written == 0)
+
+
+async def _scaled(api: ApiClient) -> AsyncIterator[Goal]:
     before = await _pods(api)
     took = await _timed(_scale(api, 1), lambda: _serving(api, 1))
     back = await _timed(_scale(api, 2), lambda: _serving(api, 2))
@@ -101,36 +117,47 @@ async def _goals(api: ApiClient, nodes: Nodes, told: list[Raw]) -> AsyncIterator
     first = {"chat-group-0", "chat-group-0-1"}
     yield Goal(f"{NAME}: to 1 replica and back", "group 0 is not touched", words, kept == first)
 
-    for rooms, way, most in ((6, "a free node for each pod of a group", 2), (4, "no free node", 1)):
-        nodes.rooms = rooms
-        old, since = set((await _pods(api)).values()), len(told)
-        took = await _timed(_edit(api, rooms), partial(_replaced, api, old))
-        serving = min(item["status"].get("readyReplicas", 0) for item in told[since:])
-        words = f"all replaced after {took:.0f} s, at least {serving} of 2 serve"
-        yield Goal(f"{NAME}: new spec, {way}", f"all replaced, {most} of 2 serve", words, serving == most)
 
+async def _rolled(api: ApiClient, told: list[Raw], way: str, *, least: int) -> Goal:
+    old, since = set((await _pods(api)).values()), len(told)
+    took = await _timed(_edit(api, 10 + least), partial(_replaced, api, old))
+    serving = min(item["status"].get("readyReplicas", 0) for item in told[since:])
+    words = f"all replaced after {took:.0f} s, at least {serving} of 2 serve"
+    return Goal(f"{NAME}: new spec, {way}", f"all replaced, at least {least} of 2 serve", words, serving >= least)
+
+
+async def _crashed(api: ApiClient, told: list[Raw]) -> Goal:
     since, group = len(told), {name: uid for name, uid in (await _pods(api)).items() if name.startswith("chat-group-1")}
     await _timed(_crash(api, "chat-group-1-1"), lambda: _renewed(api, group))
     said = {_ready(item).get("message", "") for item in told[since:] if _ready(item).get("reason") == "OOMKilled"}
     met = any(message.startswith("chat-group-1-1: ") for message in said)
     what = f"{NAME}: a worker is killed for memory"
-    yield Goal(what, "the group is made anew, and it is told", "; ".join(sorted(said)) or "nothing said", met)
-
-    for count, kind in ((1, DEPLOYMENTS), (2, GROUPS)):
-        hardware = {"accelerator": {"count": 1, "nodes": count}}
-        took = await _timed(api.patch(SERVER, {"spec": hardware}), partial(_only, api, kind, 2 * count))
-        yield Goal(
-            f"{NAME}: nodes {3 - count} to {count}, room for 4 pods",
-            "the other kind goes",
-            f"after {took:.0f} s",
-            met=True,
-        )
-
-    took = await _timed(api.delete(SERVER, {}), lambda: _nothing(api))
-    yield Goal(f"{NAME}: deleted", "nothing left", f"nothing left after {took:.0f} s", met=True)
+    return Goal(what, "the group is made anew, and it is told", "; ".join(sorted(said)) or "nothing said", met)
 
 
-# --- what is done ---
+async def _changed(api: ApiClient, nodes: int, kind: str) -> Goal:
+    hardware = {"accelerator": {"count": 1, "nodes": nodes}}
+    took = await _timed(api.patch(SERVER, {"spec": hardware}), partial(_only, api, kind, 2 * nodes))
+    what = f"{NAME}: nodes {3 - nodes} to {nodes}, room for 4 pods"
+    return Goal(what, "the other kind goes, 2 of 2 serve", f"2 of 2 after {took:.0f} s", met=True)
+
+
+# --- what is done and seen ---
+
+
+@asynccontextmanager
+async def _told(api: ApiClient) -> AsyncIterator[list[Raw]]:
+    """Every state of the ModelServer, as it comes."""
+    states: list[Raw] = []
+
+    async def follow() -> None:
+        async for event in api.watch(SERVERS):
+            states.append(event["object"])  # noqa: PERF401  it never ends
+
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(follow())
+        yield states
+        following.cancel()
 
 
 async def _timed(action: Awaitable[object], done: Callable[[], Awaitable[object]]) -> float:
@@ -146,6 +173,14 @@ async def _scale(api: ApiClient, count: int) -> None:
 
 async def _edit(api: ApiClient, number: int) -> None:
     await api.patch(SERVER, {"spec": {"runtime": {"maxNumSeqs": number}}})
+
+
+async def _written_at_rest(operator: Operator) -> float:
+    """What is written although nothing changes, from one full list to the end of the next."""
+    for _ in range(2):
+        lists, writes = await operator.number("resyncs_total"), await operator.writes()
+        await until(partial(operator.total, "resyncs_total", at_least=lists + 1), SECONDS, "everything is listed again")
+    return await operator.writes() - writes
 
 
 async def _crash(api: ApiClient, name: str) -> None:
@@ -200,8 +235,13 @@ async def _nothing(api: ApiClient) -> bool:
     return not any([(await api.get(path))["items"] for path in LEFT])
 
 
+async def _guarded(api: ApiClient) -> bool:
+    status = (await api.get(BUDGET)).get("status", {})
+    return (status.get("expectedPods"), status.get("disruptionsAllowed")) == (4, 1)
+
+
 async def _selected(api: ApiClient, service: str) -> set[str]:
-    """The pods that a Service selects, under the names that a headless one gives them. Endpoints want real nodes."""
+    """The pods that a Service selects, by the names that a headless one gives. Endpoints cannot be loopback addresses."""
     spec = (await api.get(f"{SERVICES}/{service}"))["spec"]
     selector = ",".join(f"{key}={value}" for key, value in spec["selector"].items())
     specs = [pod["spec"] for pod in (await api.get(f"{PODS}?labelSelector={selector}"))["items"]]
@@ -224,115 +264,15 @@ def _ready(server: Raw) -> Raw:
 
 
 def _server() -> Raw:
+    """With quantities and empty values that LeaderWorkerSet's webhook or the API server may write in another way."""
+    container = {"name": "runtime", "env": [{"name": "EMPTY", "value": ""}], "tty": False}
+    volumes = [{"name": "scratch", "emptyDir": {"sizeLimit": "1024Mi"}}]
     spec = {
         "replicas": 2,
         "model": {"source": {"pvc": {"claimName": "models"}}},
+        "runtime": {"resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": "2000m"}}},
         "accelerator": {"count": 1, "nodes": 2},
+        "podTemplate": {"spec": {"shareProcessNamespace": False, "volumes": volumes, "containers": [container]}},
     }
     metadata = {"name": "chat"}
     return {"apiVersion": "octavo.dev/v1alpha1", "kind": "ModelServer", "metadata": metadata, "spec": spec}
-
-
-# --- what is played ---
-
-
-class Nodes:
-    """Nodes with room for one pod each. Pods are ready as soon as they have one."""
-
-    def __init__(self, api: ApiClient) -> None:
-        self.rooms = 0
-        self._api = api
-        self._taken: dict[str, str] = {}
-        """By pod uid: its name."""
-        self._numbers = iter(range(1, 1 << 16))
-
-    async def play(self) -> None:
-        while True:
-            with suppress(aiohttp.ClientResponseError):  # a pod is gone already
-                await self._look()
-            await asyncio.sleep(0.2)
-
-    async def _look(self) -> None:
-        pods = {pod["metadata"]["uid"]: pod for pod in (await self._api.get(PODS))["items"]}
-        self._taken = {uid: name for uid, name in self._taken.items() if uid in pods}
-        for uid, pod in pods.items():
-            path = f"{PODS}/{pod['metadata']['name']}"
-            if "deletionTimestamp" in pod["metadata"]:
-                await self._api.delete(path, {"gracePeriodSeconds": 0})
-            elif uid not in self._taken and len(self._taken) < self.rooms:
-                await self._api.patch(f"{path}/status", {"status": running(next(self._numbers))})
-                self._taken[uid] = pod["metadata"]["name"]
-            elif uid not in self._taken and not pod["status"].get("conditions"):
-                words = NO_ROOM.format(rooms=self.rooms)
-                waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
-                await self._api.patch(f"{path}/status", {"status": {"conditions": [waits]}})
-
-
-@asynccontextmanager
-async def _nodes(api: ApiClient) -> AsyncIterator[Nodes]:
-    nodes = Nodes(api)
-    async with asyncio.TaskGroup() as group:
-        playing = group.create_task(nodes.play())
-        yield nodes
-        playing.cancel()
-
-
-@asynccontextmanager
-async def _told(api: ApiClient) -> AsyncIterator[list[Raw]]:
-    """Every state of the ModelServer, as it comes."""
-    states: list[Raw] = []
-
-    async def follow() -> None:
-        async for event in api.watch(SERVERS):
-            states.append(event["object"])  # noqa: PERF401  it never ends
-
-    async with asyncio.TaskGroup() as group:
-        following = group.create_task(follow())
-        yield states
-        following.cancel()
-
-
-# --- LeaderWorkerSet ---
-
-
-@contextmanager
-def _controller(built: LeaderWorkerSet, plane: ControlPlane, folder: Path) -> Iterator[None]:
-    """Its process, its CRDs, and its webhooks under an address of this machine."""
-    port, probes = free_ports(2)
-    trusted = certificates(plane, folder / "certificates")
-    kubectl = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}"]
-    manifests = [*(yaml.safe_load(path.read_text()) for path in built.crds), *_webhooks(built, port, trusted)]
-    apply = [*kubectl, "apply", "--server-side", "-f", "-"]
-    quiet = subprocess.DEVNULL
-    subprocess.run(apply, input=yaml.safe_dump_all(manifests), text=True, check=True, stdout=quiet)
-    subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], check=True, stdout=quiet)
-    config = folder / "lws.yaml"
-    config.write_text(yaml.safe_dump(_configuration(port, probes, trusted)))
-    command = ["env", f"KUBECONFIG={plane.kubeconfig}", str(built.manager), f"--config={config}"]
-    child = start_child("lws", [*command, "--metrics-bind-address=0", "--leader-elect=false"], folder)
-    try:
-        yield
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _configuration(port: int, probes: int, trusted: Path) -> Raw:
-    return {
-        "apiVersion": "config.lws.x-k8s.io/v1alpha1",
-        "kind": "Configuration",
-        "webhook": {"host": "127.0.0.1", "port": port, "certDir": str(trusted)},
-        "health": {"healthProbeBindAddress": f"127.0.0.1:{probes}"},
-        "leaderElection": {"leaderElect": False},
-        "internalCertManagement": {"enable": False},
-    }
-
-
-def _webhooks(built: LeaderWorkerSet, port: int, trusted: Path) -> Iterator[dict[str, Any]]:
-    """As its authors install them, but for where they are."""
-    authority = b64encode((trusted / "ca.crt").read_bytes()).decode()
-    for manifest in yaml.safe_load_all(built.webhooks.read_text()):
-        for webhook in manifest["webhooks"]:
-            path = webhook["clientConfig"]["service"]["path"]
-            webhook["clientConfig"] = {"url": f"https://127.0.0.1:{port}{path}", "caBundle": authority}
-        yield manifest

@@ -378,6 +378,12 @@ def test_a_rollout_without_a_free_node_goes_on_in_place(looked, group, raw_group
     assert (rolling["maxUnavailable"], rolling["maxSurge"]) == (1, 0)
 
 
+def test_a_paused_one_is_left_as_it_is(looked, group, raw_groups):
+    proposal, status = looked(group(0), children={GROUPS: raw_groups(3)}, paused=True)
+    assert (proposal.plan.steps, proposal.desired) == ((), 3)
+    assert ready(status)[2] == "1 of 3 replicas serve"
+
+
 def test_an_idle_one_has_no_group_and_its_service_leads_to_the_activator(looked, raw_groups, raw_deployment):
     """Scale to zero asks nothing of LeaderWorkerSet but the number."""
     zero = SCALED | {"scaleToZero": {"idleAfter": "1m"}}
