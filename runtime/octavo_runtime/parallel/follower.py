@@ -50,18 +50,21 @@ class Follower:
 
     async def run(self) -> None:
         """Until it is over. Raises `LeaderGone`, or another `StartError` when a rank cannot start or has ended."""
-        loading = asyncio.create_task(self._load())
-        passing = asyncio.create_task(self._pass_on(loading))
+        loading, passing = asyncio.create_task(self._load()), asyncio.create_task(self._pass_on())
         try:
-            await _first(passing, self._lost)
+            await _first(loading, passing, self._lost)
+            if loading.done():
+                loading.result()
+                await _first(passing, self._lost)
             if passing.done():
                 passing.result()
             await self._say_last(Lost(self._lost.result()))
             raise EngineFailed(self._lost.result())
         finally:
+            self._end()
             loading.cancel()
             passing.cancel()
-            self._end()
+            await asyncio.gather(loading, passing, return_exceptions=True)
 
     async def _load(self) -> None:
         try:
@@ -73,21 +76,16 @@ class Follower:
         self.loaded = True
         self._link.send(Loaded())
 
-    async def _pass_on(self, loading: asyncio.Task[None]) -> None:
+    async def _pass_on(self) -> None:
         """The leader's messages, in their order. It sends none before it has heard that all are loaded."""
-        hearing = asyncio.create_task(self._hear())
-        await _first(loading, hearing)
-        if loading.done():
-            loading.result()
         while True:
-            message = await hearing
+            message = await self._hear()
             self.messages += 1
             for rank in self._ranks:
                 with suppress(OSError):  # who watches it says that it has ended
                     rank.send(message)
             if message == _MEASURE:
                 self._link.send(_least(await asyncio.to_thread(self._collect)))
-            hearing = asyncio.create_task(self._hear())
 
     async def _hear(self) -> bytes:
         try:

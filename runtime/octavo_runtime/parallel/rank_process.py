@@ -36,10 +36,6 @@ class RankProcess:
                 pass_fds=[theirs.fileno()],
             )
 
-    @property
-    def ranks(self) -> range:
-        return range(self.rank, self.rank + 1)
-
     def send(self, message: bytes) -> None:
         self._pipe.send_bytes(message)
 

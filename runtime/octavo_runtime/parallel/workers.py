@@ -6,16 +6,15 @@ import atexit
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from octavo_runtime.errors import StartError
 from octavo_runtime.model.shard import Shard
 from octavo_runtime.parallel.group import TorchGroup, join, open_store
 from octavo_runtime.parallel.lockstep import LockstepRunner, OutOfStepError
 from octavo_runtime.parallel.messages import Allocate, Compute, Free, Loaded, Measure, for_workers
-from octavo_runtime.parallel.rank_process import RankProcess
-from octavo_runtime.parallel.topology import topology_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,53 +25,35 @@ if TYPE_CHECKING:
     from octavo_runtime.core.batch import FlatBatch, StepResult
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.parallel.meeting import Called
-    from octavo_runtime.parallel.messages import FromWorker, ToWorker
+    from octavo_runtime.parallel.messages import ToWorker
+    from octavo_runtime.parallel.rank_process import RankProcess
+    from octavo_runtime.parallel.remote import RemoteNode
 
 logger = logging.getLogger(__name__)
 
 _BLAME_WAIT: Final = 1.0  # seconds for the kernel to say who is missing from a failed step
 
 
-class Member(Protocol):
-    """A rank's process on this node, or another node with all of its ranks."""
-
-    @property
-    def has_explained_itself(self) -> bool:
-        """Whether it ended after it had said why, which `receive` raises."""
-
-    def send(self, message: bytes) -> None: ...
-    def receive(self) -> FromWorker: ...
-    def why_it_ended(self, patience: float | None = None) -> str | None: ...
-    def hang_up(self) -> None: ...
-    def end(self) -> None: ...
-
-
 class Workers:
     """Ranks 1 and up. They end with this process, however it ends."""
 
     def __init__(
-        self,
-        config: ServeConfig,
-        called: Called,
-        device: torch.device,
-        fatal: Callable[[str], object],
+        self, config: ServeConfig, called: Called, device: torch.device, fatal: Callable[[str], object]
     ) -> None:
-        """Start those of this node, and wait until all have joined. `fatal` is called with the reason, from any thread,
-        when one of them is lost: no step can be computed any more.
+        """Wait until all have joined. `fatal` is called with the reason, from any thread, when one of them is lost: no
+        step can be computed any more.
         """
         self.shard = Shard(0, config.tensor_parallel_size)
         self._fatal = fatal
         self._closing = False
         self._joined = False
         self._encoder = msgspec.msgpack.Encoder()
-        room, meeting, interface, nodes = called
-        self._store = open_store(room, meeting, self.shard.size)
-        local = [RankProcess(config, rank, meeting, interface) for rank in topology_of(config).ranks_of(0) if rank]
-        self._members: list[Member] = [*local, *nodes]
+        self._members = called.members
+        self._store = open_store(called.room, called.meeting, self.shard.size)
         atexit.register(self.close)
         for member in self._members:
             threading.Thread(target=self._watch, args=[member], name="rank-watcher", daemon=True).start()
-        self.group: TorchGroup = join(self.shard, self._store, meeting, interface, device)
+        self.group: TorchGroup = join(self.shard, self._store, called.meeting, called.interface, device)
         self._joined = True
 
     def wait_until_loaded(self) -> None:
@@ -118,11 +99,13 @@ class Workers:
             member.end()
         atexit.unregister(self.close)
 
-    def _watch(self, member: Member) -> None:
-        reason = member.why_it_ended()
-        # One that has said why is read by this process's main thread, unless that waits for it to join.
-        if not (self._joined and member.has_explained_itself):
-            self._report(reason or "")
+    def _watch(self, member: RankProcess | RemoteNode) -> None:
+        reason = member.why_it_ended() or ""
+        if member.has_explained_itself:
+            if self._joined:
+                return  # the main thread reads the explanation
+            reason = _explanation(member) or reason  # that waits for it to join
+        self._report(reason)
 
     def _report(self, reason: str) -> None:
         if not self._closing:
@@ -144,6 +127,14 @@ class LeadingRunner(LockstepRunner):
         except OutOfStepError as error:
             self._workers.give_up(error)
             raise
+
+
+def _explanation(member: RankProcess | RemoteNode) -> str | None:
+    try:
+        member.receive()
+    except StartError as error:
+        return str(error)
+    return None
 
 
 def end_process(reason: str) -> None:
