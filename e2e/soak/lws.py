@@ -241,7 +241,7 @@ async def _guarded(api: ApiClient) -> bool:
 
 
 async def _selected(api: ApiClient, service: str) -> set[str]:
-    """The pods that a Service selects, by the names that a headless one gives. Endpoints cannot be loopback addresses."""
+    """The pods that a Service selects, by the names that a headless one gives. Endpoints are never on loopback."""
     spec = (await api.get(f"{SERVICES}/{service}"))["spec"]
     selector = ",".join(f"{key}={value}" for key, value in spec["selector"].items())
     specs = [pod["spec"] for pod in (await api.get(f"{PODS}?labelSelector={selector}"))["items"]]
