@@ -116,6 +116,14 @@ def test_a_warm_replica_that_always_had_a_queue_shows_what_one_carries():
     assert (cold.saturated, cold.busiest_kv) == (0, 0)
 
 
+def test_a_replica_that_still_fills_up_is_not_at_its_limit():
+    """Until its memory is full it computes more than it gets rid of."""
+    fills = filled(*(counted(time, prompt=10 * time, waiting=2, used=40 + 2 * time) for time in (0, 5, 10)))
+    assert aggregate({"a": fills}, {"a": -60.0}, now=10).saturated == 0
+    is_full = filled(*(counted(time, prompt=10 * time, waiting=2, used=58 + time / 5) for time in (0, 5, 10)))
+    assert aggregate({"a": is_full}, {"a": -60.0}, now=10).saturated == 1
+
+
 def test_one_sample_without_a_queue_is_no_saturation():
     window = filled(*(counted(time, prompt=time, waiting=time % 10) for time in (0, 5, 10, 15)))
     assert aggregate({"a": window}, {"a": -60.0}, now=15).saturated == 0

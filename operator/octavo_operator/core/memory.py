@@ -82,6 +82,7 @@ class Recalled:
     blind: float = 0.0
     kv_tokens: float | None = None
     prompt_rate: float | None = None
+    proven_rate: float | None = None
     growth: float = 1.0
     idle_for: float = 0.0
     deaf: float = 0.0
@@ -147,6 +148,7 @@ def recall(memory: ScalerMemory, signals: Signals, policy: ScalingPolicy, now: f
         blind=_ago(memory.blind_since, now),
         kv_tokens=memory.learned.kv_tokens,
         prompt_rate=memory.learned.prompt_rate,
+        proven_rate=memory.learned.proven_rate if memory.learned.prompt_rate is None else None,
         growth=growth(memory.trend, signals.startup_p90),
         idle_for=_ago(memory.active_at, now) if rests else 0.0,
         deaf=_ago(memory.deaf_since, now) if rests else 0.0,

@@ -83,7 +83,7 @@ def read(samples: tuple[Sample, ...], pace: Pace, *, smooth_since: float, quiet_
         waiting_tokens=fsum([sample.waiting_tokens for sample in recent]) / number,
         prompt_rate=rate(rated, _PROMPT, WINDOW_SECONDS, smooth=rated_smooth),
         generation_rate=rate(rated, _GENERATION, WINDOW_SECONDS, smooth=rated_smooth),
-        queued=last.time - rated[0].time >= WINDOW_SECONDS and len(full) >= len(lately),
+        queued=last.time - rated[0].time >= WINDOW_SECONDS and len(full) >= len(lately) and _is_full(lately),
         full_rate=rate(full, _PROMPT, WINDOW_SECONDS, smooth=bool(full) and full[0].time >= smooth_since),
         steady_rate=through(samples, _PROMPT, STEADY_SECONDS, smooth=all_smooth),
         arrived=arrived(samples, _PROMPT, smooth=all_smooth),
@@ -100,6 +100,11 @@ def _full(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
     while first and samples[first - 1].waiting >= 1:
         first -= 1
     return samples[first:]
+
+
+def _is_full(samples: tuple[Sample, ...]) -> bool:
+    """Whether it has stopped to fill up: until then it computes more than it can go on with."""
+    return samples[-1].kv_used - samples[0].kv_used < NEWS_KV_SHARE * samples[-1].kv_capacity
 
 
 def _queue(waiting: list[float]) -> float:
