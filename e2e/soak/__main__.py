@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import api_kills, cancels, engine_kills, fleet, keda, memory, nodes, outage, ramps, schemas, upgrade
+from soak import api_kills, cancels, engine_kills, fleet, keda, lws, memory, nodes, outage, ramps, schemas, upgrade
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from soak.goals import Goal
 
 RUNNERS = ("sim", "torch")
-SOAKS = ("kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "ramps", "memory", "nodes")
+SOAKS = (
+    "kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "lws", "ramps", "memory", "nodes",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -33,6 +35,7 @@ def main() -> int:
         "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
         "schemas": [schemas.run],
         "keda": [keda.run],
+        "lws": [lws.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
