@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 import triton
+from triton import knobs
+from triton.runtime import driver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +148,12 @@ def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, 
 
 
 def architecture_of(device: torch.device) -> int:
-    """Such as 90 for compute capability 9.0; in the interpreter, whose tensors are on the CPU, a fixed one."""
+    """Such as 90 for compute capability 9.0; in the interpreter, whose tensors are on the CPU, a fixed one.
+
+    Without an interpreter and without a GPU launches are rehearsed (shipping/rehearsal.py), for one that is told.
+    """
+    if device.type == "meta" and not knobs.runtime.interpret:
+        return int(driver.active.get_current_target().arch)
     if device.type != "cuda":
         return _INTERPRETED
     major, minor = torch.cuda.get_device_capability(device)
