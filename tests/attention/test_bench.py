@@ -105,7 +105,7 @@ def test_shapes_have_names_of_their_own_and_fit():
         assert all(of.kv_bytes <= KV_LIMIT for of in shapes)
         assert {of.kind for of in shapes} == {"decode", "prefill", "mixed"}
         assert {of.cache_bytes for of in shapes} == {1, 2}
-    assert len(list(quick_shapes())) == 12
+    assert len(list(quick_shapes())) == 13
 
 
 def test_pools_outgrow_the_cache():
@@ -187,7 +187,7 @@ def test_the_checks_pass_and_can_fail(gpu):
     checks, _ = gpu
     found = dict(checks.checks(torch.device("cpu"), torch.float32))
     assert len(found) == 5
-    for name in ("add_rms_norm", "attention over torch.float32, 64"):
+    for name in ("add_rms_norm", "attention over torch.float32, 64, page 16"):
         assert list(checks.compare(name, found[name], 1e-5)) == []
     noise = iter([1.0, 2.0, 3.0])
     said = list(checks.compare("noise", lambda _backend, _exact: torch.tensor([next(noise)]), 1e-5))

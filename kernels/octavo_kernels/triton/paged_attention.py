@@ -10,6 +10,7 @@ Tiles of positions that all rows may see need no mask; only the last few do, and
 sliding window that loop does all of the work, from the first tile that any row sees. The numbers of the next tile's
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
+Both come through pointers, or as boxes where the table of launches has it so (boxes.py); the loops are the same.
 Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py).
 """
 
@@ -57,13 +58,17 @@ def paged_attention_kernel(
     WINDOW: tl.constexpr = 0,  # positions that a row sees up to its own; 0: all
     SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
     SPLIT: tl.constexpr = 0,  # tiles of positions, where contexts are cut at multiples of so many (splits.py)
+    BOXES: tl.constexpr = False,  # the caches come as tensor descriptors, whose boxes are tiles (boxes.py)
 ):
     program = tl.program_id(0)
     first_unit = tl.load(program_unit + program)
     last_unit = tl.load(program_unit + program + 1)
     first_skipped = tl.load(program_tile + program)
     last_stop = tl.load(program_tile + program + 1)
-    for unit in range(first_unit, last_unit + tl.where(last_stop > 0, 1, 0)):
+    # What is the same for all units is made anew for each: moved out of this loop, it keeps some seventy registers. Not
+    # in a decode, which has them and short units, nor for exact products, which spill without.
+    anew: tl.constexpr = BLOCK_M > 16 and query.dtype.element_ty != tl.float32
+    for unit in tl.range(first_unit, last_unit + tl.where(last_stop > 0, 1, 0), disable_licm=anew):
         kv_head, sequence, first_query, first_tile, count = load_unit(units, unit)
         begin = first_tile + tl.where(unit == first_unit, first_skipped, 0)
         stop = first_tile + tl.where(unit == last_unit, last_stop, count)
@@ -96,21 +101,22 @@ def paged_attention_kernel(
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N)
+        pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
         for tile in range(begin, num_full):
-            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
-            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
-            k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype)
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
+            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N, BOXES)
+            k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype, BOXES)
             scores = score(q, k, scale_log2e, SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, tile * BLOCK_N + tl.arange(0, BLOCK_N), positions)
             largest, total, acc = accumulate(scores, v, largest, total, acc, False)
             pages = next_pages
         for tile in range(num_full, stop):
-            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
-            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
+            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N, BOXES)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-            k, v = load_tile_masked(key_cache, value_cache, slots, columns < seq_len, dims, HEAD_DIM, q.dtype)
+            written = columns < seq_len
+            k, v = load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM, q.dtype, BOXES)
             scores = score(q, k, scale_log2e, SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, columns, positions)
@@ -199,45 +205,89 @@ def divisor(largest, total, sink, HAS_SINKS: tl.constexpr):
 
 
 @triton.jit
-def load_pages(table, tile, num_pages, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+def load_pages(table, tile, num_pages, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, BOXES: tl.constexpr):
     """Block numbers of a tile of positions; 0 past the sequence's end, where the table may hold anything."""
     PAGES: tl.constexpr = max(1, BLOCK_N // BLOCK_SIZE)
-    index = tile * BLOCK_N // BLOCK_SIZE + tl.arange(0, PAGES)
+    index = tile * BLOCK_N // BLOCK_SIZE
+    if not BOXES:  # a box lies in one block, whose number is a scalar
+        index += tl.arange(0, PAGES)
     return tl.load(table + index, mask=index < num_pages, other=0)
 
 
 @triton.jit
-def slots_of(pages, tile, kv_head, NUM_KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Rows of the cache, seen as [num_blocks * num_kv_heads * block_size, head_dim]; int64, as a pool passes 2^31."""
+def slots_of(
+    pages,
+    tile,
+    kv_head,
+    NUM_KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BOXES: tl.constexpr,
+):
+    """Rows of the cache, seen as [num_blocks * num_kv_heads * block_size, head_dim]; int64, as a pool passes 2^31.
+
+    Of a box its first row alone, which hardware takes as int32.
+    """
     first = (pages.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile * BLOCK_N % BLOCK_SIZE
-    return tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
+    if BOXES:
+        return first.to(tl.int32)
+    else:  # noqa: RET505  Triton compiles only the branch that is taken
+        return tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
 
 
 @triton.jit
 def load_tile(
-    key_cache, value_cache, slots, dims, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, DTYPE: tl.constexpr
+    key_cache,
+    value_cache,
+    slots,
+    dims,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BOXES: tl.constexpr,
 ):
     """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of whole blocks."""
-    keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-    values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
-    if HEAD_DIM == PADDED_DIM:
-        k = tl.load(keys)
-        v = tl.load(values)
+    if BOXES:
+        k = key_cache.load([slots, 0]).T
+        v = value_cache.load([slots, 0])
     else:
-        k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0.0)
-        v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0.0)
+        keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
+        values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
+        if HEAD_DIM == PADDED_DIM:
+            k = tl.load(keys)
+            v = tl.load(values)
+        else:
+            k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+            v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0.0)
     return as_read(k, DTYPE), as_read(v, DTYPE)
 
 
 @triton.jit
-def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.constexpr, DTYPE: tl.constexpr):
-    """The same, with zeros for positions that are not written: what lies there may be NaN, or another's."""
-    inside = dims < HEAD_DIM
-    keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-    values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
-    k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
-    v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
-    return as_read(k, DTYPE), as_read(v, DTYPE)
+def load_tile_masked(
+    key_cache,
+    value_cache,
+    slots,
+    written,
+    dims,
+    HEAD_DIM: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BOXES: tl.constexpr,
+):
+    """The same, with zeros for positions that are not written: what lies there may be NaN, or another's.
+
+    A box of keys stays as it is: their scores are masked, while values are summed, with weights of 0.
+    """
+    if BOXES:
+        k = as_read(key_cache.load([slots, 0]).T, DTYPE)
+        v = tl.where(written[:, None], as_read(value_cache.load([slots, 0]), DTYPE), 0.0)
+        return k, v
+    else:  # noqa: RET505  as above
+        inside = dims < HEAD_DIM
+        keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
+        values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
+        k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
+        v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
+        return as_read(k, DTYPE), as_read(v, DTYPE)
 
 
 @triton.jit
