@@ -2,8 +2,8 @@
 
 Triton compiles kernels by itself, with what its wheel has, but not the C extension that loads and launches them: that
 takes a C compiler, Python's headers and the driver's library on the machine that serves. Here it is compiled where the
-first two are; the driver's functions are left to be found when it is loaded. Needs nothing of Octavo, so that an image's
-build can run this file alone:
+first two are; the driver's functions are left to be found when it is loaded. It needs nothing of Octavo, so that the
+build of an image can run this file alone:
 
     python launcher.py FOLDER
 
