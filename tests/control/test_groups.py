@@ -343,6 +343,21 @@ def test_a_drain_of_a_group_is_no_failure(looked, group):
     assert ready(status) == ("True", Reason.READY, "1 of 1 replicas serve")
 
 
+def test_a_worker_that_has_lost_its_leader_is_the_echo_of_another_end(looked, group):
+    """On a scale-down the leader goes first; after a crash it is the leader that knows why."""
+
+    def ended(reason):
+        told = f'{{"reason": "{reason}", "message": "words of {reason}"}}'
+        return {"ready": False, "container": {"state": {"terminated": {"exitCode": 2, "message": told}}}}
+
+    _, fewer = looked(group(0), group(1, leader={"terminating": True}, worker=ended("LeaderGone")), replicas=1)
+    assert ready(fewer) == ("True", Reason.READY, "1 of 1 replicas serve")
+    _, crashed = looked(group(0), group(1, leader=ended("EngineFailed"), worker=ended("LeaderGone")))
+    assert ready(crashed) == ("False", Reason.ENGINE_FAILED, "chat-group-1: words of EngineFailed")
+    _, alone = looked(group(0), group(1, leader={"ready": False}, worker=ended("LeaderGone")))
+    assert ready(alone)[1] == Reason.LEADER_GONE
+
+
 # --- scaling and rollouts ---------------------------------------------------------------------------------------------
 
 

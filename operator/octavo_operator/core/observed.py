@@ -8,6 +8,7 @@ A replica's `problem` is what its pod says about why it does not serve:
     waiting: image cannot be pulled                     ImagePullBackOff
     waiting: config or secret missing                   CreateContainerConfigError
     terminated with a termination message of ours       ModelNotFound, ModelUnsupported, OutOfMemory, …
+    terminated because its leader has gone              LeaderGone, no failure of its own
     terminated: killed for memory                       OOMKilled
     terminated otherwise, back-off                      CrashLoopBackOff
     terminated otherwise, first time                    ContainerFailed
@@ -291,6 +292,8 @@ def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
     else:
         reason = Reason.CRASH_LOOP if looping else Reason.CONTAINER_FAILED
         words = f"ended with exit code {ended.get('exitCode')}"
+    if reason == Reason.LEADER_GONE:  # the other pod says why, or goes because fewer groups are wanted
+        return Problem(reason, words, stalled=False, failed=False)
     stalled = looping or reason in _FINAL_REASONS
     return Problem(reason, f"{words} (restarted {restarts} times)" if restarts else words, stalled=stalled, failed=True)
 
