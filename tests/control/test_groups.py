@@ -223,6 +223,13 @@ def test_single_replicas_from_before_serve_until_they_go(raw_groups, raw_pod):
     assert counts(raw, more=[raw_pod("chat-1", ready=True)]) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("size", ["", "x", "-1", "0", "2e9", "9" * 5000, "\u0662"])
+def test_a_size_that_is_none_is_one_pod(raw_groups, group, size):
+    leader, _ = group(0)
+    leader["metadata"]["annotations"]["leaderworkerset.sigs.k8s.io/size"] = size
+    assert counts(raw_groups(), (leader, [])) == (1, 1, 1)
+
+
 def test_the_facts_of_the_set_itself(raw_groups):
     view = view_groups(raw_groups(3, in_place=True), (), ())
     assert (view.wanted, view.revision, view.current, view.in_place, view.grouped) == (3, "r1", True, True, True)

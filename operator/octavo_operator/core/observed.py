@@ -19,6 +19,7 @@ In a group of several pods (groups.py) the message begins with the pod's name.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -37,6 +38,7 @@ _FINAL_REASONS: Final = frozenset(
     {Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT}
 )
 _MANY_RESTARTS: Final = 2
+_SIZE: Final = re.compile(r"[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,10 @@ def requests_cut(raw: Raw) -> int:
 
 
 def _group(metadata: Raw) -> Group | None:
+    """Anybody can write such a pod: what is no size is one of 1."""
     index = metadata.get("labels", {}).get(names.GROUP_INDEX)
-    return Group(index, int(metadata.get("annotations", {}).get(names.GROUP_SIZE, 1))) if index is not None else None
+    size = metadata.get("annotations", {}).get(names.GROUP_SIZE, "")
+    return Group(index, int(size) if _SIZE.fullmatch(size) else 1) if index is not None else None
 
 
 def _moment(raw: Raw, field: str) -> float:
