@@ -223,6 +223,13 @@ def test_single_replicas_from_before_serve_until_they_go(raw_groups, raw_pod):
     assert counts(raw, more=[raw_pod("chat-1", ready=True)]) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("size", ["", "x", "-1", "0", "2e9", "9" * 5000, "\u0662"])
+def test_a_size_that_is_none_is_one_pod(raw_groups, group, size):
+    leader, _ = group(0)
+    leader["metadata"]["annotations"]["leaderworkerset.sigs.k8s.io/size"] = size
+    assert counts(raw_groups(), (leader, [])) == (1, 1, 1)
+
+
 def test_the_facts_of_the_set_itself(raw_groups):
     view = view_groups(raw_groups(3, in_place=True), (), ())
     assert (view.wanted, view.revision, view.current, view.in_place, view.grouped) == (3, "r1", True, True, True)
@@ -341,6 +348,21 @@ def test_a_drain_of_a_group_is_no_failure(looked, group):
     gone = {"ready": False, "terminating": True, "container": {"state": {"terminated": {"exitCode": 143}}}}
     _, status = looked(group(0), group(1, leader=gone, worker=gone), replicas=1)
     assert ready(status) == ("True", Reason.READY, "1 of 1 replicas serve")
+
+
+def test_a_worker_that_has_lost_its_leader_is_the_echo_of_another_end(looked, group):
+    """On a scale-down the leader goes first; after a crash it is the leader that knows why."""
+
+    def ended(reason):
+        told = f'{{"reason": "{reason}", "message": "words of {reason}"}}'
+        return {"ready": False, "container": {"state": {"terminated": {"exitCode": 2, "message": told}}}}
+
+    _, fewer = looked(group(0), group(1, leader={"terminating": True}, worker=ended("LeaderGone")), replicas=1)
+    assert ready(fewer) == ("True", Reason.READY, "1 of 1 replicas serve")
+    _, crashed = looked(group(0), group(1, leader=ended("EngineFailed"), worker=ended("LeaderGone")))
+    assert ready(crashed) == ("False", Reason.ENGINE_FAILED, "chat-group-1: words of EngineFailed")
+    _, alone = looked(group(0), group(1, leader={"ready": False}, worker=ended("LeaderGone")))
+    assert ready(alone)[1] == Reason.LEADER_GONE
 
 
 # --- scaling and rollouts ---------------------------------------------------------------------------------------------

@@ -211,6 +211,7 @@ class Reason:
     OUT_OF_MEMORY: Final = "OutOfMemory"
     INVALID_ARGUMENT: Final = "InvalidArgument"
     ENGINE_FAILED: Final = "EngineFailed"
+    LEADER_GONE: Final = "LeaderGone"
     REQUESTS_CUT: Final = "RequestsCut"
 
     # Scaling
@@ -267,13 +268,18 @@ RUNTIME_REASONS: Final = frozenset(
         Reason.OUT_OF_MEMORY,
         Reason.INVALID_ARGUMENT,
         Reason.ENGINE_FAILED,
+        Reason.LEADER_GONE,
         Reason.REQUESTS_CUT,
     }
 )
 """The only reasons that a termination message may bring in."""
 
-ENDINGS: Final = RUNTIME_REASONS | {Reason.OOM_KILLED, Reason.CONTAINER_FAILED, Reason.CRASH_LOOP}
-"""Reasons that a container that has ended can give."""
+ENDINGS: Final = RUNTIME_REASONS - {Reason.LEADER_GONE} | {
+    Reason.OOM_KILLED,
+    Reason.CONTAINER_FAILED,
+    Reason.CRASH_LOOP,
+}
+"""Reasons that a container that has ended can give, but for the echo of another one's end."""
 
 
 def labels(name: str) -> dict[str, str]:

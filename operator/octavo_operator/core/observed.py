@@ -8,6 +8,7 @@ A replica's `problem` is what its pod says about why it does not serve:
     waiting: image cannot be pulled                     ImagePullBackOff
     waiting: config or secret missing                   CreateContainerConfigError
     terminated with a termination message of ours       ModelNotFound, ModelUnsupported, OutOfMemory, …
+    terminated because its leader has gone              LeaderGone, no failure of its own
     terminated: killed for memory                       OOMKilled
     terminated otherwise, back-off                      CrashLoopBackOff
     terminated otherwise, first time                    ContainerFailed
@@ -18,6 +19,7 @@ In a group of several pods (groups.py) the message begins with the pod's name.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,6 +38,7 @@ _FINAL_REASONS: Final = frozenset(
     {Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT}
 )
 _MANY_RESTARTS: Final = 2
+_SIZE: Final = re.compile(r"[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +206,10 @@ def requests_cut(raw: Raw) -> int:
 
 
 def _group(metadata: Raw) -> Group | None:
+    """Anybody can write such a pod: what is no size is one of 1."""
     index = metadata.get("labels", {}).get(names.GROUP_INDEX)
-    return Group(index, int(metadata.get("annotations", {}).get(names.GROUP_SIZE, 1))) if index is not None else None
+    size = metadata.get("annotations", {}).get(names.GROUP_SIZE, "")
+    return Group(index, int(size) if _SIZE.fullmatch(size) else 1) if index is not None else None
 
 
 def _moment(raw: Raw, field: str) -> float:
@@ -291,6 +296,8 @@ def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
     else:
         reason = Reason.CRASH_LOOP if looping else Reason.CONTAINER_FAILED
         words = f"ended with exit code {ended.get('exitCode')}"
+    if reason == Reason.LEADER_GONE:  # the other pod says why, or goes because fewer groups are wanted
+        return Problem(reason, words, stalled=False, failed=False)
     stalled = looping or reason in _FINAL_REASONS
     return Problem(reason, f"{words} (restarted {restarts} times)" if restarts else words, stalled=stalled, failed=True)
 

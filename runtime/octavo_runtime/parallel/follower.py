@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from octavo_runtime.errors import EngineFailed, StartError
+from octavo_runtime.errors import EngineFailed, LeaderGone, StartError
 from octavo_runtime.parallel import frames
 from octavo_runtime.parallel.messages import Free, Loaded, Lost, Measure, Refused
 from octavo_runtime.parallel.rank_process import RankProcess
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 _MEASURE: Final = msgspec.msgpack.encode(Measure())
 _LAST_WORDS: Final = 2.0  # seconds for the leader to take them
-
-
-class LeaderGone(EngineFailed):
-    """The leader has ended, or its engine, or the network between."""
 
 
 class Follower:

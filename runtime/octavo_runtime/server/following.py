@@ -20,9 +20,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from octavo_runtime import metrics
+from octavo_runtime.errors import LeaderGone
 from octavo_runtime.model.identity import fingerprint
 from octavo_runtime.model.info import read_model_info
-from octavo_runtime.parallel.follower import Follower, LeaderGone
+from octavo_runtime.parallel.follower import Follower
 from octavo_runtime.parallel.joining import join_group
 from octavo_runtime.server.hosting import HttpServer, Signals, first
 from octavo_runtime.server.lifecycle import LAST_EVENTS_WAIT
