@@ -6,13 +6,15 @@
     waitingPerReplica      waiting requests                                  target
     prefillTokens          prompt tokens/s that arrive + waiting / patience  learned tokens/s * 0.8
     ttftP95, itlP95        ready replicas * p95 / limit                      at most twice what the others ask for
-    forecast               the first and the third, grown on as until now    over the start-up time of a replica
+    forecast               the first and the third, grown on as until now    over the start-up time of a replica;
+                                                                             what waits already does not grow
     held                   requests held at the activator, their tokens      maxNumSeqs, or 64; as the first
 
 Waiting tokens count for the KV cache: they will be held there. But a queue says only that a load is too high, and not
-by how much: it grows as long as nobody helps, and stays in the replica where it is. So once it is known what a replica
-computes, a queue asks for no more than the third line: replicas for what arrives, and for the queue to be gone within
-the time that replicas stay in any case, two start-ups. Until then it asks for what it divides to.
+by how much: it grows as long as nobody helps, and stays in the replica where it is. So a queue asks for no more than
+the third line: replicas for what arrives, and for the queue to be gone within the time that replicas stay in any case,
+two start-ups. Until the limit of one was seen, what one has computed without a queue stands for it, whole and not 0.8
+of it. Where nothing was seen at all a queue asks for what it divides to.
 
 Requests held at the activator count as waiting; while no replica is ready they are a candidate of their own. An unknown
 replica adds what it would carry if it were full. Sources: llm-d WVA V2 (tokens, learned supply), Dynamo planner

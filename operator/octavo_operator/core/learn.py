@@ -5,8 +5,9 @@
                                                       at 32 % of the KV cache (llm-d-workload-variant-autoscaler#662)
     a warm replica without a queue carries more       then so much can be carried
 
-Sources: llm-d WVA V2 (supply seen while the queue is long, internal/engines/analyzers/saturation_v2); the trend is
-least squares over two minutes.
+Sources: llm-d WVA V2 (supply seen while the queue is long, internal/engines/analyzers/saturation_v2). The trend is
+least squares over two minutes, if a line explains them better than a jump from one level to another: a load that has
+jumped is where it will be.
 """
 
 from dataclasses import dataclass, replace

@@ -18,6 +18,8 @@ from octavo_operator.core.rates import Arrived, Count, Histogram, added, arrived
 NEWS_WAITING: Final = 0.5
 """Requests in the mean of 10 s: two or three more in one sample."""
 NEWS_KV_SHARE: Final = 0.05
+FULL_SHARE: Final = 0.8
+"""Of the KV tokens that it holds now, held before: no longer filling up."""
 
 TIME: Final = attrgetter("time")
 _PROMPT: Final[Count] = attrgetter("prompt_tokens")
@@ -32,7 +34,7 @@ class Reading:
 
     `queued`: requests waited in every sample of the mean's window, so it does as much as it can. Not of the whole rate
     window: a queue that adds a replica would be gone before the limit is learned, and the replica come and go for ever.
-    `full_rate` is its prompt rate since its queue began, and not before: what it does with less to do is no limit.
+    `full_rate` is its prompt rate since its queue began and it is full: what it does with less to do is no limit.
     `steady_rate` is what goes through it in a whole minute: the highest of shorter ones is chance.
     """
 
@@ -83,7 +85,7 @@ def read(samples: tuple[Sample, ...], pace: Pace, *, smooth_since: float, quiet_
         waiting_tokens=fsum([sample.waiting_tokens for sample in recent]) / number,
         prompt_rate=rate(rated, _PROMPT, WINDOW_SECONDS, smooth=rated_smooth),
         generation_rate=rate(rated, _GENERATION, WINDOW_SECONDS, smooth=rated_smooth),
-        queued=last.time - rated[0].time >= WINDOW_SECONDS and len(full) >= len(lately) and _is_full(lately),
+        queued=last.time - rated[0].time >= WINDOW_SECONDS and len(full) >= len(lately),
         full_rate=rate(full, _PROMPT, WINDOW_SECONDS, smooth=bool(full) and full[0].time >= smooth_since),
         steady_rate=through(samples, _PROMPT, STEADY_SECONDS, smooth=all_smooth),
         arrived=arrived(samples, _PROMPT, smooth=all_smooth),
@@ -95,16 +97,14 @@ def read(samples: tuple[Sample, ...], pace: Pace, *, smooth_since: float, quiet_
 
 
 def _full(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """The last ones, as far back as requests waited in each."""
-    first = len(samples)
-    while first and samples[first - 1].waiting >= 1:
+    """The last ones, as far back as requests waited in each and it was as full as now, or almost.
+
+    One that fills up computes for a while more than it can go on with.
+    """
+    first, held = len(samples), samples[-1].kv_used * FULL_SHARE
+    while first and samples[first - 1].waiting >= 1 and samples[first - 1].kv_used >= held:
         first -= 1
     return samples[first:]
-
-
-def _is_full(samples: tuple[Sample, ...]) -> bool:
-    """Whether it has stopped to fill up: until then it computes more than it can go on with."""
-    return samples[-1].kv_used - samples[0].kv_used < NEWS_KV_SHARE * samples[-1].kv_capacity
 
 
 def _queue(waiting: list[float]) -> float:
