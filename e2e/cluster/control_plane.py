@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _PREFIX = "octavo-control-plane-"
 _READY_SECONDS = 60.0
 _OWNER = "owner.json"
+_CONTROLLERS = "--controllers=*,-endpoints-controller"
+"""Pods that are played have loopback addresses, which Endpoints may not: refused, and tried again for ever."""
 
 
 class ControlPlane:
@@ -120,7 +122,7 @@ class ControlPlane:
         if controller_manager and self._binaries.controller_manager is not None:
             user = write_kubeconfig(self.folder / "controllers", self.server, self._pki, "controller-manager")
             command = controller_manager_command(self._binaries.controller_manager, self._where, self._pki, user)
-            self._run("kube-controller-manager", command)
+            self._run("kube-controller-manager", [*command, _CONTROLLERS])
 
     def _start_apiserver(self) -> None:
         self._run("kube-apiserver", apiserver_command(self._binaries.apiserver, self._where, self._pki))

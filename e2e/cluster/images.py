@@ -178,7 +178,13 @@ class _Build:
         wheels = self._layout.build / f"{self._recipe.name}-wheels"
         shutil.rmtree(wheels, ignore_errors=True)
         build_wheels([self._root / member for member in self._recipe.members], wheels / "wheels")
-        contexts: dict[str, Path | str] = {"wheels": wheels, "dependencies": f"container-image://{skeleton}"}
+        nothing = self._layout.build / f"{self._recipe.name}-launcher"  # of use on a GPU alone
+        (nothing / "opt/octavo/kernels").mkdir(parents=True, exist_ok=True)
+        contexts: dict[str, Path | str] = {
+            "wheels": wheels,
+            "dependencies": f"container-image://{skeleton}",
+            "launcher": nothing,
+        }
         self._buildah.build(tag, self._recipe.containerfile(self._root), base=base, contexts=contexts)
         shutil.rmtree(wheels)
         return tag

@@ -5,25 +5,22 @@ switch in `scalers_builder.go` makes them: this build has the files in `KEPT` an
 else of KEDA is changed. That leaves 1,921 packages. KEDA says "no scaler found" to a trigger of another kind.
 """
 
-import json
 import re
 import shutil
-import subprocess
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cluster import versions
 from cluster.build import go_build, require_space
-from cluster.errors import ClusterError
+from cluster.gomodule import PublishedModule
 from cluster.layout import Layout
-from cluster.progress import Progress, Step
-from cluster.toolchain import go_binary, go_environment
+from cluster.progress import Progress
+from cluster.toolchain import go_binary
 
-_MODULE = "github.com/kedacore/keda/v2"
-_HASH = "h1:SR60v8uIcelbveS8n/1jcl8tLdBBIbHMxmdOHw8tKqA="
-"""Of the module's files, as in a go.sum; KEDA's own go.sum is one of them and pins everything else."""
+_MODULE = PublishedModule(
+    "github.com/kedacore/keda/v2", versions.KEDA, "h1:SR60v8uIcelbveS8n/1jcl8tLdBBIbHMxmdOHw8tKqA="
+)
 
 KEPT = ("scaler.go", "prometheus_scaler.go", "cron_scaler.go", "cpu_memory_scaler.go", "azure_queue_scaler.go")
 """The last one has a constant that the others use."""
@@ -58,7 +55,7 @@ def keda(layout: Layout, progress: Progress) -> Keda:
         require_space(layout.cache, _BYTES, "building KEDA")
         go, source = go_binary(layout, progress), layout.build / "keda"
         with progress.step(f"build KEDA {versions.KEDA}") as step:
-            _unpack(_download(go, layout, step), source)
+            _unpack(_MODULE.download(go, layout, step), source)
             shutil.copytree(source / _CRDS, built.folder / "crds", dirs_exist_ok=True)
             for binary in (built.adapter, built.operator):
                 go_build(go, f"./cmd/{binary.name}", binary, step, module=source, flags="-s -w")
@@ -72,37 +69,8 @@ def without_cases(switch: str, kept: Iterable[str]) -> str:
     return _CASE.sub(lambda case: case[0] if case[1] in there else "", switch)
 
 
-def _download(go: Path, layout: Layout, step: Step) -> Path:
-    """The module as a zip file, when it has the right hash."""
-    step.note("download")
-    command = [str(go), "mod", "download", "-json", f"{_MODULE}@{versions.KEDA}"]
-    done = subprocess.run(
-        command,
-        cwd=layout.cache,
-        env=go_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ClusterError(f"KEDA {versions.KEDA} cannot be had: {(done.stderr or done.stdout).strip()[-300:]}")
-    found = json.loads(done.stdout)
-    if found["Sum"] != _HASH:
-        raise ClusterError(f"KEDA {versions.KEDA} has the hash {found['Sum']}, expected {_HASH}")
-    return Path(found["Zip"])
-
-
 def _unpack(zipped: Path, folder: Path) -> None:
     """Lays the sources out anew, without the scalers that are left out."""
-    shutil.rmtree(folder, ignore_errors=True)
-    prefix = f"{_MODULE}@{versions.KEDA}/"
-    with zipfile.ZipFile(zipped) as archive:
-        for member in archive.namelist():
-            path = PurePosixPath(member.removeprefix(prefix))
-            if path.parent != _SCALERS or path.name in KEPT:
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.read(member))
+    _MODULE.unpack(zipped, folder, keeps=lambda path: path.parent != _SCALERS or path.name in KEPT)
     kept = [(folder / _SCALERS / name).read_text() for name in KEPT]
     (folder / _SWITCH).write_text(without_cases((folder / _SWITCH).read_text(), kept))

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import api_kills, cancels, engine_kills, fleet, keda, memory, outage, ramps, schemas, upgrade
+from soak import api_kills, cancels, engine_kills, fleet, keda, lws, memory, nodes, outage, ramps, schemas, upgrade
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from soak.goals import Goal
 
 RUNNERS = ("sim", "torch")
-SOAKS = ("kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "ramps", "memory")
+SOAKS = (
+    "kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "lws", "ramps", "memory", "nodes",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -33,8 +35,10 @@ def main() -> int:
         "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
         "schemas": [schemas.run],
         "keda": [keda.run],
+        "lws": [lws.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
+        "nodes": [partial(nodes.run, options.count or 6)],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
     met = [report(soak()) for group in chosen.values() for soak in group]
@@ -48,7 +52,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--count",
         type=int,
-        help="kills (default 50), cancels (default 2000), ramps (default 2), ModelServers (default 1000; upgrade: 20)",
+        help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), ModelServers (default 1000; "
+        "upgrade: 20)",
     )
     parser.add_argument("--seconds", type=int, help="length of the outage (default: one of 60 s, one of 600 s)")
     parser.add_argument(

@@ -9,7 +9,6 @@ that minutes do not pass: the window before a step down.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import tempfile
 import time
@@ -26,7 +25,7 @@ from cluster.processes import start_child
 from cluster.prometheus import Prometheus, Target
 from kit.api_client import ApiClient
 from soak.goals import Goal
-from soak.plane import NAMESPACE, PODS, ROOT, SERVERS, Operator, install, kubelet, replicas, until
+from soak.plane import NAMESPACE, PODS, ROOT, SERVERS, Operator, certificates, install, kubelet, replicas, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -229,19 +228,19 @@ def _running(built: Keda, plane: ControlPlane, folder: Path) -> Iterator[None]:
         [*kubectl, "apply", "--server-side", "-f", "-"], input=manifests, text=True, check=True, stdout=quiet
     )
     subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], check=True, stdout=quiet)
-    certificates = _certificates(plane, folder / "certificates")
+    certs = certificates(plane, folder / "certificates")
     operator = [
         str(built.operator),
-        f"--cert-dir={certificates}",
+        f"--cert-dir={certs}",
         f"--metrics-service-bind-address=127.0.0.1:{grpc}",
         f"--metrics-bind-address=127.0.0.1:{metrics}",
         f"--health-probe-bind-address=127.0.0.1:{probes}",
     ]
     adapter = [
         str(built.adapter),
-        f"--cert-dir={certificates}",
-        f"--tls-cert-file={certificates / 'tls.crt'}",
-        f"--tls-private-key-file={certificates / 'tls.key'}",
+        f"--cert-dir={certs}",
+        f"--tls-cert-file={certs / 'tls.crt'}",
+        f"--tls-private-key-file={certs / 'tls.key'}",
         f"--metrics-service-address=127.0.0.1:{grpc}",
         "--bind-address=127.0.0.1",
         f"--secure-port={secure}",
@@ -258,11 +257,3 @@ def _running(built: Keda, plane: ControlPlane, folder: Path) -> Iterator[None]:
         for child in children:
             child.kill()
             child.wait()
-
-
-def _certificates(plane: ControlPlane, folder: Path) -> Path:
-    """As KEDA wants them: its two processes trust each other by one authority."""
-    folder.mkdir()
-    for source, target in (("server.crt", "tls.crt"), ("server.key", "tls.key"), ("ca.crt", "ca.crt")):
-        shutil.copy(plane.folder / "pki" / source, folder / target)
-    return folder

@@ -6,14 +6,17 @@ No node runs the pods: each is made ready on a loopback address, and one small s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -21,7 +24,7 @@ import aiohttp
 from cluster.ports import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from cluster import ControlPlane
     from kit.api_client import ApiClient
@@ -31,6 +34,7 @@ CRD: Final = ROOT / "crds/modelserver.yaml"
 NAMESPACE: Final = "soak"
 SERVERS: Final = f"/apis/octavo.dev/v1alpha1/namespaces/{NAMESPACE}/modelservers"
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+POLICIES: Final = f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies"
 SERVICES: Final = f"/api/v1/namespaces/{NAMESPACE}/services"
 PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
 ADDRESSES: Final = tuple(f"127.{10 + os.getpid() % 40}.{number // 250}.{number % 250 + 1}" for number in range(500))
@@ -46,15 +50,25 @@ Raw = dict[str, Any]
 class Operator:
     """`octavo-operator run` as a process of its own, from the folder `code` instead of the installed one if given."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *, code: Path | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *,
+        code: Path | None = None,
+        list_seconds: int = 60,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._log = log
         (self._port,) = free_ports(1)
-        self._environment = os.environ | {
+        defaults = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1", "POD_NAMESPACE": "default"}
+        self._environment = {
+            **os.environ,
+            **defaults,
+            **environment,
             "KUBECONFIG": str(kubeconfig),
-            "OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1",
             "OCTAVO_HTTP_PORT": str(self._port),
-            "OCTAVO_RESYNC_PERIOD": "60",
-            "POD_NAMESPACE": "default",
+            "OCTAVO_RESYNC_PERIOD": str(list_seconds),
             "POD_NAME": "operator",
         }
         if code is not None:
@@ -128,13 +142,29 @@ class Operator:
 
 def install(plane: ControlPlane, crd: Path = CRD) -> None:
     """The CRD, over another version of it if there is one, and the namespace of the ModelServers."""
-    kubectl = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}"]
-    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "--filename", str(crd)]
-    subprocess.run(apply, check=True)
+    _kubectl(plane, "apply", "--server-side", "--force-conflicts", "--filename", str(crd))
+    make_namespace(plane)
+    _kubectl(plane, "wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+
+
+def make_namespace(plane: ControlPlane) -> None:
+    """The namespace of the ModelServers."""
     namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    subprocess.run([*kubectl, "apply", "--server-side", "--filename", "-"], input=namespace, text=True, check=True)
-    wait = ["wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s"]
-    subprocess.run([*kubectl, *wait], check=True)
+    _kubectl(plane, "apply", "--server-side", "--filename", "-", text=namespace)
+
+
+def _kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> None:
+    subprocess.run(
+        [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}", *arguments], input=text, text=True, check=True
+    )
+
+
+def certificates(plane: ControlPlane, folder: Path) -> Path:
+    """A folder as controllers want it: a certificate for this machine, and the authority that the API server trusts."""
+    folder.mkdir()
+    for source, target in (("server.crt", "tls.crt"), ("server.key", "tls.key"), ("ca.crt", "ca.crt")):
+        shutil.copy(plane.folder / "pki" / source, folder / target)
+    return folder
 
 
 def server(index: int, spec: Raw | None = None) -> Raw:
@@ -199,25 +229,31 @@ async def replicas(metrics: Callable[[str], str | None] = lambda _: METRICS) -> 
 @asynccontextmanager
 async def kubelet(api: ApiClient) -> AsyncIterator[None]:
     """Makes every pod ready as it comes, and lets those go that are to go."""
+    slots = asyncio.Semaphore(8)
 
-    async def play() -> None:
-        numbers = iter(range(1, 1 << 16))
-        async for event in api.watch(PODS):
-            pod = event["object"]
-            path = f"{PODS}/{pod['metadata']['name']}"
+    async def play(event: Raw, number: int) -> None:
+        metadata = event["object"]["metadata"]
+        path = f"{PODS}/{metadata['name']}"
+        async with slots:
             with suppress(aiohttp.ClientResponseError):  # it is gone already
                 if event["type"] == "ADDED":
-                    await api.patch(f"{path}/status", {"status": _running(next(numbers))})
-                elif "deletionTimestamp" in pod["metadata"] and event["type"] != "DELETED":
+                    await api.patch(f"{path}/status", {"status": running(number)})
+                elif "deletionTimestamp" in metadata and event["type"] != "DELETED":
                     await api.delete(path, {"gracePeriodSeconds": 0})
 
+    async def follow(group: asyncio.TaskGroup) -> None:
+        numbers = itertools.count(1)
+        async for event in api.watch(PODS):
+            group.create_task(play(event, next(numbers)))
+
     async with asyncio.TaskGroup() as group:  # so that its failure ends the run
-        playing = group.create_task(play())
+        following = group.create_task(follow(group))
         yield
-        playing.cancel()
+        following.cancel()
 
 
-def _running(number: int) -> Raw:
+def running(number: int) -> Raw:
+    """The status of a pod that is ready, on the address of that number."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     address = ADDRESSES[number % len(ADDRESSES)]
     container = {"name": "runtime", "ready": True, "started": True, "restartCount": 0, "image": "x", "imageID": "x"}

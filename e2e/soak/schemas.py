@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from cluster import tool, versions
+from cluster import versions
 from cluster.layout import paths
 from cluster.progress import Progress
 from cluster.toolchain import go_binary, go_environment
+from soak import chart
 from soak.goals import Goal
 
 if TYPE_CHECKING:
@@ -74,11 +75,8 @@ def run() -> Iterator[Goal]:
 
 
 def _chart() -> Iterator[Raw]:
-    images = ("--set=image=operator:1", "--set=runtime.defaultImage=runtime:1")
     for values in OPTIONS:
-        chart = ("template", "octavo", str(ROOT / "charts/octavo"), "--namespace=octavo-system")
-        command = [str(tool("helm")), *chart, *images, *(f"--set={value}" for value in values)]
-        yield from _documents(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        yield from chart.rendered(ROOT / "charts/octavo", values)
 
 
 def _children() -> Iterator[Raw]:

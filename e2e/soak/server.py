@@ -70,7 +70,7 @@ class Server:
             self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
             poll(self.ready, "ready", START_WAIT)
         except BaseException:
-            self._end()
+            self.end()
             raise
         return self
 
@@ -78,9 +78,9 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.client.close()
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

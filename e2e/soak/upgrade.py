@@ -1,4 +1,4 @@
-"""ModelServers that an earlier operator and CRD have made, and then today's: whose replicas are replaced?"""
+"""ModelServers that an earlier chart and operator have made, and then today's: whose replicas are replaced?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cluster import ControlPlane
 from kit.api_client import ApiClient
+from soak import chart
 from soak.goals import Goal
 from soak.plane import (
     DEPLOYMENTS,
@@ -18,8 +19,8 @@ from soak.plane import (
     Operator,
     all_ready,
     create,
-    install,
     kubelet,
+    make_namespace,
     pods_by_server,
     replicas,
     until,
@@ -64,29 +65,29 @@ def run(count: int, earlier: str) -> Iterator[Goal]:
     with ControlPlane.start() as plane, tempfile.TemporaryDirectory(prefix="octavo-upgrade-") as folder:
         old = Path(folder) / "earlier"
         _take_out(earlier, old)
-        install(plane, old / "crds/modelserver.yaml")
         yield from asyncio.run(_measure(plane, count, old, Path(folder)))
 
 
 def _take_out(commit: str, folder: Path) -> None:
-    """The operator and the CRD of a commit; needs a clone that has it."""
+    """The operator and the chart of a commit; needs a clone that has it."""
     folder.mkdir()
-    command = ["git", "-C", str(ROOT), "archive", commit, "operator", "crds"]
+    command = ["git", "-C", str(ROOT), "archive", commit, "operator", "charts"]
     archive = subprocess.run(command, capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract", "--directory", str(folder)], input=archive, check=True)
 
 
 async def _measure(plane: ControlPlane, count: int, old: Path, folder: Path) -> list[Goal]:
     async with ApiClient(plane.kubeconfig) as api, replicas(), kubelet(api):
-        earlier = Operator(plane.kubeconfig, folder / "earlier.log", code=old / "operator")
-        today = Operator(plane.kubeconfig, folder / "today.log")
+        earlier = await _installed(plane, old / "charts/octavo", folder / "earlier", code=old / "operator")
+        today: Operator | None = None
         try:
+            make_namespace(plane)
             await earlier.start()
             await create(api, count, SPECS)
             await until(lambda: all_ready(api, count), 600, f"{count} ModelServers are ready")
             await earlier.stop()
             before = await _state(api)
-            await asyncio.to_thread(install, plane)
+            today = await _installed(plane, ROOT / "charts/octavo", folder / "today")
             await today.start()
             await until(lambda: today.total('reconciles_total{result="ok"}', at_least=count), 300, "all are looked at")
             lists = await today.number("resyncs_total")
@@ -97,7 +98,14 @@ async def _measure(plane: ControlPlane, count: int, old: Path, folder: Path) -> 
             return list(_goals(f"{count} ModelServers after an upgrade", before, await _state(api)))
         finally:
             await earlier.stop()
-            await today.stop()
+            if today is not None:
+                await today.stop()
+
+
+async def _installed(plane: ControlPlane, folder: Path, scratch: Path, code: Path | None = None) -> Operator:
+    """The operator with the rights and the settings of the chart in `folder`, which is installed or upgraded."""
+    kubeconfig, environment = await asyncio.to_thread(chart.install, plane, folder, scratch)
+    return Operator(kubeconfig, scratch / "operator.log", code=code, environment=environment)
 
 
 async def _state(api: ApiClient) -> dict[str, tuple[Raw, set[str], int]]:

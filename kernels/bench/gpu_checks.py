@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,14 +65,21 @@ def checks(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Call
         lambda backend, exact: backend.add_rms_norm(_as(x, exact), _as(residual, exact), weight, 1e-5)[1],
     )
     yield "gated", lambda backend, exact: backend.gated(_as(gate_up, exact), "gelu_tanh")
-    for head_dim in (64, 128):
-        shape = BenchShape("check", "mixed", SEQUENCES, num_heads=8, num_kv_heads=2, head_dim=head_dim)
+    for head_dim, block_size in product((64, 128), (16, 64)):
+        if block_size == 64 and dtype == torch.float32:
+            continue  # blocks that hold a tile make a difference to numbers of 16 and of 8 bits (triton/boxes.py)
+        shape = BenchShape(
+            "check", "mixed", SEQUENCES, num_heads=8, num_kv_heads=2, head_dim=head_dim, block_size=block_size
+        )
         step = [random(shape.num_tokens, heads, head_dim) for heads in (8, 2, 2)]
         context = [random(shape.num_blocks + 1, 2, shape.block_size, head_dim) for _ in range(2)]
         angles = random(shape.num_tokens, 1, head_dim // 2).float()
         norms = (random(head_dim).float(), random(head_dim).float())
         for cache in _caches(device, dtype):
-            yield f"attention over {cache}, {head_dim}", _attention(shape, step, context, (angles, norms), cache)
+            yield (
+                f"attention over {cache}, {head_dim}, page {block_size}",
+                _attention(shape, step, context, (angles, norms), cache),
+            )
 
 
 def compare_draws(device: torch.device) -> Iterator[str]:

@@ -9,7 +9,7 @@ import importlib
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from octavo_kernels.bench.shapes import BenchShape
+    from octavo_kernels.triton.plan import Plan
 
     Call = Callable[[], Tensor]
     Contender = Callable[["BenchShape", "list[Pool]"], list[Call]]
@@ -86,8 +87,8 @@ def make_batch(shape: BenchShape, device: torch.device, seed: int = 0) -> PagedB
     )
 
 
-def ours(shape: BenchShape, pool: Pool) -> Call:
-    backend = TritonBackend()
+def ours(shape: BenchShape, pool: Pool, backend: TritonBackend | None = None) -> Call:
+    backend = backend or TritonBackend()
     batch = backend.prepare(pool.batch, pool.key_cache, shape.num_heads)
     out = torch.empty_like(pool.query)
 
@@ -96,6 +97,14 @@ def ours(shape: BenchShape, pool: Pool) -> Call:
         return out
 
     return call
+
+
+def pointers(shape: BenchShape, pool: Pool) -> Call:
+    """Ours without boxes, where it has some."""
+    batch = TritonBackend().prepare(pool.batch, pool.key_cache, shape.num_heads)
+    if not cast("Plan", batch.plan).launch.boxes:
+        raise NotImplementedError("ours has no boxes here")
+    return ours(shape, pool, TritonBackend(boxes=False))
 
 
 def torch_sdpa(shape: BenchShape, pool: Pool) -> Call:
@@ -206,6 +215,7 @@ def _each(make: Callable[[BenchShape, Pool], Call]) -> Contender:
 
 CONTENDERS: Final[dict[str, Contender]] = {
     OURS: _each(ours),
+    "triton, pointers": _each(pointers),
     "torch sdpa": _each(torch_sdpa),
     "flex_attention": flex,
     "flashinfer": _each(flashinfer),

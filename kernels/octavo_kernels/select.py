@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def _choose(name: str, device: torch.device) -> tuple[str, str]:
 
 def _load(name: str) -> KernelBackend:
     if name == "triton":
+        from octavo_kernels.shipping.shipped import use_shipped  # noqa: PLC0415
         from octavo_kernels.triton.backend import TritonBackend  # noqa: PLC0415
 
+        use_shipped(os.environ)
         return TritonBackend()
     if name == "cpu":
         return _load_cpu()

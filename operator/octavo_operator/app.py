@@ -126,10 +126,11 @@ def _listener(store: Store, queue: WorkQueue, metrics: Metrics, departures: Depa
         metrics.watch_events.labels(kind=kind).inc()
         if gone and kind == "Pod":
             departures.see(raw)
+        asked = not gone and store.asks_anew(raw)
         take = store.remove if gone else store.put
         key = take(slim(raw), watched=True)
         if key is not None:
-            queue.add(key)
+            (queue.hurry if asked else queue.add)(key)
 
     return listen
 

@@ -14,7 +14,6 @@ import aiohttp
 
 from octavo_operator.core import names
 from octavo_operator.core.held import LONGEST_LOOK_SECONDS, Held, Report, parse_report, together
-from octavo_operator.core.observed import view_pod
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.scraper import Tell, address_url, fetch
@@ -85,8 +84,7 @@ class Doorbell:
 
     def _bells(self) -> set[Bell]:
         """Also those that end: they still hold what came before."""
-        views = ((key, view_pod(pod)) for key, pod in self._store.activators())
-        return {Bell(key, pod.uid, pod.ip) for key, pod in views if pod.ready and pod.ip}
+        return {Bell(key, pod.uid, pod.ip) for key, pod in self._store.activators() if pod.ready and pod.ip}
 
     async def _listen(self, session: aiohttp.ClientSession, bell: Bell) -> None:
         version = ""

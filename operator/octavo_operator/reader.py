@@ -14,10 +14,11 @@ from typing import Final
 
 from octavo_operator.core.errors import PrometheusError
 from octavo_operator.core.names import Reason
-from octavo_operator.core.observed import view_pod
+from octavo_operator.core.pace import LATENCY_SECONDS, Pace
 from octavo_operator.core.promql import Answer, Pod, read_samples, samples_query
+from octavo_operator.core.reading import is_news
 from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
-from octavo_operator.core.window import LATENCY_SECONDS, Pace, Trouble, Window, is_news
+from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.prometheus import PrometheusClient
@@ -115,8 +116,8 @@ class Reader:
         paces = {key: _pace(self._store, key) for key in self._store.servers()}
         return [
             Source(key, pod.uid, Pod(key.namespace, pod.name), pace)
-            for key, raw in self._store.pods()
-            if (pace := paces[key]) is not None and (pod := view_pod(raw)).ready and not pod.terminating
+            for key, pod in self._store.replicas()
+            if (pace := paces[key]) is not None and pod.ready and not pod.terminating
         ]
 
     def _forget_others(self, sources: list[Source]) -> None:

@@ -38,8 +38,10 @@ from octavo_operator.settings import Settings
 from octavo_operator.startups import Startups
 from octavo_operator.store import Key, Observed, Raw, Store
 
-LOAD_PERIOD_SECONDS: Final = 15.0
+LOAD_PERIOD_SECONDS: Final = 30.0
 REJECTED_RETRY_SECONDS: Final = 60.0
+AWAITED_SECONDS: Final = 2.0
+"""Between two looks at a workload that is to take the place of another one: no watch may tell of it."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,9 @@ class Reconciler:
         return self._again(proposal, failure)
 
     async def _propose(self, observed: Observed, known: _Known, previous: ModelServerStatus, now: float) -> Proposal:
-        """The proposal; what seems to be missing is looked up first, for the watch shows only labelled objects."""
+        """The proposal; before a write is made what the watch may not show is looked up: objects that seem to be
+        missing, since it shows only labelled ones, and those of optional kinds, of which there is none.
+        """
 
         def with_children(children: Mapping[str, Raw]) -> Proposal:
             return propose(
@@ -115,17 +119,32 @@ class Reconciler:
                 defaults=self._defaults_now(),
                 now=now,
                 held=self._doorbell.held(observed.key, now) if self._doorbell else None,
+                workers=observed.workers,
             )
 
         proposal = with_children(observed.children)
-        missing = [step.manifest for step in proposal.plan.steps if step.reason == Reason.CREATED]
-        found = await asyncio.gather(*(self._look_up(manifest) for manifest in missing))
-        present = {slot(raw, observed.key.name): raw for raw in found if raw is not None}
-        return with_children({**observed.children, **present}) if present else proposal
+        unsure = {slot(manifest, observed.key.name): manifest for manifest in _unsure(proposal.plan)}
+        looked = await asyncio.gather(*(self._look_up(manifest) for manifest in unsure.values()))
+        found = dict(zip(unsure, looked, strict=True))
+        if all(raw == observed.children.get(place) for place, raw in found.items()):
+            return proposal
+        children = {**observed.children, **found}
+        return with_children({place: raw for place, raw in children.items() if raw is not None})
 
     async def _look_up(self, manifest: Raw) -> Raw | None:
-        raw = await self._cluster.get(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        return raw and {**raw, "kind": manifest["kind"]}
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        raw = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+        found = raw and {**raw, "kind": kind}
+        if kind in OPTIONAL_KINDS:
+            self._remember(manifest, found)
+        return found
+
+    def _remember(self, manifest: Raw, found: Raw | None) -> None:
+        """Takes in what was asked for by name, and that it is not there."""
+        if found is not None:
+            self._store.put(found)
+        else:
+            self._store.remove(manifest)
 
     def _defaults_now(self) -> Defaults:
         """What the installation wants, as far as the cluster has it."""
@@ -186,11 +205,7 @@ class Reconciler:
         """Somebody wrote the child meanwhile. The watch will tell in a moment, but of optional kinds there is none."""
         kind, metadata = step.manifest["kind"], step.manifest["metadata"]
         with contextlib.suppress(ClusterError):
-            found = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
-            if found is not None:
-                self._store.put(found)
-            else:
-                self._store.remove(step.manifest)
+            self._remember(step.manifest, await self._cluster.get(kind, metadata["namespace"], metadata["name"]))
 
     async def _write_status(
         self, before: Observed, proposal: Proposal, failure: Failure | None, known: _Known, now: float
@@ -201,7 +216,16 @@ class Reconciler:
         previous = parse_status(after.server)
         trouble = self._samples.trouble(key)
         progress = self._startups.of(key) if self._startups else None
-        facts = facts_of(proposal, failure, after.children, after.pods, previous, trouble=trouble, progress=progress)
+        facts = facts_of(
+            proposal,
+            failure,
+            after.children,
+            after.pods,
+            previous,
+            trouble=trouble,
+            progress=progress,
+            workers=after.workers,
+        )
         server = proposal.server
         status = compute_status(
             server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now
@@ -252,8 +276,17 @@ class Reconciler:
             self._metrics.recommend(key.namespace, key.name, asked)
 
     def _again(self, proposal: Proposal, failure: Failure | None) -> float | None:
+        if proposal.plan.awaited is not None:
+            return AWAITED_SECONDS
         if proposal.decision is not None:
             return self._decide_period
         if proposal.signals.ready:
             return LOAD_PERIOD_SECONDS
         return REJECTED_RETRY_SECONDS if failure and proposal.server.spec else None
+
+
+def _unsure(plan: Plan) -> list[Raw]:
+    """What is to be written, or waited for, and may be another than was observed."""
+    steps = [(step.manifest, step.reason) for step in (*plan.steps, *plan.removals)]
+    awaited = [(plan.awaited, Reason.UPDATED)] if plan.awaited else []
+    return [raw for raw, why in (*steps, *awaited) if why == Reason.CREATED or raw["kind"] in OPTIONAL_KINDS]

@@ -127,6 +127,9 @@ def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[M
     if raw["apiVersion"] != names.API_VERSION:
         raise SpecError("apiVersion", f"must be {names.API_VERSION} (got {raw['apiVersion']!r})")
     spec = settle(parse_spec(raw.get("spec", {})), defaults.profiles)
+    if spec.nodes > 1 and len(owner.name) > names.MAX_GROUPED_NAME_LENGTH:
+        most = f"at most {names.MAX_GROUPED_NAME_LENGTH} characters with spec.accelerator.nodes"
+        raise SpecError("metadata.name", f"becomes that of each group: {most} (got {owner.name!r})")
     if not (spec.runtime.image or defaults.runtime_image):
         raise SpecError("spec.runtime.image", "set it, or name the installation's image with --runtime-image")
     if why := why_none(spec, defaults):

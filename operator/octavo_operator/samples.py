@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from octavo_operator.core.pace import Pace
 from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
-from octavo_operator.core.window import Pace, Trouble, Window
+from octavo_operator.core.window import Trouble, Window
 from octavo_operator.store import Key, Store
 
 Windows = dict[Key, dict[str, Window]]

@@ -19,9 +19,10 @@ import aiohttp
 
 from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
-from octavo_operator.core.observed import view_pod
+from octavo_operator.core.pace import RESTING, Pace
+from octavo_operator.core.reading import is_news
 from octavo_operator.core.spec_metrics import direct_pace
-from octavo_operator.core.window import RESTING, Pace, Trouble, Window, is_news
+from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.samples import Windows, keep_windows
@@ -32,7 +33,7 @@ LARGEST_ANSWER: Final = 1 << 20
 SETTLE_SECONDS: Final = 0.2
 """A burst meets all replicas: their answers of the same round are waited for, and make one decision."""
 AGAIN_SECONDS: Final = 1.0
-RESTING_SECONDS: Final = 15.0
+RESTING_SECONDS: Final = 30.0
 """Between two questions to a replica whose number nothing decides on."""
 _AT_ONCE: Final = 512
 
@@ -107,15 +108,14 @@ class Scraper:
 
     def _targets(self) -> list[Target]:
         paces = {key: direct_pace(self._store.server(key) or {}) for key in self._store.servers()}
-        views = ((key, pace, view_pod(pod)) for key, pod in self._store.pods() if (pace := paces[key]) is not None)
         return [
             Target(key, pod.uid, pod.ip, pace)
-            for key, pace, pod in views
-            if pod.ready and pod.ip and not pod.terminating
+            for key, pod in self._store.replicas()
+            if (pace := paces[key]) is not None and pod.ready and pod.ip and not pod.terminating
         ]
 
     def _is_due(self, target: Target, now: float) -> bool:
-        """Always, or after about 15 s: not all of them in the same round for ever."""
+        """Always, or after about 30 s: not all of them in the same round for ever."""
         if target.pace != RESTING:
             return True
         due = now >= self._due.get(target.uid, now)

@@ -61,7 +61,7 @@ class Settings:
     scrape_period: float = 2.0
     decide_period: float = 5.0
     resync_period: float = 300.0
-    workers: int = 8
+    workers: int = 16
     log_level: str = "INFO"
     instance: str = "octavo-operator"
     identity: str = "octavo-operator"
@@ -95,7 +95,7 @@ def read_settings(environ: Mapping[str, str], kubeconfig: str | None = None) -> 
         scrape_period=_number(environ, "OCTAVO_SCRAPE_PERIOD", 2, 0.1, 5),
         decide_period=_number(environ, "OCTAVO_DECIDE_PERIOD", 5, 0.1, 60),
         resync_period=_number(environ, "OCTAVO_RESYNC_PERIOD", 300, 1, 86400),
-        workers=round(_number(environ, "OCTAVO_WORKERS", 8, 1, 64)),
+        workers=round(_number(environ, "OCTAVO_WORKERS", 16, 1, 64)),
         log_level=_log_level(environ),
         instance=instance,
         identity=environ.get("POD_NAME") or f"{instance}_{uuid.uuid4()}",

@@ -7,7 +7,6 @@ from typing import Final
 import aiohttp
 
 from octavo_operator.core import names
-from octavo_operator.core.observed import view_pod
 from octavo_operator.core.startup import Progress, furthest, parse_progress
 from octavo_operator.health import Health
 from octavo_operator.scraper import Tell, address_url, fetch
@@ -57,10 +56,9 @@ class Startups:
                 await asyncio.sleep(PERIOD_SECONDS)
 
     def _starting(self) -> list[Starting]:
-        views = ((key, view_pod(pod)) for key, pod in self._store.pods())
         return [
             Starting(key, pod.uid, pod.ip)
-            for key, pod in views
+            for key, pod in self._store.replicas()
             if pod.ip and pod.started_at and not pod.ready and not pod.terminating
         ]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core import names
-from octavo_operator.core.observed import leads_to_activator
+from octavo_operator.core.observed import PodView, leads_to_activator, view_pod
 from octavo_operator.core.profiles import BUILT_IN
 
 Raw = dict[str, Any]
@@ -40,7 +40,9 @@ class Observed:
     children: Mapping[str, Raw]
     """By slot (core/manifest.py)."""
     pods: tuple[Raw, ...]
-    """The replicas', without the activator's."""
+    """The replicas', of groups the leaders' (core/groups.py), without the activator's."""
+    workers: tuple[Raw, ...] = ()
+    """The other pods of groups."""
 
 
 class Store:
@@ -49,6 +51,8 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, Raw]] = {kind: {} for kind in _KINDS}
         self._pods: dict[Key, dict[str, Raw]] = {}
+        self._views: dict[Key, PodView] = {}
+        """Of pods, made once for each version: the samplers look at all of them every 2 s."""
         self._seen: dict[str, int] = dict.fromkeys(_KINDS, 0)
         self.served: set[str] = set()
         """The optional kinds that the cluster has, as of the last list."""
@@ -61,7 +65,7 @@ class Store:
         if watched:
             self._seen[kind] = max(self._seen[kind], version)
         objects, own = self._objects[kind], _own_key(raw)
-        if own not in objects or version >= version_of(objects[own]):
+        if own not in objects or version > version_of(objects[own]):
             objects[own] = raw
             self._index(raw, own)
         return owner_key(raw)
@@ -91,31 +95,44 @@ class Store:
             server = None
         children = {kind + suffix: raw for kind, suffix in names.CHILDREN if (raw := self._child(key, kind, suffix))}
         pods = self._pods.get(key, {}).values()
-        return Observed(key, server, children, tuple(pod for pod in pods if not _is_activators(pod)))
+        return Observed(
+            key, server, children, tuple(filter(_is_replica, pods)), tuple(pod for pod in pods if _is_worker(pod))
+        )
 
     def server(self, key: Key) -> Raw | None:
         """One ModelServer, also one that is going."""
         return self._objects[names.KIND].get(key)
 
+    def asks_anew(self, raw: Raw) -> bool:
+        """Whether it is a ModelServer that nobody has seen, or whose spec is another one than before."""
+        known = self._objects[names.KIND].get(_own_key(raw)) if raw["kind"] == names.KIND else raw
+        return known is None or known["metadata"].get("generation") != raw["metadata"].get("generation")
+
     def servers(self) -> tuple[Key, ...]:
         """All ModelServers."""
         return tuple(self._objects[names.KIND])
 
-    def pods(self) -> Iterator[tuple[Key, Raw]]:
-        """All replicas of known ModelServers."""
+    def replicas(self) -> Iterator[tuple[Key, PodView]]:
+        """The pods that are replicas of known ModelServers, of groups the leaders."""
         for key, pods in self._pods.items():
             if key in self._objects[names.KIND]:
-                yield from ((key, pod) for pod in pods.values() if not _is_activators(pod))
+                yield from ((key, self._view(pod)) for pod in pods.values() if _is_replica(pod))
 
-    def activators(self) -> Iterator[tuple[Key, Raw]]:
+    def activators(self) -> Iterator[tuple[Key, PodView]]:
         """The activators' pods of those ModelServers whose Service leads to them now."""
         for key, service in self._objects["Service"].items():
             if leads_to_activator(service) and key in self._objects[names.KIND]:
-                yield from ((key, pod) for pod in self._pods.get(key, {}).values() if _is_activators(pod))
+                yield from ((key, self._view(pod)) for pod in self._pods.get(key, {}).values() if _is_activators(pod))
 
     def newest_watched(self, kind: str) -> int:
         """The newest resource version of that kind that the watch itself has delivered."""
         return self._seen[kind]
+
+    def _view(self, pod: Raw) -> PodView:
+        own = _own_key(pod)
+        if own not in self._views:
+            self._views[own] = view_pod(pod)
+        return self._views[own]
 
     def _child(self, key: Key, kind: str, suffix: str) -> Raw | None:
         """A child under the ModelServer's name; under a longer name only if it is not another one's."""
@@ -124,11 +141,13 @@ class Store:
 
     def _index(self, raw: Raw, own: Key) -> None:
         if raw["kind"] == "Pod" and (key := owner_key(raw)) is not None:
+            self._views.pop(own, None)
             self._pods.setdefault(key, {})[own.name] = raw
 
     def _unindex(self, kind: str, own: Key) -> None:
         if kind != "Pod":
             return
+        self._views.pop(own, None)
         for key in [key for key, pods in self._pods.items() if key.namespace == own.namespace and own.name in pods]:
             del self._pods[key][own.name]
             if not self._pods[key]:
@@ -155,6 +174,14 @@ def owner_key(raw: Mapping[str, Any]) -> Key | None:
 
 def _label(raw: Mapping[str, Any]) -> str:
     return str(raw["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER, ""))
+
+
+def _is_replica(pod: Mapping[str, Any]) -> bool:
+    return not (_is_activators(pod) or _is_worker(pod))
+
+
+def _is_worker(pod: Mapping[str, Any]) -> bool:
+    return names.is_workers(_label(pod))
 
 
 def _is_activators(pod: Mapping[str, Any]) -> bool:

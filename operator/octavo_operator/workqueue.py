@@ -2,6 +2,8 @@
 
 - One at a time per key, several keys at once; a key that is added while it runs runs once more.
 - Many additions are one run; two runs of a key are at least `SPACING` apart.
+- What a user has just asked for (`urgent`) goes before all that is due: a rollout of many ModelServers brings a dozen
+  events for each change, and the next change must not wait for those.
 - A failed key comes back with exponential, jittered delay up to `LONGEST_DELAY`, for ever.
 """
 
@@ -37,6 +39,8 @@ class WorkQueue:
         self._health = health
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
+        self._urgent: dict[Key, None] = {}
+        """In the order in which they came."""
         self._running: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._changed = asyncio.Event()
@@ -47,6 +51,11 @@ class WorkQueue:
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             self._push(key)
+
+    def hurry(self, key: Key) -> None:
+        """Makes the key due now, before all others."""
+        self._urgent[key] = None
+        self.add(key)
 
     async def run(self, handler: Handler, workers: int) -> None:
         """Runs due keys for ever, at most `workers` of them at once. After a cancellation it can be run again."""
@@ -67,16 +76,24 @@ class WorkQueue:
             self._metrics.queue_depth.set(len(self._due))
             wait = self._time_to_next()
             if wait <= 0:
-                _, key = heapq.heappop(self._heap)
-                del self._due[key]
-                self._running.add(key)
-                return key
+                return self._take(self._most_urgent() or self._heap[0][1])
             self._changed.clear()
             try:
                 async with asyncio.timeout(min(wait, _BEAT)):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    def _most_urgent(self) -> Key | None:
+        now = asyncio.get_running_loop().time()
+        return next((key for key in self._urgent if key not in self._running and self._due[key] <= now), None)
+
+    def _take(self, key: Key) -> Key:
+        """Its entry in the heap is stale from here on."""
+        del self._due[key]
+        self._urgent.pop(key, None)
+        self._running.add(key)
+        return key
 
     def _time_to_next(self) -> float:
         while self._heap and self._is_stale(*self._heap[0]):

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from octavo_runtime.bench.flags import add_bench
 from octavo_runtime.config import ServeConfig
-from octavo_runtime.errors import InvalidArgument
+from octavo_runtime.errors import InvalidArgument, StartError
+from octavo_runtime.logs import configure_logging
+from octavo_runtime.parallel.topology import contradiction
 from octavo_runtime.sources.reference import parse_model
 from octavo_runtime.termination import EXIT_USAGE, write_termination_message
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` and carry the command out; returns the exit status."""
     options = vars(_make_parser().parse_args(arguments))
     command: Callable[[Any], int] = options.pop("command")
-    return command(options if command is _bench else _make_config(options))
+    return command(_make_config(options) if command is _serve else options)
 
 
 def _make_config(options: dict[str, Any]) -> ServeConfig:
@@ -52,6 +54,8 @@ def _make_config(options: dict[str, Any]) -> ServeConfig:
         _fail(f"--async-scheduling: not with --tensor-parallel-size {config.tensor_parallel_size}, yet")
     if config.runner == "sim" and config.tensor_parallel_size > 1:
         _fail(f"--tensor-parallel-size {config.tensor_parallel_size}: --runner sim has no layers to divide")
+    if (problem := contradiction(config)) is not None:
+        _fail(problem)
     return config
 
 
@@ -87,6 +91,18 @@ def _bench(options: dict[str, Any]) -> int:
     return run(options, _make_config)
 
 
+def _compile(options: dict[str, Any]) -> int:
+    from octavo_runtime.runner.rehearsal import compile_kernels  # noqa: PLC0415  heavy
+
+    architectures, folder = options.pop("architecture"), options.pop("out")
+    configure_logging()
+    try:
+        compile_kernels(ServeConfig(**options), architectures, folder)
+    except StartError as error:
+        _fail(str(error))
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     """Ends with 64 (EX_USAGE) and tells Kubernetes why."""
 
@@ -108,8 +124,12 @@ def _make_parser() -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     _add_model(serve)
     _add_server_flags(serve)
+    _add_node_flags(serve)
     _add_engine_flags(serve)
     _add_limits(serve)
+    compiling = commands.add_parser("compile", help="compile a model's GPU kernels into a folder", allow_abbrev=False)
+    compiling.set_defaults(command=_compile)
+    _add_compile_flags(compiling)
     bench = commands.add_parser("bench", help="measure a server or the engine", allow_abbrev=False)
     bench.set_defaults(command=_bench)
     add_bench(bench, _number, _add_engine_flags)
@@ -127,6 +147,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_compile_flags(parser: argparse.ArgumentParser) -> None:
+    """The names and defaults of the flags of `serve`: what is compiled is what that asks for."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder with a config.json; weights are not read")
+    parser.add_argument(
+        "--architecture", action="append", required=True, type=int, choices=(80, 89, 90, 100),
+        help="of the GPUs: 80 A100, 89 L40S, 90 H100 and H200, 100 B200; may be given more than once",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for OCTAVO_KERNELS of the image")
+    _add_dtype_flags(parser)
+    _flag(parser, "block_size", _number(int, 1), "tokens per block of the KV cache")
+    _flag(parser, "tensor_parallel_size", _number(int, 1), "processes that divide each layer, one per GPU")
+
+
 def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("server")
     _flag(group, "host", str, "address to listen on")
@@ -136,9 +169,16 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     _flag(group, "drain_delay", _number(float, 0), "seconds after SIGTERM in which new requests are still served")
 
 
-def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("engine")
-    _flag(group, "max_model_len", _number(int, 1), "tokens per sequence, prompt and answer; default: the model's")
+def _add_node_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several nodes, all with the same flags but for --node-rank")
+    _flag(group, "nodes", _number(int, 1), "machines or pods over which --tensor-parallel-size is spread")
+    _flag(group, "node_rank", _number(int, 0), "this one's number; 0 is the leader, which alone serves the API")
+    _flag(group, "leader_address", str, "host name or IP address of node 0")
+    _flag(group, "leader_port", _number(int, 1, 65534), "where node 0 takes in the others; it takes the next port too")
+    _flag(group, "group_timeout", _number(float, 1), "seconds that the nodes wait for each other at the start")
+
+
+def _add_dtype_flags(group: argparse._ActionsContainer) -> None:
     _flag(
         group,
         "dtype",
@@ -146,14 +186,6 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "of weights, and of the KV cache unless --kv-cache-dtype says otherwise",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    _flag(group, "max_num_seqs", _number(int, 1), "sequences that run at once")
-    _flag(
-        group,
-        "max_num_batched_tokens",
-        _number(int, 1),
-        "tokens per step, of all sequences together; default: 2048 on a GPU, 512 on a CPU",
-    )
-    _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
     _flag(
         group,
         "kv_cache_dtype",
@@ -162,6 +194,20 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "rounded; int8 rounds less, for 2 bytes more a token and head",
         choices=("auto", "fp8_e4m3", "int8"),
     )
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine")
+    _flag(group, "max_model_len", _number(int, 1), "tokens per sequence, prompt and answer; default: the model's")
+    _add_dtype_flags(group)
+    _flag(group, "max_num_seqs", _number(int, 1), "sequences that run at once")
+    _flag(
+        group,
+        "max_num_batched_tokens",
+        _number(int, 1),
+        "tokens per step, of all sequences together; default: 2048 on a GPU, 512 on a CPU",
+    )
+    _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
     _flag(group, "block_size", _number(int, 1), "tokens per block of the KV cache")
     group.add_argument(
         "--no-prefix-caching", dest="prefix_caching", action="store_false",
@@ -205,7 +251,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _flag(
-    group: argparse._ArgumentGroup,
+    group: argparse._ActionsContainer,
     name: str,
     kind: Callable[[str], object],
     text: str,

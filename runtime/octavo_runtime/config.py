@@ -32,6 +32,11 @@ class ServeConfig:
         None  # sequences in the largest captured step; default: max_num_seqs or 256
     )
     tensor_parallel_size: int = 1  # processes that divide each layer, one per GPU
+    nodes: int = 1  # machines or pods that these processes are spread over, equally many on each
+    node_rank: int = 0  # this one's number; 0 is the leader, which alone serves the API
+    leader_address: str | None = None  # host name or IP address of node 0
+    leader_port: int = 29500  # where it takes in the others; where the ranks meet is the next port
+    group_timeout: float = 1800.0  # seconds that nodes wait for each other at the start
     threads: int | None = None  # default: the cgroup's CPU quota
     drain_timeout: float = 120.0  # seconds for running streams to finish after SIGTERM
     drain_delay: float = 5.0  # seconds after SIGTERM in which new requests are still served while endpoints propagate

@@ -8,6 +8,7 @@
     │   ├── ModelUnsupported    architecture, weight format or quantisation that is not served
     │   ├── OutOfMemory         weights or KV cache do not fit
     │   ├── InvalidArgument     a setting contradicts the model or the machine
+    │   ├── LeaderGone          a node's leader has ended, or its engine, or the network between
     │   └── EngineFailed        anything else while starting, or the engine process died
     └── RequestError            one request cannot be served; the others go on. Each has its HTTP status
         ├── UnsupportedParameter   400  a field of OpenAI's that would change the answer and is not implemented
@@ -63,6 +64,10 @@ class OutOfMemory(StartError):  # noqa: N818
 
 class InvalidArgument(StartError):  # noqa: N818
     reason = "InvalidArgument"
+
+
+class LeaderGone(StartError):  # noqa: N818
+    reason = "LeaderGone"
 
 
 class EngineFailed(StartError):  # noqa: N818

@@ -222,7 +222,7 @@ class RuntimeCollector(Collector):
         return family
 
 
-def render(collector: RuntimeCollector) -> bytes:
+def render(collector: Collector) -> bytes:
     """All of `collector`'s metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)

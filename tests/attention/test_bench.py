@@ -188,7 +188,7 @@ def test_the_checks_pass_and_can_fail(gpu):
     checks, _ = gpu
     found = dict(checks.checks(torch.device("cpu"), torch.float32))
     assert len(found) == 5
-    for name in ("add_rms_norm", "attention over torch.float32, 64"):
+    for name in ("add_rms_norm", "attention over torch.float32, 64, page 16"):
         assert list(checks.compare(name, found[name], 1e-5)) == []
     noise = iter([1.0, 2.0, 3.0])
     said = list(checks.compare("noise", lambda _backend, _exact: torch.tensor([next(noise)]), 1e-5))

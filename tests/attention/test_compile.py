@@ -54,6 +54,33 @@ def test_a_broken_rule_is_named_with_its_number(kind, wrong, words):
     assert words in said
 
 
+BOXES = replace(GOOD, async_copies={"tma": 12}, products={"HGMMA": 24})
+
+
+def test_boxes_and_pointers_are_held_apart():
+    """Each of the two ways of loading must be what was compiled, and not the other one."""
+    assert list(violations("prefill", 90, BOXES, boxes=True)) == []
+    assert list(violations("prefill", 90, replace(BOXES, products={"UTCHMMA": 64}), boxes=True)) == []
+    assert list(violations("prefill", 90, BOXES)) == ["pointers, and no asynchronous copy by threads: {'tma': 12}"]
+    assert list(violations("prefill", 80, replace(GOOD, async_copies={}))) == [
+        "pointers, and no asynchronous copy by threads: {}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"async_copies": {}}, "copies other than the tensor memory accelerator's: {}"),
+        ({"async_copies": {"128": 8, "tma": 4}}, "copies other than the tensor memory accelerator's"),
+        ({"products": {"HMMA": 64}}, "no product that reads shared memory: {'HMMA': 64}"),
+    ],
+)
+def test_boxes_that_are_none_are_refused(wrong, words):
+    """As where descriptors are emulated, or boxes go through registers."""
+    (said,) = violations("prefill", 90, replace(BOXES, **wrong), boxes=True)
+    assert words in said
+
+
 def test_products_on_tensor_cores_are_not_asked_of_exact_fp32():
     assert list(violations("exact", 80, replace(GOOD, products={}))) == []
 

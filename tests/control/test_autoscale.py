@@ -1,11 +1,12 @@
 """The golden tests, each of them a bug of another autoscaler (named in the docstrings), and the stages one by one."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
 from octavo_operator.core.autoscale import BLIND_SECONDS, Decision, decide
-from octavo_operator.core.learn import Learned
+from octavo_operator.core.learn import NOTHING_LEARNED, Learned
 from octavo_operator.core.memory import (
     CALM_SECONDS,
     GAP_SECONDS,
@@ -336,6 +337,27 @@ def test_a_queue_asks_for_no_more_than_the_flow_explains_once_that_is_known():
     assert (drained.replicas, drained.candidates["waitingPerReplica"]) == (1, 1), "gone before a new one could help"
 
 
+def test_a_first_queue_asks_for_no_more_than_what_one_has_computed_without_a_queue_explains():
+    """Its limit was never seen, but 900 tokens/s of it were: 2000 that come and 250 for the queue are 2.5 replicas."""
+    queue = replace(load(1, kv=0.5, waiting=60), waiting_tokens=30_000.0, startup_p90=60.0)
+    queue = replace(queue, prompt_rate=900.0, arrival_rate=2000.0, newest_rate=2000.0)
+    proven = replace(seasoned(), learned=Learned(proven_rate=900.0))
+    assert run(queue, 1, proven).candidates == {"kvUtilizationPercent": 3, "waitingPerReplica": 3}
+    assert run(queue, 1).candidates["waitingPerReplica"] == 20, "nothing was seen: what it divides to"
+    hardly = replace(seasoned(), learned=Learned(proven_rate=50.0))
+    assert run(queue, 1, hardly).candidates["waitingPerReplica"] == 20, "seen at rest: explains anything"
+
+
+def test_a_first_look_at_a_limit_does_not_take_back_what_was_computed_without_a_queue():
+    calm, full = replace(load(2), busiest_rate=900.0), replace(load(2, waiting=9), saturated=1)
+    memory = decide(calm, POLICY, 2, seasoned(), NOW).memory
+    assert memory.learned == Learned(proven_rate=900.0)
+    low, high = (decide(replace(full, saturated_rate=rate), POLICY, 2, memory, NOW + 5).memory for rate in (400, 1000))
+    assert (low.learned.prompt_rate, high.learned.prompt_rate) == (900, 1000)
+    again = decide(replace(full, saturated_rate=400.0), POLICY, 2, low, NOW + 10).memory
+    assert again.learned.prompt_rate == 650, "further looks count as ever"
+
+
 def test_prompts_beyond_what_the_rest_computes_keep_a_replica():
     memory = replace(seasoned(), learned=Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW))
     policy = replace(POLICY, kv_target=None)
@@ -384,15 +406,19 @@ def test_a_latency_that_fewer_replicas_would_not_lengthen_blocks_nothing():
 # --- forecast ---------------------------------------------------------------------------------------------------------
 
 
-def ramp(per_second: float, noise: float = 0.0) -> Decision:
-    """Two minutes of arrivals that grow by so many tokens/s each second; KV use is half of two replicas' target."""
-    memory, policy = seasoned(), replace(POLICY, waiting_target=None)
-    for step in range(25):
-        rate = 1000.0 + per_second * 5 * step + noise * (-1) ** step
-        signals = replace(load(2, kv=0.5), newest_rate=rate, startup_p90=60.0)
+def follow(rates: Iterable[float], learned: Learned = NOTHING_LEARNED, **others: float) -> Decision:
+    """What is decided after arrivals of so many tokens/s, 5 s apart; KV use is half of two replicas' target."""
+    memory, policy = replace(seasoned(), learned=learned), replace(POLICY, waiting_target=None)
+    for step, rate in enumerate(rates):
+        signals = replace(load(2, kv=0.5), newest_rate=rate, startup_p90=60.0, **others)
         decision = decide(signals, policy, 2, memory, NOW + 5 * step)
         memory = decision.memory
     return decision
+
+
+def ramp(per_second: float, noise: float = 0.0) -> Decision:
+    """Two minutes of arrivals that grow by so many tokens/s each second."""
+    return follow(1000.0 + per_second * 5 * step + noise * (-1) ** step for step in range(25))
 
 
 def test_a_growing_load_is_met_before_it_is_there():
@@ -404,6 +430,23 @@ def test_a_growing_load_is_met_before_it_is_there():
 
 def test_noise_is_not_growth():
     assert "forecast" not in ramp(per_second=0.2, noise=300).candidates
+
+
+@pytest.mark.parametrize("before", range(13, 17))
+@pytest.mark.parametrize("through", [(2000.0,), (1667.0, 2333.0), (1500.0, 2000.0, 2500.0)])
+def test_a_load_that_has_jumped_does_not_go_on_to_grow(before, through):
+    """From 1000 to 3000 tokens/s, seen through windows that the jump passes: a line fits well, and a jump better."""
+    rates = [*[1000.0] * before, *through, *[3000.0] * 25][:25]
+    assert "forecast" not in follow(rates).candidates
+
+
+def test_what_waits_does_not_grow():
+    """2200 tokens/s, 600 more in a minute, and 48,000 that wait, within two: 4 replicas of 800. Grown as well, 5."""
+    waits = {"waiting": 3.0, "waiting_tokens": 48_000.0}
+    memory = Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW)
+    decision = follow((1000.0 + 50 * step for step in range(25)), learned=memory, arrival_rate=2200.0, **waits)
+    assert (2200 + 48_000 / 120) * 2800 / 2200 > 4 * 800
+    assert decision.candidates["forecast"] == 4
 
 
 def test_what_replicas_that_go_do_to_the_rates_is_not_growth():

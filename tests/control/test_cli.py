@@ -276,6 +276,29 @@ def test_one_in_detail_asks_for_its_children_and_events(kubectl, capsys):
     assert any("--selector=octavo.dev/modelserver=chat" in call for call in calls())
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("Ready", "leaderworkersets.leaderworkerset.x-k8s.io"), ("KindMissing", "deployments.apps")]
+)
+def test_of_groups_all_pods_are_shown(kubectl, capsys, reason, kind):
+    """And a kind that the cluster does not have is not asked for."""
+    template = deployment()["spec"]["template"]
+    groups = {"kind": "LeaderWorkerSet", "metadata": {"name": "chat-group"}}
+    groups["spec"] = {"leaderWorkerTemplate": {"leaderTemplate": template}}
+    grouped = server(ready=("True", reason, "")) | {"spec": {"accelerator": {"count": 8, "nodes": 2}}}
+    calls = kubectl(
+        {
+            "modelservers.octavo.dev chat": grouped,
+            f"{kind},pods": {"items": [groups, pod("chat-group-0"), pod("chat-group-0-1", template="old")]},
+            "events.events.k8s.io": {"items": []},
+        }
+    )
+    assert command.main(["status", "chat"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("chat-group")}
+    assert "newest" in lines["chat-group-0"]
+    assert "older" in lines["chat-group-0-1"]
+    assert any("--selector=octavo.dev/modelserver in (chat,chat.worker)" in call for call in calls())
+
+
 def test_why_reads_one_model_server(kubectl, capsys):
     kubectl({"modelservers.octavo.dev chat": scaled()})
     assert command.main(["why", "chat"]) == 0

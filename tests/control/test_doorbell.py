@@ -120,7 +120,7 @@ async def test_replicas_are_no_activators_and_activators_no_replicas(world, raw_
     world.lead(names.activator_selector)
     assert {bell.uid for bell in world.bell._bells()} == {"uid-activator"}
     assert [pod["metadata"]["name"] for pod in world.store.observe(KEY).pods] == ["replica"]
-    assert [pod["metadata"]["name"] for _, pod in world.store.pods()] == ["replica"]
+    assert [pod.name for _, pod in world.store.replicas()] == ["replica"]
 
 
 async def test_one_that_ends_is_asked_for_what_it_still_holds(world, activator, raw_pod):

@@ -46,6 +46,33 @@ def test_series_of_one_gauge_are_added():
     assert sample.running == 7
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "octavo_waiting_tokens 8",
+        "octavo_waiting_tokens\t8",
+        "octavo_waiting_tokens  8 ",
+        "octavo_waiting_tokens 8\t",
+        'octavo_waiting_tokens{model_name="a b} 3"} 8',
+        'octavo_waiting_tokens{model_name="m"} 8 1700000000000',
+        'octavo_waiting_tokens{model_name="m"} 8 # {trace_id="x y"} 0.67 1.5',
+    ],
+)
+def test_a_value_is_found_behind_its_labels(line):
+    """However it is written, and also the second time, when the labels are remembered."""
+    for _ in range(2):
+        sample = parse_sample(f"{text()}\n{line}", 0.0)
+        assert sample is not None
+        assert sample.waiting_tokens == 8
+
+
+@pytest.mark.parametrize("line", ["octavo_waiting_tokens", "octavo_waiting_tokens ", 'octavo_waiting_tokens{le="1"}8'])
+def test_a_line_without_a_value_is_none(line):
+    sample = parse_sample(f"{text(octavo_waiting_tokens='5')}\n{line}", 0.0)
+    assert sample is not None
+    assert sample.waiting_tokens == 5
+
+
 def test_counters_and_histograms_are_read_where_they_are():
     registry = CollectorRegistry()
     Counter("octavo_prompt_tokens", "", ["model_name"], registry=registry).labels("m").inc(70)

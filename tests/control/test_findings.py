@@ -1,19 +1,24 @@
-"""CapacityAvailable and SLOMet: what is there -> what is said."""
+"""CapacityAvailable, SLOMet, BudgetOK and ModelCached: what is there -> what is said."""
 
 from dataclasses import replace
 
 import pytest
 
+from octavo_operator.core.autoscale import decide
 from octavo_operator.core.conditions import Facts
-from octavo_operator.core.findings import capacity_available, slo_met
+from octavo_operator.core.findings import budget_ok, capacity_available, model_cached, slo_met
+from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import live_pods, view_deployment
+from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.spec import parse_spec
-from octavo_operator.core.status_model import ModelServerStatus
+from octavo_operator.core.startup import Progress
+from octavo_operator.core.status_model import ConditionStatus, ModelServerStatus
 from octavo_operator.core.window import Signals
 
 WORDS = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 PENDING = {"PodScheduled": {"status": "False", "message": WORDS}}
+MODEL = {"model": {"source": {"pvc": {"claimName": "models"}}}}
 AUTOSCALING = {"maxReplicas": 4, "targets": {"waitingPerReplica": 2}}
 
 
@@ -78,3 +83,64 @@ def test_without_latencies_in_the_spec_nothing_is_said(raw_spec):
     assert slo_met(parse_spec(raw_spec(autoscaling=AUTOSCALING)), SIGNALS) == []
     assert slo_met(parse_spec(raw_spec()), SIGNALS) == []
     assert slo_met(None, SIGNALS) == []
+
+
+NOW = 1_800_000_000.0
+BUDGET = {"maxCostPerHour": "10", "replicaCostPerHour": "2.5"}
+
+
+def test_a_budget_that_pays_for_less_than_is_asked_for_is_told():
+    spec = parse_spec({**MODEL, "autoscaling": {**AUTOSCALING, "maxReplicas": 9, "budget": BUDGET}})
+    policy = ScalingPolicy.of(spec, spec.autoscaling, NOW)
+
+    def found(waiting, replicas):
+        busy = Signals(ready=replicas, unknown=0, waiting=waiting, running=replicas, kv_capacity=1000.0)
+        return budget_ok(spec, decide(busy, policy, replicas, ScalerMemory(since=0.0), NOW))
+
+    (enough,) = found(waiting=2, replicas=1)
+    assert (enough.status, enough.reason) == (True, Reason.WITHIN_BUDGET)
+    (short,) = found(waiting=40, replicas=4)
+    assert (short.status, short.reason) == (False, Reason.BUDGET_EXHAUSTED)
+    assert "pays for 4" in short.message
+    assert budget_ok(spec, None) == []
+
+
+def test_without_a_budget_nothing_is_said_of_one():
+    spec = parse_spec({**MODEL, "autoscaling": AUTOSCALING})
+    policy = ScalingPolicy.of(spec, spec.autoscaling, NOW)
+    assert budget_ok(spec, decide(Signals(ready=1, unknown=0), policy, 1, ScalerMemory(since=0.0), NOW)) == []
+
+
+@pytest.fixture
+def cached(raw_deployment):
+    model = {"source": {"hub": {"repo": "org/model"}}, "cache": {"pvc": {"claimName": "models"}}}
+    spec = parse_spec({"model": model})
+
+    def find(*pods, progress=None, previous=None):
+        status = ModelServerStatus(conditions=(previous,) if previous else ())
+        facts = Facts(1, 1, 1, False, None, view_deployment(raw_deployment(1)), live_pods(pods), status)
+        (found,) = model_cached(spec, replace(facts, progress=progress))
+        return found
+
+    return find
+
+
+def test_a_model_is_cached_when_a_replica_has_it_and_that_is_remembered(cached, raw_pod):
+    assert cached().status is None
+    fetching = cached(raw_pod(), progress=Progress("fetch", 45))
+    assert (fetching.status, fetching.message) == (False, "fetching the model, 45 %")
+    assert cached(raw_pod(), progress=Progress("process", 0)).status is None
+    assert cached(raw_pod(), progress=Progress("weights", 10)).status is True
+    ready = cached(raw_pod(ready=True))
+    assert (ready.status, ready.message) == (True, "hf://org/model@main is on the claim models")
+    assert cached(raw_pod(ready=True, revision="before")).status is None
+    kept = {"status": "True", "reason": ready.reason, "message": ready.message, "observedGeneration": 1}
+    before = {**kept, "type": ready.type, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    assert cached(previous=ConditionStatus.model_validate(before)).status is True
+    other = before | {"message": "hf://org/other@main is on the claim models"}
+    assert cached(previous=ConditionStatus.model_validate(other)).status is None
+
+
+def test_a_model_that_is_not_kept_on_a_claim_has_no_such_condition(raw_deployment):
+    facts = Facts(1, 1, 1, False, None, view_deployment(raw_deployment(1)), (), ModelServerStatus())
+    assert model_cached(parse_spec(MODEL), facts) == []

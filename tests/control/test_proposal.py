@@ -67,6 +67,31 @@ def test_a_second_look_finds_nothing_to_do(proposed):
     assert proposed(manifests(first), replicas=3).plan.steps == ()
 
 
+def test_what_is_settled_is_not_looked_at_again_until_a_child_or_a_wish_changes(proposed, monkeypatch):
+    children = [with_version(manifest, 10) for manifest in manifests(proposed(replicas=3))]
+    settled = proposed(children, replicas=3)
+    assert settled.scaler.settled is not None
+    monkeypatch.setattr("octavo_operator.core.proposal.render", None)  # it would raise
+    assert proposed(children, replicas=3, scaler=settled.scaler).plan == settled.plan
+    monkeypatch.undo()
+    for index, child in enumerate(children):
+        drifted = [*children[:index], with_version({**child, "spec": {}}, 11), *children[index + 1 :]]
+        assert proposed(drifted, replicas=3, scaler=settled.scaler).plan == proposed(drifted, replicas=3).plan
+        lost = [*children[:index], *children[index + 1 :]]
+        assert [step.reason for step in proposed(lost, replicas=3, scaler=settled.scaler).plan.steps] == ["Created"]
+    assert proposed(children, replicas=4, scaler=settled.scaler).plan == proposed(children, replicas=4).plan
+
+
+def test_what_has_to_be_done_is_not_settled(proposed):
+    first = proposed(replicas=3)
+    assert first.scaler.settled is None
+    assert proposed(replicas=3, scaler=first.scaler).plan == first.plan
+
+
+def with_version(manifest, version):
+    return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(version)}}
+
+
 def test_an_autoscaled_server_starts_at_its_minimum(proposed):
     assert proposed(autoscaling=AUTOSCALING).desired == 2
 

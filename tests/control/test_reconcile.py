@@ -9,7 +9,7 @@ from octavo_operator.core.names import Reason
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
-from octavo_operator.reconcile import REJECTED_RETRY_SECONDS, Reconciler
+from octavo_operator.reconcile import AWAITED_SECONDS, REJECTED_RETRY_SECONDS, Reconciler
 from octavo_operator.recorder import Recorder
 from octavo_operator.scraper import Scraper
 from octavo_operator.settings import read_settings
@@ -168,22 +168,59 @@ async def test_monitors_come_when_the_cluster_has_their_kind_and_its_loss_is_no_
     assert "PodMonitor" in world.store.observe(KEY).children
 
 
-async def test_a_child_that_somebody_wrote_meanwhile_is_looked_at_again(world):
-    """Of an optional kind there is no watch that would tell."""
-    world.store.served.add("PodMonitor")
+async def stale(world, kind):
+    """Somebody has put back what the store shows as changed."""
     await world.reconcile()
-    stale = copy.deepcopy(world.store.observe(KEY).children["PodMonitor"])
-    newer = copy.deepcopy(stale)
+    older = copy.deepcopy(world.store.observe(KEY).children[kind])
+    newer = copy.deepcopy(older)
     newer["metadata"]["resourceVersion"] = "7000"
-    world.cluster.objects["PodMonitor", "default", "chat"] = newer
-    stale["spec"]["selector"] = {}
-    stale["metadata"]["resourceVersion"] = "6000"
-    world.store.put(stale)
-    world.cluster.refuse["PodMonitor"] = Unavailable("conflict", 409)
+    world.cluster.objects[kind, "default", "chat"] = newer
+    older["spec"]["selector"] = {"a": "b"}
+    older["metadata"]["resourceVersion"] = "6000"
+    world.store.put(older)
+
+
+async def test_a_child_that_somebody_wrote_meanwhile_is_looked_at_again(world):
+    await stale(world, "Service")
+    world.cluster.refuse["Service"] = Unavailable("conflict", 409)
     with pytest.raises(Unavailable):
         await world.reconcile()
     world.cluster.refuse.clear()
     assert (await world.reconcile())[0] == []
+
+
+async def test_a_child_of_an_optional_kind_is_looked_at_before_it_is_written(world):
+    """There is no watch that would tell of it."""
+    world.store.served.add("PodMonitor")
+    await stale(world, "PodMonitor")
+    assert (await world.reconcile())[0] == [("get", "PodMonitor")]
+    assert (await world.reconcile())[0] == []
+    drifted = copy.deepcopy(world.store.observe(KEY).children["PodMonitor"])
+    drifted["spec"]["selector"] = {"a": "b"}
+    drifted["metadata"]["resourceVersion"] = "8000"
+    world.store.put(drifted)
+    world.cluster.objects.clear()
+    assert ("apply", "PodMonitor") in (await world.reconcile())[0], "it is made anew where it is gone"
+
+
+async def test_a_deployment_goes_when_the_groups_that_replace_it_are_taken_up(world, raw_server):
+    """Nobody tells of that, so it is asked for."""
+    await world.reconcile()
+    world.store.put(world.store.observe(KEY).children["Deployment"] | {"status": {"observedGeneration": 1}})
+    world.store.served.add("LeaderWorkerSet")
+    world.edit(raw_server, accelerator={"count": 8, "nodes": 2})
+    calls, again = await world.reconcile()
+    assert ("apply", "LeaderWorkerSet") in calls
+    assert ("remove", "Deployment") not in calls
+    assert again == AWAITED_SECONDS
+    groups = world.store.observe(KEY).children["LeaderWorkerSet-group"]
+    world.cluster.objects["LeaderWorkerSet", "default", "chat-group"] = groups
+    assert (await world.reconcile())[0] == [("get", "LeaderWorkerSet")]
+    taken_up = {"status": {"replicas": 1}, "metadata": groups["metadata"] | {"resourceVersion": "9000"}}
+    world.cluster.objects["LeaderWorkerSet", "default", "chat-group"] = groups | taken_up
+    calls, again = await world.reconcile()
+    assert calls[:2] == [("get", "LeaderWorkerSet"), ("remove", "Deployment")]
+    assert again is None
 
 
 async def test_another_leader_in_between_is_a_new_start(world):

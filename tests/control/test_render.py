@@ -98,7 +98,10 @@ def children(raw: dict[str, Any], replicas: int = 2, defaults: Defaults = DEFAUL
 
 
 def pod(raw: dict[str, Any]) -> dict[str, Any]:
-    return children(raw)["Deployment"]["spec"]["template"]
+    found = children(raw)
+    if "LeaderWorkerSet" in found:
+        return dict(found["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"])
+    return dict(found["Deployment"]["spec"]["template"])
 
 
 @pytest.mark.parametrize(("name", "full"), [("minimal", False), ("full", True)])
@@ -387,6 +390,8 @@ CHOICES = {
 FULL_EDITS = [(FULL, path) for path in leaves(FULL)]
 PROFILED: dict[str, Any] = {"model": {"source": {"pvc": {"claimName": "m"}}}, "accelerator": {"profile": "H100"}}
 FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
+GROUPED = PROFILED | {"accelerator": {"profile": "H100", "count": 8, "nodes": 4}}
+FULL_EDITS += [(GROUPED, ("accelerator", name)) for name in ("count", "nodes")]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
 
 

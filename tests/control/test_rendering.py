@@ -131,3 +131,13 @@ def test_a_file_that_cannot_be_read_is_named(capsys, tmp_path, text):
         path.write_text(text)
     assert main(["render", str(path)]) == 64
     assert capsys.readouterr().err.startswith(f"{path}: ")
+
+
+def test_a_replica_of_several_nodes_is_rendered_as_in_a_cluster_that_has_the_kind(run):
+    grouped = GOOD + "  accelerator: { count: 8, nodes: 2 }\n"
+    _, manifests, _ = run(grouped)
+    assert kinds(manifests) == ["ServiceAccount", "NetworkPolicy", "Service", "Service", "LeaderWorkerSet"]
+    status, _, errors = run(grouped.replace("name: chat,", f"name: {'a' * 42},"))
+    assert status == 1
+    assert "metadata.name: becomes that of each group: at most 41 characters" in errors
+    assert run(grouped.replace("name: chat,", f"name: {'a' * 41},"))[0] == 0

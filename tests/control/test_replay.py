@@ -15,6 +15,10 @@ from octavo_operator.replay.report import chart, table
 from octavo_operator.replay.run import Outcome, play
 from octavo_operator.replay.scalers import HpaOnQueue, KedaOnKv, Knative, Octavo, runs_at_once
 from octavo_operator.replay.trace import SHAPES, Arrival, generate, read_csv
+from octavo_operator.replay.variants import trial, vary
+from octavo_runtime.core.batch import BatchPlan
+from octavo_runtime.core.layout import flatten
+from octavo_runtime.runner.sim_runner import SimRunner, StepTime
 
 MACHINE = Machine(kv_tokens=4096, max_num_seqs=4)
 POLICY = ScalingPolicy(1, 4, 0.7, 2, up_window=0, down_window=60)
@@ -77,6 +81,31 @@ def test_a_replica_shows_its_queue_and_answers_everybody():
     assert (idle.prompt_tokens, idle.generation_tokens) == (600, 60)
     assert len(first_tokens) == idle.ttft.total == 6
     assert idle.itl.total == 54
+
+
+@pytest.mark.parametrize("per_kv_token", [0.0, 1e-5])
+def test_a_replica_takes_its_time_as_the_simulated_runner_does(per_kv_token):
+    """A crowded one, so that some are preempted: the same clock after every 5 s, and the same first tokens."""
+    machine = replace(MACHINE, step_time=StepTime(0.08, 0.0004, 0.002, per_kv_token))
+    quick, exact = (SimReplica(machine, 0.0, []) for _ in range(2))
+    runner = SimRunner(machine.kv_tokens // 16, 16, 1000, machine.step_time, sleep=lambda _: None)
+
+    def seconds(plan: BatchPlan) -> float:
+        batch = flatten(plan, 16)
+        runner.compute(batch)
+        return machine.step_time.seconds(batch)
+
+    exact._seconds = seconds
+    trace = generate("ramp", duration=60, peak=4, seed=3)
+    for until in range(5, 200, 5):
+        for number, arrival in enumerate(trace):
+            if until - 5 <= arrival.time < until:
+                quick.submit(number, arrival)
+                exact.submit(number, arrival)
+        quick.advance(until)
+        exact.advance(until)
+        assert (quick.clock, quick.sample(until)) == (exact.clock, exact.sample(until))
+    assert quick._first_tokens == exact._first_tokens != []
 
 
 def test_a_request_longer_than_the_cache_is_cut_and_served():
@@ -218,9 +247,60 @@ def test_two_policies_are_compared_by_their_files_names(policy_file, tmp_path, c
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:3]] == ["chat", "other"]
 
 
+def test_a_fields_values_are_tried_in_all_combinations(policy_file, capsys):
+    arguments = ["--policy", policy_file, "--generate", "ramp", "--duration", "30"]
+    tried = ["--try", "autoscaling.targets.waitingPerReplica=2,9"]
+    tried += ["--try", "spec.autoscaling.behavior.scaleDown.stabilizationWindow=null,2m"]
+    assert main(["replay", *arguments, *tried]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in lines[1:5]] == ["2/null", "2/2m", "9/null", "9/2m"]
+
+
+def test_a_value_that_is_tried_reaches_the_policy():
+    spec = {"autoscaling": {"maxReplicas": 3, "targets": {"waitingPerReplica": 2}}}
+    tried = vary(spec, [trial("autoscaling.maxReplicas=4"), trial("autoscaling.slo.ttftP95=2s,null")])
+    assert tried == {
+        "4/2s": {"autoscaling": {"maxReplicas": 4, "targets": {"waitingPerReplica": 2}, "slo": {"ttftP95": "2s"}}},
+        "4/null": {"autoscaling": {"maxReplicas": 4, "targets": {"waitingPerReplica": 2}, "slo": {}}},
+    }
+    assert spec["autoscaling"]["maxReplicas"] == 3
+
+
+def test_a_star_is_at_those_that_no_other_one_beats():
+    """Few late for many hours, and many for few; not who has as many as another for more hours."""
+    costs = {"dear": (5, 3.0), "cheap": (9, 1.0), "beaten": (9, 1.5), "even": (5, 3.0)}
+    found = [replace(OUTCOME, scaler=name, violations=late, replica_hours=h) for name, (late, h) in costs.items()]
+    rows = table(found, duration=100, gpus=1).splitlines()[1:5]
+    assert [row.split()[0] for row in rows if row.endswith("*")] == ["dear", "cheap", "even"]
+
+
+@pytest.mark.parametrize("text", ["autoscaling", "autoscaling.maxReplicas=", "a..b=1", "=1", "a=1,,2", "a=[1,{"])
+def test_what_cannot_be_tried_is_refused(text, policy_file, capsys):
+    with pytest.raises(SystemExit):
+        main(["replay", "--policy", policy_file, "--generate", "ramp", "--try", text])
+    assert "--try" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["--policy", "{policy}", "--generate", "ramp", "--try", "autoscaling.maxReplicas=3,0"],
+            "with 0: spec.autoscaling.maxReplicas",
+        ),
+        (
+            ["--policy", "{policy}", "--generate", "ramp", "--try", "autoscaling.maxReplicas.x=1"],
+            "--try autoscaling.maxReplicas.x: maxReplicas has no fields",
+        ),
+        (
+            ["--policy", "{policy}", "--policy", "{fixed}", "--generate", "ramp", "--try", "autoscaling.maxReplicas=1"],
+            "with one --policy alone",
+        ),
+        (
+            ["--policy", "{policy}", "--generate", "ramp"]
+            + [f"--try=autoscaling.{field}Replicas={','.join(map(str, range(1, 12)))}" for field in ("min", "max")],
+            "--try: 121 combinations; at most 100",
+        ),
         (["--policy", "/no/such.yaml", "--generate", "ramp"], "--policy /no/such.yaml"),
         (["--policy", "{policy}", "--trace", "/no/such.csv"], "--trace /no/such.csv"),
         (["--policy", "{policy}", "--generate", "ramp", "--step-profile", "/no/such.json"], "--step-profile"),

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from octavo_operator.core import names
-from octavo_operator.core.window import DIRECT, RESTING
+from octavo_operator.core.pace import DIRECT, RESTING
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.scraper import LARGEST_ANSWER, SETTLE_SECONDS, Scraper, Target, fetch
@@ -197,7 +197,7 @@ def test_replicas_that_nobody_scales_are_asked_seldom_and_at_once_when_they_come
     scraper = Scraper(store, Metrics(), Health(lambda: 0.0), period=1, tell=lambda *_: None)
     assert sum(asked_in(scraper, 1).values()) == 20
     fixed = asked_in(scraper, 600)
-    assert all(30 <= number <= 60 for number in fixed.values())
+    assert all(15 <= number <= 30 for number in fixed.values())
     assert {window.pace for window in scraper.windows(KEY).values()} == {RESTING}
     scaled = raw_server(autoscaling={"maxReplicas": 4, "targets": {"waitingPerReplica": 3}})
     scaled["metadata"]["resourceVersion"] = "99999"

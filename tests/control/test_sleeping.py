@@ -8,11 +8,12 @@ from octavo_operator.core.held import Held
 from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.pace import DIRECT
 from octavo_operator.core.proposal import Scaler, facts_of, fresh_scaler, parse_server, parse_status, propose
 from octavo_operator.core.spec_metrics import pace_of
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus
-from octavo_operator.core.window import DIRECT, Window
+from octavo_operator.core.window import Window
 
 NOW = 1_800_000_000.0
 DEFAULTS = Defaults(runtime_image="example.invalid/runtime:1", activator_image="example.invalid/operator:1")

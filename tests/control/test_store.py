@@ -69,9 +69,9 @@ def test_a_full_list_keeps_what_is_newer_than_itself(store, raw_pod):
 
 def test_pods_of_unknown_servers_are_not_offered(store, raw_server, raw_pod):
     store.put(raw_pod())
-    assert list(store.pods()) == []
+    assert list(store.replicas()) == []
     store.put(raw_server())
-    assert [key for key, _ in store.pods()] == [KEY]
+    assert [key for key, _ in store.replicas()] == [KEY]
 
 
 def test_only_the_watchs_own_deliveries_prove_that_it_lives(store, raw_pod):
@@ -92,3 +92,26 @@ def test_managed_fields_are_not_kept(raw_pod):
     raw["metadata"]["managedFields"] = [{"manager": "x"}]
     assert "managedFields" not in slim(raw)["metadata"]
     assert slim(raw)["metadata"]["name"] == "chat-1"
+
+
+def test_a_new_model_server_and_another_spec_ask_for_something_and_a_status_does_not(store, raw_server, raw_pod):
+    raw = at(raw_server(), 10)
+    assert store.asks_anew(raw)
+    store.put(raw)
+    assert not store.asks_anew(at({**raw, "status": {"replicas": 1}}, 11))
+    changed = at(raw_server(replicas=2), 12)
+    changed["metadata"]["generation"] = 7
+    assert store.asks_anew(changed)
+    assert not store.asks_anew(raw_pod())
+
+
+def test_a_replica_is_viewed_as_it_is_now(store, raw_server, raw_pod):
+    store.put(raw_server())
+    store.put(at(raw_pod("a"), 10))
+    assert [(key, pod.ready) for key, pod in store.replicas()] == [(KEY, False)]
+    store.put(at(raw_pod("a", ready=True), 11))
+    assert [(key, pod.ready) for key, pod in store.replicas()] == [(KEY, True)]
+    store.remove(raw_pod("a"))
+    assert list(store.replicas()) == []
+    store.put(at(raw_pod("a"), 12))
+    assert [(key, pod.ready) for key, pod in store.replicas()] == [(KEY, False)]

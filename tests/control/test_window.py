@@ -1,9 +1,15 @@
+from dataclasses import replace
 from math import inf
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from octavo_operator.core.buckets import Buckets
 from octavo_operator.core.exposition import Sample
+from octavo_operator.core.pace import DIRECT, WINDOW_SECONDS
+from octavo_operator.core.reading import read
 from octavo_operator.core.spec_metrics import pace_of
-from octavo_operator.core.window import DIRECT, WINDOW_SECONDS, Window, aggregate
+from octavo_operator.core.window import Window, aggregate
 
 
 def sample(time: float, *, waiting: float = 0, used: float = 0, draining: bool = False) -> Sample:
@@ -110,6 +116,14 @@ def test_a_warm_replica_that_always_had_a_queue_shows_what_one_carries():
     assert (cold.saturated, cold.busiest_kv) == (0, 0)
 
 
+def test_a_replica_that_still_fills_up_is_not_at_its_limit():
+    """Until its memory is full it computes more than it gets rid of."""
+    fills = filled(*(counted(time, prompt=10 * time, waiting=2, used=40 + 2 * time) for time in (0, 5, 10)))
+    assert aggregate({"a": fills}, {"a": -60.0}, now=10).saturated == 0
+    is_full = filled(*(counted(time, prompt=10 * time, waiting=2, used=58 + time / 5) for time in (0, 5, 10)))
+    assert aggregate({"a": is_full}, {"a": -60.0}, now=10).saturated == 1
+
+
 def test_one_sample_without_a_queue_is_no_saturation():
     window = filled(*(counted(time, prompt=time, waiting=time % 10) for time in (0, 5, 10, 15)))
     assert aggregate({"a": window}, {"a": -60.0}, now=15).saturated == 0
@@ -166,3 +180,45 @@ def test_rates_and_queues_of_samples_that_come_slowly_are_known():
 def test_no_window_is_shorter_than_those_of_direct_samples():
     pace = pace_of(10)
     assert (pace.fresh, pace.mean, pace.rate) == (DIRECT.fresh, DIRECT.mean, DIRECT.rate)
+
+
+COUNTS = st.one_of(st.none(), st.integers(0, 1000).map(float))
+HISTOGRAMS = st.one_of(
+    st.none(),
+    st.builds(
+        lambda bound, counts: Buckets((bound, inf), (float(min(counts)), float(max(counts)))),
+        st.sampled_from([1.0, 2.0]),
+        st.tuples(st.integers(0, 50), st.integers(0, 50)),
+    ),
+)
+SAMPLES = st.builds(
+    lambda step, waiting, used, prompt, generation, ttft: (
+        step,
+        Sample(0.0, 1, waiting, used, 1000, False, 10.0 * waiting, prompt, generation, ttft),
+    ),
+    st.sampled_from([2.0, 2.0, 2.0, 15.0, -5.0]),
+    st.integers(0, 2),
+    st.integers(0, 1000),
+    COUNTS,
+    COUNTS,
+    HISTOGRAMS,
+)
+GROWING = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=40).map(
+    lambda steps: [
+        (2.0, Sample(0.0, 1, waiting, 10, 1000, False, 5.0 * waiting, float(number * added), float(number)))
+        for number, (waiting, added) in enumerate(steps)
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.lists(SAMPLES, max_size=40), GROWING))
+def test_what_the_ends_of_a_window_tell_is_what_all_of_it_tells(steps):
+    """Whatever begins anew, comes, goes, or lies in the future: as if nothing were known to be smooth."""
+    window, time = Window(), 1000.0
+    for step, item in steps:
+        time += step
+        window = window.add(replace(item, time=time))
+        assert window.reading is not None
+        slowly = read(window.samples, DIRECT, smooth_since=inf, quiet_since=window.reading.quiet_since)
+        assert window.reading == slowly

@@ -180,3 +180,54 @@ async def test_a_queue_that_was_cancelled_in_the_middle_can_be_run_again(queue, 
         queue.add(key)
     running(handler)
     await until(lambda: {A, B} <= set(seen))
+
+
+async def test_what_a_user_has_just_asked_for_goes_before_what_is_due(queue, running):
+    seen = []
+
+    async def handler(key):
+        seen.append(key)
+
+    events = [Key("ns", f"event-{number}") for number in range(20)]
+    for key in events:
+        queue.add(key)
+    queue.hurry(A)
+    queue.hurry(B)
+    running(handler, workers=1)
+    await until(lambda: len(seen) == 22)
+    assert seen == [A, B, *events]
+
+
+async def test_a_key_in_a_hurry_that_runs_is_run_again_and_no_more(queue, running):
+    runs, gate = 0, asyncio.Event()
+
+    async def handler(_):
+        nonlocal runs
+        runs += 1
+        await gate.wait()
+
+    queue.hurry(A)
+    running(handler)
+    await until(lambda: runs == 1)
+    queue.hurry(A)
+    queue.hurry(A)
+    gate.set()
+    await until(lambda: runs == 2)
+    queue.add(B)
+    await until(lambda: runs == 3)
+    assert queue._urgent == {}
+
+
+async def test_a_change_of_the_spec_does_not_wait_for_the_end_of_a_back_off(queue, running):
+    seen = []
+
+    async def handler(key):
+        seen.append(key)
+        if len(seen) == 1:
+            raise Unavailable("outage", retry_after=3600)
+
+    queue.add(A)
+    running(handler)
+    await until(lambda: len(seen) == 1)
+    queue.hurry(A)
+    await until(lambda: len(seen) == 2)

@@ -107,9 +107,9 @@ class Server:
         self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
         return self
 
-    def started(self) -> Server:
+    def started(self, seconds=60.0) -> Server:
         self.listening()
-        poll(lambda: self.client.get("/startupz").status_code == 200 or self.exited(), "started")
+        poll(lambda: self.client.get("/startupz").status_code == 200 or self.exited(), "started", seconds)
         assert self.process.poll() is None, f"the server ended:\n{self.log()}"
         return self
 
@@ -175,12 +175,15 @@ def launch(sim_model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def start_server(sim_model, tmp_path_factory):
+def module_launch(sim_model, tmp_path_factory):
+    """The same for servers that live as long as the module."""
+    yield from launcher(sim_model, tmp_path_factory.mktemp("servers"))
+
+
+@pytest.fixture(scope="module")
+def start_server(module_launch):
     """`start_server("--flag", …)` starts a server that lives as long as the module, and waits until it is ready."""
-    servers = launcher(sim_model, tmp_path_factory.mktemp("servers"))
-    launch = next(servers)
-    yield lambda *flags: launch(*flags).started()
-    next(servers, None)
+    return lambda *flags: module_launch(*flags).started()
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,21 @@ def test_a_model_without_layers_is_not_divided(capsys, parsed):
     assert "--tensor-parallel-size 4: --runner sim" in refused(capsys, "--runner", "sim", "--tensor-parallel-size", "4")
 
 
+def test_several_nodes_are_started_by_the_flags_that_a_leader_worker_set_expands(capsys, parsed):
+    several = ("--tensor-parallel-size", "16", "--nodes", "2", "--leader-address", "llm-0.llm.team")
+    config = parsed(*several, "--node-rank", "1")
+    assert (config.nodes, config.node_rank, config.leader_address, config.leader_port) == (
+        2,
+        1,
+        "llm-0.llm.team",
+        29500,
+    )
+    assert "--node-rank 2: with --nodes 2" in refused(capsys, *several, "--node-rank", "2")
+    assert "--node-rank: '$(LWS_WORKER_INDEX)' is not a number" in refused(
+        capsys, *several, "--node-rank", "$(LWS_WORKER_INDEX)"
+    )
+
+
 def test_graphs_and_none_at_once_are_refused(capsys, parsed):
     assert parsed("--enforce-eager").enforce_eager
     assert parsed("--max-cudagraph-capture-size", "16").max_cudagraph_capture_size == 16

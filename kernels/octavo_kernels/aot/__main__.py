@@ -63,6 +63,7 @@ def _measure(architecture: int) -> tuple[dict[Key, Figures], list[str]]:
             figures,
             copy_bits=configuration.copy_bits,
             programs=configuration.programs,
+            boxes=configuration.boxes,
         )
         wrong += [where + words for words in broken]
     return measured, wrong

@@ -18,6 +18,8 @@ BUDGET_FILE: Final = Path(__file__).with_name("budget.json")
 _INSTRUCTION_TOLERANCE: Final = 0.05  # a compiler's mood; a load that is no longer vectorised costs far more
 _DECODE_TILES: Final = 2  # on their way while one is computed: one leaves the memory idle between tiles
 
+_READ_SHARED: Final = {"HGMMA", "UTCHMMA", "UTCQMMA"}  # wgmma of sm_90, tcgen05 of sm_100
+
 Key = tuple[str, int]  # a configuration's name, an architecture
 
 
@@ -31,12 +33,13 @@ class Budget:
 
 
 def violations(
-    kind: Kind, architecture: int, found: Figures, *, copy_bits: int = 128, programs: int = 0
+    kind: Kind, architecture: int, found: Figures, *, copy_bits: int = 128, programs: int = 0, boxes: bool = False
 ) -> Iterator[str]:
     """Rules that need no record: what is wrong on this architecture whatever it was before.
 
     `copy_bits` is the least width of an asynchronous copy: 64 for e4m3, which Triton lays out in shared memory by
-    eights for products of 16-bit numbers; else 128. `programs` are launched per multiprocessor to run at once.
+    eights for products of 16-bit numbers; else 128. `programs` are launched per multiprocessor to run at once. `boxes`:
+    keys and values come through tensor descriptors, not pointers.
     """
     if found.shared > SHARED_PER_BLOCK[architecture]:
         yield f"shared memory {found.shared} is more than the {SHARED_PER_BLOCK[architecture]} bytes of a block"
@@ -48,10 +51,26 @@ def violations(
         return
     if not found.products and kind != "exact":
         yield "no tensor-core instruction"
-    if any(bits != "tma" and int(bits) < copy_bits for bits in found.async_copies):
-        yield f"asynchronous copies narrower than {copy_bits // 8} bytes: {found.async_copies}"
+    yield from _box_violations(found) if boxes else _pointer_violations(found, copy_bits)
     if kind == "decode":
         yield from _decode_violations(found, programs)
+
+
+def _box_violations(found: Figures) -> Iterator[str]:
+    """Where there is no such hardware, Triton makes descriptors' loads of ordinary ones without a word; and products
+    that do not read shared memory themselves take each box through registers.
+    """
+    if set(found.async_copies) != {"tma"}:
+        yield f"tensor descriptors, and copies other than the tensor memory accelerator's: {found.async_copies}"
+    if not any(family in _READ_SHARED for family in found.products):
+        yield f"tensor descriptors, and no product that reads shared memory: {found.products}"
+
+
+def _pointer_violations(found: Figures, copy_bits: int) -> Iterator[str]:
+    if not found.async_copies or "tma" in found.async_copies:
+        yield f"pointers, and no asynchronous copy by threads: {found.async_copies}"
+    elif any(int(bits) < copy_bits for bits in found.async_copies):
+        yield f"asynchronous copies narrower than {copy_bits // 8} bytes: {found.async_copies}"
 
 
 def _decode_violations(found: Figures, programs: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ import triton
 from triton.compiler import ASTSource
 
 from octavo_kernels.cache_dtype import FP8_ARCHITECTURE, LARGEST
+from octavo_kernels.triton.boxes import padded_dim
 from octavo_kernels.triton.launches import MERGE_OPTIONS, MERGED_ROWS, MOST_COLUMNS, choose_launch
 from octavo_kernels.triton.merge import merge_kernel
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
@@ -30,6 +31,7 @@ _PARTS: Final = ("partial", "partial_largest", "partial_total")
 _SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8e4nv": 1, "u8": 1, "i8": 1}
 _NUM_KV_HEADS: Final = 8
 _SMALLEST: Final = 89
+_WITH_BOXES: Final = {90, 100}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Configuration:
     options: dict[str, Any]
     copy_bits: int = 128  # least width of an asynchronous copy
     programs: int = 0  # per multiprocessor, that are taken to run at once; 0: any number will do
+    boxes: bool = False  # keys and values through tensor descriptors
 
 
 def configurations(architecture: int) -> Iterator[Configuration]:
@@ -56,6 +59,8 @@ def configurations(architecture: int) -> Iterator[Configuration]:
     if architecture == _SMALLEST:  # the least shared memory: what fits here fits everywhere
         yield _attention(architecture, "bf16", 256, group=8, max_query_len=512, block_size=128)
         yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
+    if architecture in _WITH_BOXES:
+        yield from _prefills_with_boxes(architecture)
     yield _attention(architecture, "bf16", 64, group=8, max_query_len=1, block_size=64, window=128, per_head="sinks")
     yield _attention(architecture, "bf16", 64, group=1, max_query_len=1, block_size=16, per_head="slopes")
     for head_dim in (64, 128):
@@ -74,6 +79,15 @@ def configurations(architecture: int) -> Iterator[Configuration]:
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache="i8")
     yield _attention(architecture, "fp16", 128, group=8, max_query_len=1, block_size=64, cache="i8")
     yield _write_kv("bf16", 128, cache="i8")
+
+
+def _prefills_with_boxes(architecture: int) -> Iterator[Configuration]:
+    """What takes boxes where others take pointers too, and blocks that no box fits into."""
+    for head_dim in (64, 128, 256):
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=16)
+    yield _attention(architecture, "fp16", 96, group=8, max_query_len=512, block_size=64)
+    yield _attention(architecture, "bf16", 64, group=8, max_query_len=512, block_size=64, window=128, per_head="sinks")
+    yield _attention(architecture, "bf16", 64, group=4, max_query_len=512, block_size=64, split=2048)
 
 
 def fp8_of(architecture: int) -> str:
@@ -104,13 +118,14 @@ def _attention(
         _SIZES[dtype],
         cache_size=_SIZES[cache or dtype],
         scaled=cache == "i8",
+        block_size=block_size,
         for_any=split > 0,
     )
     constants = {
         "NUM_KV_HEADS": _NUM_KV_HEADS,
         "GROUP": group,
         "HEAD_DIM": head_dim,
-        "PADDED_DIM": triton.next_power_of_2(head_dim),
+        "PADDED_DIM": padded_dim(head_dim),
         "BLOCK_SIZE": block_size,
         "BLOCK_Q": launch.rows // group,
         "BLOCK_M": launch.rows,
@@ -120,9 +135,11 @@ def _attention(
         "SOFT_CAP": soft_cap,
         "SPLIT": split // launch.columns,
         "SCALED": cache == "i8",
+        "BOXES": launch.boxes,
     }
     types = dict.fromkeys(("query", "out"), f"*{dtype}")
-    types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")
+    box = f"tensordesc<{cache or dtype}[{launch.columns},{padded_dim(head_dim)}]>"
+    types |= dict.fromkeys(("key_cache", "value_cache"), box if launch.boxes else f"*{cache or dtype}")
     types |= dict.fromkeys(_INDICES, "*i32") | dict.fromkeys(_PARTS, "*fp32") | {"scale_log2e": "fp32"}
     types |= dict.fromkeys(("query_stride", "out_stride", "table_stride"), "i32")
     types |= {per_head: "*fp32"} if per_head else {}
@@ -137,7 +154,7 @@ def _attention(
     )
     source = source_of(paged_attention_kernel, types, constants)
     programs = launch.programs if launch.is_decode and per_head != "slopes" else 0  # whose bias takes registers
-    return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128, programs)
+    return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128, programs, launch.boxes)
 
 
 def _merge(dtype: str, head_dim: int, *, rows: int, group: int, per_head: str | None = None) -> Configuration:

@@ -73,7 +73,7 @@ def pools_for(shape: BenchShape, l2_bytes: int) -> int:
 
 
 def quick_shapes() -> Iterator[BenchShape]:
-    """A few for every change."""
+    """A dozen or so for every change."""
     for batch, context in ((1, 1024), (1, 32768), (8, 4096), (32, 2048), (64, 8192), (256, 1024)):
         yield _decode(batch, context)
     yield _decode(32, 8192, cache="e4m3")
@@ -81,6 +81,7 @@ def quick_shapes() -> Iterator[BenchShape]:
     yield _decode(32, 2048, block_size=64)
     yield _ragged(32)
     yield _prefill(1, 2048, 0)
+    yield _prefill(1, 2048, 0, block_size=64)
     yield _prefill(4, 512, 8192)
     yield _mixed()
 
@@ -97,8 +98,9 @@ def all_shapes() -> Iterator[BenchShape]:
         yield from (_decode(batch, 4096, block_size=block_size) for batch in (1, 32))
     yield from (_ragged(batch) for batch in (8, 32, 128))
     yield from (_decode(32, 4096, queries=queries) for queries in (2, 4, 8))
-    for batch in (1, 4):
-        yield from (_prefill(batch, chunk, before) for chunk in (512, 2048, 8192) for before in (0, 8192, 32768))
+    for batch, block_size in ((1, 16), (4, 16), (1, 64), (4, 64)):
+        for chunk in (512, 2048, 8192):
+            yield from (_prefill(batch, chunk, before, block_size=block_size) for before in (0, 8192, 32768))
     yield _mixed()
 
 
@@ -130,8 +132,9 @@ def _ragged(batch: int) -> BenchShape:
     return BenchShape(f"decode {batch} ragged", "decode", tuple((1, context) for context in (*contexts, 131072)))
 
 
-def _prefill(batch: int, chunk: int, before: int) -> BenchShape:
-    return BenchShape(f"prefill {batch} x {chunk} after {before}", "prefill", ((chunk, before + chunk),) * batch)
+def _prefill(batch: int, chunk: int, before: int, block_size: int = 16) -> BenchShape:
+    name = f"prefill {batch} x {chunk} after {before} page {block_size}"
+    return BenchShape(name, "prefill", ((chunk, before + chunk),) * batch, block_size=block_size)
 
 
 def _mixed() -> BenchShape:

@@ -18,6 +18,7 @@ from octavo_kernels.check import (
     check_write_kv,
     check_write_rotated,
 )
+from octavo_kernels.triton.boxes import boxes_of, padded_dim
 from octavo_kernels.triton.launches import (
     MERGE_OPTIONS,
     MERGED_ROWS,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     from octavo_kernels.interface import PagedBatch
     from octavo_kernels.triton.launches import Launch
@@ -56,18 +58,22 @@ class TritonBackend(TritonNeighbours, TritonSampling):
 
     name = "triton"
 
-    def __init__(self, split_tokens: int | None = None) -> None:
+    def __init__(self, split_tokens: int | None = None, *, boxes: bool = True) -> None:
         """`split_tokens` is for the batch-invariant mode: contexts are cut at multiples of so many positions, whatever
         else is in the step (splits.py). None: where it suits the step.
+
+        `boxes`: whether keys and values are loaded through tensor descriptors where the table of launches has it so
+        (launches.py); False: through pointers everywhere.
         """
         if split_tokens is not None and (split_tokens <= 0 or split_tokens % MOST_COLUMNS):
             raise ValueError(f"split_tokens is {split_tokens}; expected a multiple of {MOST_COLUMNS}")
         self._split_tokens = split_tokens
+        self._boxes = boxes
 
     def prepare(self, batch: PagedBatch, key_cache: Tensor, num_heads: int) -> PagedBatch:
         """The plan is made on the device from shapes alone: the host waits for nothing and reads no length."""
         group = num_heads // key_cache.shape[1]
-        launch = _launch(batch, key_cache, group, for_any=self._split_tokens is not None)
+        launch = _launch(batch, key_cache, group, for_any=self._split_tokens is not None, boxes=self._boxes)
         programs = launch.programs * multiprocessors_of(key_cache.device)
         splits, slots = None, (2 * programs, launch.rows)
         if self._split_tokens is not None:
@@ -179,14 +185,13 @@ class TritonBackend(TritonNeighbours, TritonSampling):
         tile = {
             "GROUP": num_heads // num_kv_heads,
             "HEAD_DIM": head_dim,
-            "PADDED_DIM": max(16, triton.next_power_of_2(head_dim)),
+            "PADDED_DIM": padded_dim(head_dim),
             "BLOCK_Q": plan.tiles.block_q,
             "BLOCK_M": plan.launch.rows,
         }
         paged_attention_kernel[(plan.programs,)](
             query,
-            key_cache,
-            value_cache,
+            *(_boxes(key_cache, value_cache, plan.launch) if plan.launch.boxes else (key_cache, value_cache)),
             out,
             *plan.parts,
             work.units,
@@ -210,6 +215,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
             SOFT_CAP=soft_cap or 0.0,
             SPLIT=plan.splits.tiles if plan.splits else 0,
             SCALED=key_cache.dtype == INT8,
+            BOXES=plan.launch.boxes,
             **tile,
             **plan.launch.options,
         )
@@ -261,7 +267,7 @@ def _merge_splits(
     )
 
 
-def _launch(batch: PagedBatch, key_cache: Tensor, group: int, *, for_any: bool) -> Launch:
+def _launch(batch: PagedBatch, key_cache: Tensor, group: int, *, for_any: bool, boxes: bool) -> Launch:
     architecture = architecture_of(key_cache.device)
     size = key_cache.element_size()
     element_size = _HALF if key_cache.dtype in EIGHT_BITS else size
@@ -273,7 +279,9 @@ def _launch(batch: PagedBatch, key_cache: Tensor, group: int, *, for_any: bool) 
         element_size,
         cache_size=size,
         scaled=key_cache.dtype == INT8,
+        block_size=key_cache.shape[2],
         for_any=for_any,
+        boxes=boxes,
     )
 
 
@@ -285,6 +293,10 @@ def _caches(key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:
     if key_cache.dtype == FP8 and architecture_of(key_cache.device) < FP8_ARCHITECTURE:
         return key_cache.view(torch.uint8), value_cache.view(torch.uint8)
     return key_cache, value_cache
+
+
+def _boxes(key_cache: Tensor, value_cache: Tensor, launch: Launch) -> tuple[TensorDescriptor, TensorDescriptor]:
+    return boxes_of("key_cache", key_cache, launch.columns), boxes_of("value_cache", value_cache, launch.columns)
 
 
 def _token_rows(x: Tensor) -> Tensor:

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 import triton
+from triton import knobs
+from triton.runtime import driver
+
+from octavo_kernels.triton.boxes import BOX_ALIGNMENT, padded_dim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 _LEAST: Final = 16  # rows or columns that tensor cores take
 _MOST_ROWS: Final = 128
 MOST_COLUMNS: Final = 64
-_WIDE: Final = 256  # bytes of one head
+_NARROW: Final = 128  # bytes of one head
+_WIDE: Final = 256
 _INTERPRETED: Final = 90  # the architecture whose tiles the interpreter works on
 _INTERPRETED_MULTIPROCESSORS: Final = 2
 
@@ -32,7 +37,8 @@ class _Shape(NamedTuple):
     num_warps: int
     num_stages: int
     programs: int  # per multiprocessor
-    most_registers: int = 0  # that the compiler may take for a thread; 0: as it likes
+    boxes: bool = False  # keys and values through tensor descriptors, where a tile is a box; else through pointers
+    registers: int | None = None  # at most, per thread
 
 
 class Launch(NamedTuple):
@@ -42,6 +48,7 @@ class Launch(NamedTuple):
     columns: int  # BLOCK_N: positions at a time
     programs: int  # per multiprocessor
     is_decode: bool
+    boxes: bool  # keys and values are loaded through tensor descriptors (boxes.py)
     options: Mapping[str, Any]
 
 
@@ -49,7 +56,8 @@ class Launch(NamedTuple):
 # tiles of 32 KiB make the page arithmetic spill; 16 KiB keep as many bytes in flight with more blocks. As many programs
 # as run at once, which the gate holds against what was compiled.
 # Prefill: as many queries as share one reading of keys and values without a spill. sm_89 has 99 KiB for a block. Two
-# programs per multiprocessor, though most sizes run one at a time: the second begins where the first one ends.
+# programs per multiprocessor, though most sizes run one at a time: the second begins where the first one ends. On sm_90
+# two run at once with narrow heads: the compiler takes 190 registers there, and does with 128 where it is told to.
 _DECODE: Final = {
     80: _Shape(0, 16 << 10, 4, 3, 4),
     89: _Shape(0, 16 << 10, 4, 3, 2),
@@ -59,28 +67,34 @@ _DECODE: Final = {
 _PREFILL: Final = {
     80: _Shape(32 << 10, 32 << 10, 8, 3, 2),
     89: _Shape(32 << 10, 32 << 10, 8, 3, 2),
-    90: _Shape(32 << 10, 32 << 10, 8, 3, 2),
-    100: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    90: _Shape(32 << 10, 32 << 10, 8, 3, 2, boxes=True),
+    100: _Shape(32 << 10, 32 << 10, 8, 3, 2, boxes=True),
 }
 _WIDE_PREFILL: Final = {
     80: _Shape(16 << 10, 32 << 10, 4, 3, 2),
     89: _Shape(16 << 10, 32 << 10, 4, 3, 2),
     90: _PREFILL[90],
-    100: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    100: _PREFILL[100],
 }
-# Splits at fixed places take registers too.
+_NARROW_PREFILL: Final = {
+    80: _PREFILL[80],
+    89: _PREFILL[89],
+    90: _Shape(16 << 10, 16 << 10, 8, 3, 2, boxes=True, registers=128),
+    100: _PREFILL[100],
+}
+# Splits at fixed places take registers too; on sm_90 boxes spill then.
 _SPLIT: Final = {
     80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
     89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
-    90: _PREFILL[90],
-    100: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    90: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    100: _Shape(16 << 10, 32 << 10, 8, 3, 2, boxes=True),
 }
 # Exact fp32 computes without tensor cores: twice the warps, or sums spill.
 _EXACT_PREFILL: Final = {
     80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
     89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
-    90: _PREFILL[90],
-    100: _PREFILL[100],
+    90: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    100: _Shape(32 << 10, 32 << 10, 8, 3, 2),
 }
 # A cache of smaller numbers than products take: these are converted in registers, which leaves fewer for the tile, so
 # it is smaller and one more is in flight. sm_89 spills in prefill with more queries.
@@ -99,10 +113,16 @@ _FP8_PREFILL: Final = {
 # Scales take registers too. Left alone, the compiler sometimes chooses 128 and spills some; 168 are enough, and three
 # blocks, whose tiles are one more in flight. sm_89 has shared memory for three tiles.
 _INT8_DECODE: Final = {
-    80: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
-    89: _Shape(0, 16 << 10, 4, 4, 3, most_registers=168),
-    90: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
-    100: _Shape(0, 16 << 10, 4, 5, 3, most_registers=168),
+    80: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+    89: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
+    90: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+    100: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+}
+_INT8_PREFILL: Final = {
+    80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    90: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    100: _Shape(32 << 10, 32 << 10, 8, 3, 2),
 }
 _MOST_FP8_COLUMNS: Final = 32
 _SMALLEST: Final = 89  # whose tiles fit everywhere
@@ -118,33 +138,47 @@ def choose_launch(
     *,
     cache_size: int,
     scaled: bool = False,
+    block_size: int,
     for_any: bool = False,
+    boxes: bool = True,
 ) -> Launch:
     """The launch for a step whose longest query is `max_query_len`, with `group` query heads per KV head.
 
     `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes; `scaled` where
     its rows have scales.
+    Blocks of `block_size` tokens decide where boxes can be had; without `boxes` all is loaded through pointers.
     `for_any` gives the tiles of a prefill whatever the queries, so that they do not depend on who is in the step.
     `architecture` is such as 90. One that is not in the table gets the tiles of the smallest, which fit everywhere.
     """
-    row_bytes = triton.next_power_of_2(head_dim) * element_size
+    row_bytes = padded_dim(head_dim) * element_size
     converted = cache_size < element_size
     least_rows = max(_LEAST, triton.next_power_of_2(group))
     is_decode = not for_any and max_query_len * group <= least_rows  # also what verifies a few drafted tokens
-    table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
-    if scaled and is_decode:
-        table = _INT8_DECODE
+    if scaled and (is_decode or row_bytes <= _WIDE):
+        table = _INT8_DECODE if is_decode else _INT8_PREFILL
+    else:
+        table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
     shape = table[_CLASSES.get(architecture, _SMALLEST)]
-    held = {"maxnreg": shape.most_registers} if shape.most_registers else {}
     most_columns = _MOST_FP8_COLUMNS if converted and is_decode else MOST_COLUMNS
+    columns = _fit(shape.kv_bytes, 2 * row_bytes, most_columns)
     return Launch(
         rows=max(least_rows, _fit(shape.query_bytes, row_bytes, _MOST_ROWS)),
-        columns=_fit(shape.kv_bytes, 2 * row_bytes, most_columns),
+        columns=columns,
         programs=shape.programs,
         is_decode=is_decode,
+        boxes=boxes and shape.boxes and not scaled and _fits_boxes(columns, block_size, head_dim * cache_size),
         # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
-        options={"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": True, **held},
+        options={
+            "num_warps": shape.num_warps,
+            "num_stages": shape.num_stages,
+            "maxnreg": shape.registers,
+            "enable_fp_fusion": True,
+        },
     )
+
+
+def _fits_boxes(columns: int, block_size: int, row_bytes: int) -> bool:
+    return columns <= block_size and row_bytes % BOX_ALIGNMENT == 0
 
 
 def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, for_any: bool) -> dict[int, _Shape]:
@@ -152,6 +186,8 @@ def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, 
         return _FP8_DECODE if converted else _DECODE
     if is_exact:
         return _EXACT_PREFILL
+    if row_bytes <= _NARROW:
+        return _NARROW_PREFILL
     if row_bytes > _WIDE:
         return _WIDE_PREFILL
     if converted:
@@ -160,7 +196,12 @@ def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, 
 
 
 def architecture_of(device: torch.device) -> int:
-    """Such as 90 for compute capability 9.0; in the interpreter, whose tensors are on the CPU, a fixed one."""
+    """Such as 90 for compute capability 9.0; in the interpreter, whose tensors are on the CPU, a fixed one.
+
+    Without an interpreter and without a GPU launches are rehearsed (shipping/rehearsal.py), for one that is told.
+    """
+    if device.type == "meta" and not knobs.runtime.interpret:
+        return int(driver.active.get_current_target().arch)
     if device.type != "cuda":
         return _INTERPRETED
     major, minor = torch.cuda.get_device_capability(device)

@@ -61,14 +61,25 @@ def merge_kernel(
         for program in range(last, tl.load(program_end + last + 1)):
             slot = 2 * program + tl.where(program == last, 1, 0)
             at = slot * BLOCK_M + rows
-            part_largest = tl.load(partial_largest + at, mask=row_valid, other=float("-inf"))
-            part_total = tl.load(partial_total + at, mask=row_valid, other=0.0)
-            part = tl.load(partial + (at * HEAD_DIM)[:, None] + dims[None, :], mask=valid, other=0.0)
-            largest, total, acc = merge(largest, total, acc, part_largest, part_total, part)
+            part = load_part(partial, partial_largest, partial_total, at, dims, row_valid, HEAD_DIM)
+            largest, total, acc = merge(largest, total, acc, *part)
         sink = load_sinks(sinks, kv_head, rows, GROUP, BLOCK_Q)
         result = (acc / divisor(largest, total, sink, sinks is not None)[:, None]).to(out.dtype.element_ty)
         tokens = (first_token + queries).to(tl.int64)
         tl.store(out + (tokens * out_stride + heads * HEAD_DIM)[:, None] + dims[None, :], result, mask=valid)
+
+
+@triton.jit
+def load_part(partial, partial_largest, partial_total, at, dims, row_valid, HEAD_DIM: tl.constexpr):
+    """A part's largest scores, sums of weights and weighted sums; as if it had seen nothing where a row is not valid.
+
+    `at`: where each row's lies, in rows of `partial`.
+    """
+    valid = row_valid[:, None] & (dims < HEAD_DIM)[None, :]
+    largest = tl.load(partial_largest + at, mask=row_valid, other=float("-inf"))
+    total = tl.load(partial_total + at, mask=row_valid, other=0.0)
+    acc = tl.load(partial + (at * HEAD_DIM)[:, None] + dims[None, :], mask=valid, other=0.0)
+    return largest, total, acc
 
 
 @triton.jit

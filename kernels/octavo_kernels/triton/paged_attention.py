@@ -10,6 +10,7 @@ Tiles of positions that all rows may see need no mask; only the last few do, and
 sliding window that loop does all of the work, from the first tile that any row sees. The numbers of the next tile's
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
+Both come through pointers, or as boxes where the table of launches has it so (boxes.py); the loops are the same.
 Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py); those of
 one in int8 do too, and their scales multiply what stands on the other side of the products (int8.py).
 """
@@ -21,8 +22,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo_kernels.triton.e4m3 import as_read
-from octavo_kernels.triton.int8 import load_numbers, load_scales
+from octavo_kernels.triton.context import load_context, load_pages
+from octavo_kernels.triton.int8 import load_scales
 
 
 @triton.jit
@@ -59,6 +60,7 @@ def paged_attention_kernel(
     WINDOW: tl.constexpr = 0,  # positions that a row sees up to its own; 0: all
     SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
     SPLIT: tl.constexpr = 0,  # tiles of positions, where contexts are cut at multiples of so many (splits.py)
+    BOXES: tl.constexpr = False,  # the caches come as tensor descriptors, whose boxes are tiles (boxes.py)
     SCALED: tl.constexpr = False,  # caches in int8 with scales
 ):
     program = tl.program_id(0)
@@ -66,7 +68,10 @@ def paged_attention_kernel(
     last_unit = tl.load(program_unit + program + 1)
     first_skipped = tl.load(program_tile + program)
     last_stop = tl.load(program_tile + program + 1)
-    for unit in range(first_unit, last_unit + tl.where(last_stop > 0, 1, 0)):
+    # What is the same for all units is made anew for each: moved out of this loop, it keeps some seventy registers. Not
+    # in a decode, which has them and short units, nor for exact products, which spill without.
+    anew: tl.constexpr = BLOCK_M > 16 and query.dtype.element_ty != tl.float32
+    for unit in tl.range(first_unit, last_unit + tl.where(last_stop > 0, 1, 0), disable_licm=anew):
         kv_head, sequence, first_query, first_tile, count = load_unit(units, unit)
         begin = first_tile + tl.where(unit == first_unit, first_skipped, 0)
         stop = first_tile + tl.where(unit == last_unit, last_stop, count)
@@ -99,15 +104,15 @@ def paged_attention_kernel(
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
-        pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N)
+        pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
         scales = load_scales(
             key_cache, value_cache, pages, begin, kv_head, seq_len, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N, SCALED
         )
         for tile in range(begin, num_full):
-            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
             k, v = load_context(
                 key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
-                BLOCK_SIZE, BLOCK_N, q.dtype, False, SCALED,
+                BLOCK_SIZE, BLOCK_N, q.dtype, False, BOXES, SCALED,
             )  # fmt: skip
             scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
             if slopes is not None:
@@ -128,10 +133,10 @@ def paged_attention_kernel(
                 SCALED,
             )
         for tile in range(num_full, stop):
-            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N)
+            next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
             k, v = load_context(
                 key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
-                BLOCK_SIZE, BLOCK_N, q.dtype, True, SCALED,
+                BLOCK_SIZE, BLOCK_N, q.dtype, True, BOXES, SCALED,
             )  # fmt: skip
             scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -232,83 +237,6 @@ def divisor(largest, total, sink, HAS_SINKS: tl.constexpr):
         share = tl.maximum(tl.exp2(largest - base), 1e-30)
         total = (total * share + tl.exp2(sink - base)) / share
     return tl.where(total > 0.0, total, 1.0)
-
-
-@triton.jit
-def load_pages(table, tile, num_pages, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Block numbers of a tile of positions; 0 past the sequence's end, where the table may hold anything."""
-    PAGES: tl.constexpr = max(1, BLOCK_N // BLOCK_SIZE)
-    index = tile * BLOCK_N // BLOCK_SIZE + tl.arange(0, PAGES)
-    return tl.load(table + index, mask=index < num_pages, other=0)
-
-
-@triton.jit
-def slots_of(pages, tile, kv_head, NUM_KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Rows of the cache, seen as [num_blocks * num_kv_heads * block_size, head_dim]; int64, as a pool passes 2^31."""
-    first = (pages.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile * BLOCK_N % BLOCK_SIZE
-    return tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
-
-
-@triton.jit
-def load_context(
-    key_cache,
-    value_cache,
-    pages,
-    tile,
-    kv_head,
-    seq_len,
-    dims,
-    NUM_KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PADDED_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    DTYPE: tl.constexpr,
-    MASKED: tl.constexpr,
-    SCALED: tl.constexpr,
-):
-    """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of a tile of positions, which MASKED may not all be
-    written; SCALED without their scales.
-    """
-    if SCALED:
-        return load_numbers(
-            key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
-            BLOCK_SIZE, BLOCK_N, DTYPE, MASKED,
-        )  # fmt: skip
-    else:  # noqa: RET505  Triton compiles only the branch that is taken
-        slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N)
-        if MASKED:
-            written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
-            return load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM, DTYPE)
-        else:  # noqa: RET505  as above
-            return load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, DTYPE)
-
-
-@triton.jit
-def load_tile(
-    key_cache, value_cache, slots, dims, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, DTYPE: tl.constexpr
-):
-    """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of whole blocks."""
-    keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-    values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
-    if HEAD_DIM == PADDED_DIM:
-        k = tl.load(keys)
-        v = tl.load(values)
-    else:
-        k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0.0)
-        v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-    return as_read(k, DTYPE), as_read(v, DTYPE)
-
-
-@triton.jit
-def load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM: tl.constexpr, DTYPE: tl.constexpr):
-    """The same, with zeros for positions that are not written: what lies there may be NaN, or another's."""
-    inside = dims < HEAD_DIM
-    keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-    values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
-    k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
-    v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
-    return as_read(k, DTYPE), as_read(v, DTYPE)
 
 
 @triton.jit

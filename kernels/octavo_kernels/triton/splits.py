@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from octavo_kernels.triton.merge import merge
+from octavo_kernels.triton.merge import load_part, merge
 from octavo_kernels.triton.paged_attention import divisor, load_sinks, splits_of
 from octavo_kernels.triton.work import WorkList, cut, positions_of
 
@@ -111,10 +111,8 @@ def merge_splits_kernel(
         acc = tl.zeros([ROWS, PADDED_DIM], tl.float32)
         for split in range(first_split, last_split + 1):
             at = (tokens * (NUM_KV_HEADS * GROUP) + heads) * num_splits + split
-            part_largest = tl.load(partial_largest + at, mask=row_valid, other=float("-inf"))
-            part_total = tl.load(partial_total + at, mask=row_valid, other=0.0)
-            part = tl.load(partial + (at * HEAD_DIM)[:, None] + dims[None, :], mask=valid, other=0.0)
-            largest, total, acc = merge(largest, total, acc, part_largest, part_total, part)
+            part = load_part(partial, partial_largest, partial_total, at, dims, row_valid, HEAD_DIM)
+            largest, total, acc = merge(largest, total, acc, *part)
         sink = load_sinks(sinks, kv_head, rows, GROUP, BLOCK_Q)
         result = (acc / divisor(largest, total, sink, sinks is not None)[:, None]).to(out.dtype.element_ty)
         tl.store(out + (tokens * out_stride + heads * HEAD_DIM)[:, None] + dims[None, :], result, mask=valid)

@@ -9,8 +9,10 @@ from rich.text import Text
 
 from octavo_operator.cli.listing import kv, replicas
 from octavo_operator.cli.words import UNKNOWN, age, condition, conditions, part, safe, state
+from octavo_operator.core.groups import view_workload
+from octavo_operator.core.manifest import slot
 from octavo_operator.core.names import Condition
-from octavo_operator.core.observed import view_deployment, view_pod
+from octavo_operator.core.observed import view_pod
 
 Raw = Mapping[str, Any]
 
@@ -20,7 +22,7 @@ _NEUTRAL: Final = frozenset({Condition.PROGRESSING, Condition.RECONCILING, Condi
 
 
 def detail(server: Raw, children: Sequence[Raw], events: Sequence[Raw], now: float) -> RenderableType:
-    """Everything on one ModelServer that fits on a screen. `children` are its Deployment and its pods."""
+    """Everything on one ModelServer that fits on a screen. `children` are what makes its replicas, and its pods."""
     parts: list[RenderableType] = [_headline(server), Text(), _conditions(server, now)]
     pods = [raw for raw in children if raw.get("kind") == "Pod"]
     if pods:
@@ -93,10 +95,10 @@ def _replicas(pods: Sequence[Raw], newest: str | None, now: float) -> Renderable
 
 
 def newest_revision(server: Raw, children: Sequence[Raw]) -> str | None:
-    """The revision that the Deployment goes to."""
-    name = part(server, "metadata").get("name")
-    ours = (raw for raw in children if raw.get("kind") == "Deployment" and part(raw, "metadata").get("name") == name)
-    return next((view_deployment(raw).revision for raw in ours), None)
+    """The revision that the Deployment goes to, or the LeaderWorkerSet."""
+    name = str(part(server, "metadata").get("name"))
+    workload = view_workload(None, {slot(raw, name): raw for raw in children if raw.get("kind") != "Pod"}, (), ())
+    return workload.revision if workload else None
 
 
 def _events(events: Sequence[Raw], now: float) -> RenderableType:

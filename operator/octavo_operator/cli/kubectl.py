@@ -10,6 +10,7 @@ from typing import Any, Final
 from octavo_operator.core import names
 
 MODEL_SERVERS: Final = f"{names.PLURAL}.{names.GROUP}"
+LEADER_WORKER_SETS: Final = "{0.plural}.{0.group}".format(names.RESOURCES["LeaderWorkerSet"])
 TIMEOUT_SECONDS: Final = 60
 
 

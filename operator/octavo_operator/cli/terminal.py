@@ -3,15 +3,17 @@
 import argparse
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console, RenderableType
 
 from octavo_operator.cli.detail import detail
-from octavo_operator.cli.kubectl import MODEL_SERVERS, Kubectl, KubectlError
+from octavo_operator.cli.kubectl import LEADER_WORKER_SETS, MODEL_SERVERS, Kubectl, KubectlError
 from octavo_operator.cli.listing import listing
 from octavo_operator.cli.why import why
+from octavo_operator.cli.words import condition, part
 from octavo_operator.core import names
+from octavo_operator.core.names import Condition, Reason
 
 PLAIN_WIDTH: Final = 200
 """Where the output is no terminal: rich would cut at 80."""
@@ -37,10 +39,23 @@ def _view(options: argparse.Namespace, now: float) -> RenderableType:
         return listing(servers, now, namespaces=options.all_namespaces) if servers else f"No {names.KIND} found."
     if options.all_namespaces:
         raise ValueError(f"--all-namespaces lists all; for {options.name} name its --namespace")
-    children = kubectl.items("deployments.apps,pods", f"--selector={names.LABEL_MODEL_SERVER}={options.name}")
+    server = kubectl.get(MODEL_SERVERS, options.name)
+    children = kubectl.items(*_children(server, options.name))
     about = f"regarding.kind={names.KIND},regarding.name={options.name}"
     events = kubectl.items("events.events.k8s.io", f"--field-selector={about}")
-    return detail(kubectl.get(MODEL_SERVERS, options.name), children, events, now)
+    return detail(server, children, events, now)
+
+
+def _children(server: dict[str, Any], name: str) -> tuple[str, str]:
+    """What makes the replicas and their pods. kubectl fails for a kind that the cluster does not have."""
+    if part(part(server, "spec"), "accelerator").get("nodes", 1) == 1:
+        return "deployments.apps,pods", f"--selector={names.LABEL_MODEL_SERVER}={name}"
+    lacks = condition(server, Condition.READY).get("reason") == Reason.KIND_MISSING
+    labels = (*names.selector(name).values(), *names.worker_selector(name).values())
+    return (
+        "deployments.apps,pods" if lacks else f"{LEADER_WORKER_SETS},pods",
+        f"--selector={names.LABEL_MODEL_SERVER} in ({','.join(labels)})",
+    )
 
 
 def _kubectl(options: argparse.Namespace) -> Kubectl:

@@ -34,6 +34,11 @@ class Buckets:
         return self.bounds[-2] if len(self.bounds) > 1 else 0.0
 
 
+def grown(first: Buckets, last: Buckets) -> Buckets:
+    """What was added between two histograms of the same bounds, with no restart between them."""
+    return Buckets(first.bounds, tuple(map(sub, last.counts, first.counts)))
+
+
 def increase(samples: Iterable[Buckets]) -> Buckets | None:
     """What was added between the first and the last of one replica's histograms. A restart begins again at 0.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from octavo_operator.core.contest import NO_CONTEST, Contest
-from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.names import ENDINGS, Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
 from octavo_operator.core.startup import Progress
 from octavo_operator.core.status_model import ModelServerStatus
@@ -47,6 +47,8 @@ class Facts:
     contest: Contest = NO_CONTEST
     progress: Progress | None = None
     """Of the start of the replica that is furthest."""
+    workers: tuple[PodView, ...] = ()
+    """The pods of groups that are not leaders (groups.py)."""
 
     @property
     def draining(self) -> int:
@@ -84,7 +86,7 @@ def _does_not_exist_yet(facts: Facts) -> Verdict | None:
         return None
     if facts.paused:
         return Verdict(ready=False, reason=Reason.PAUSED, message="paused before anything was created")
-    return Verdict(ready=False, reason=Reason.CREATING, message="the Deployment is being created")
+    return Verdict(ready=False, reason=Reason.CREATING, message="its replicas are being created")
 
 
 def _was_not_looked_at_yet(facts: Facts) -> Verdict | None:
@@ -134,7 +136,7 @@ def in_place(facts: Facts) -> str:
 
 def _problem(facts: Facts) -> Problem | None:
     """The gravest of the newest revision; pods of an older one are on their way out, and their problems with them."""
-    return gravest_problem(facts.pods, facts.deployment.revision) if facts.deployment else None
+    return gravest_problem((*facts.pods, *facts.workers), facts.deployment.revision) if facts.deployment else None
 
 
 def _missed_its_deadline(facts: Facts) -> Verdict | None:
@@ -172,8 +174,20 @@ def _waiting(facts: Facts, reason: str, message: str) -> Verdict:
         return Verdict(
             ready=False, reason=problem.reason, message=f"{message}: {problem.message}", stalled=problem.stalled
         )
+    if (told := _told_before(facts)) is not None:
+        return told
     started = f"; one is {facts.progress}" if facts.progress else ""
     return Verdict(ready=False, reason=reason, message=f"{message}{started}")
+
+
+def _told_before(facts: Facts) -> Verdict | None:
+    """A group whose container has ended starts anew, with new pods that know nothing of it: what was said stays."""
+    said, deployment = facts.previous.condition(Condition.READY), facts.deployment
+    if deployment is None or not deployment.grouped or said is None or said.observed_generation != facts.generation:
+        return None
+    if said.status != "False" or said.reason not in ENDINGS:
+        return None
+    return Verdict(False, said.reason, said.message, facts.previous.condition(Condition.STALLED) is not None)
 
 
 def _is_wanted_away(facts: Facts) -> Verdict | None:

@@ -97,7 +97,13 @@ _ROOT_RULES: Final = rules(
             && size(self.metadata.name) <= {names.MAX_NAME_LENGTH}""",
         "metadata.name becomes the name of a Service: begin with a letter, use only a-z, 0-9 and '-', "
         f"end with a letter or digit, at most {names.MAX_NAME_LENGTH} characters",
-    )
+    ),
+    rule(
+        f"""!has(self.spec.accelerator) || self.spec.accelerator.nodes == 1
+            || size(self.metadata.name) <= {names.MAX_GROUPED_NAME_LENGTH}""",
+        f"with accelerator.nodes metadata.name becomes that of each group: at most {names.MAX_GROUPED_NAME_LENGTH} "
+        "characters",
+    ),
 )
 
 

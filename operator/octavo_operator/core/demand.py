@@ -6,13 +6,15 @@
     waitingPerReplica      waiting requests                                  target
     prefillTokens          prompt tokens/s that arrive + waiting / patience  learned tokens/s * 0.8
     ttftP95, itlP95        ready replicas * p95 / limit                      at most twice what the others ask for
-    forecast               the first and the third, grown on as until now    over the start-up time of a replica
+    forecast               the first and the third, grown on as until now    over the start-up time of a replica;
+                                                                             what waits already does not grow
     held                   requests held at the activator, their tokens      maxNumSeqs, or 64; as the first
 
 Waiting tokens count for the KV cache: they will be held there. But a queue says only that a load is too high, and not
-by how much: it grows as long as nobody helps, and stays in the replica where it is. So once it is known what a replica
-computes, a queue asks for no more than the third line: replicas for what arrives, and for the queue to be gone within
-the time that replicas stay in any case, two start-ups. Until then it asks for what it divides to.
+by how much: it grows as long as nobody helps, and stays in the replica where it is. So a queue asks for no more than
+the third line: replicas for what arrives, and for the queue to be gone within the time that replicas stay in any case,
+two start-ups. Until the limit of one was seen, what one has computed without a queue stands for it, whole and not 0.8
+of it. Where nothing was seen at all a queue asks for what it divides to.
 
 Requests held at the activator count as waiting; while no replica is ready they are a candidate of their own. An unknown
 replica adds what it would carry if it were full. Sources: llm-d WVA V2 (tokens, learned supply), Dynamo planner
@@ -21,12 +23,13 @@ replica adds what it would carry if it were full. Sources: llm-d WVA V2 (tokens,
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from octavo_operator.core.memory import STARTUPS_TO_WAIT, Recalled
+from octavo_operator.core.pace import LATENCY_SECONDS
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import LATENCY_SECONDS, Signals
+from octavo_operator.core.window import Signals
 
 TOLERANCE: Final = 0.1
 PREFILL_SHARE: Final = 0.8
@@ -112,6 +115,12 @@ class View:
         rate = self.recalled.prompt_rate
         return rate * PREFILL_SHARE if rate and rate >= LEAST_RATE else None
 
+    @property
+    def least_supply(self) -> float | None:
+        """The same; until the limit was seen, what one has computed without a queue: so much it carries at least."""
+        proven = self.recalled.proven_rate
+        return self.prefill_supply or (proven if proven and proven >= LEAST_RATE else None)
+
 
 def candidates(view: View, *, unknown_full: bool) -> dict[str, int]:
     """What each signal alone asks for; without a single sample, what is there."""
@@ -122,7 +131,7 @@ def candidates(view: View, *, unknown_full: bool) -> dict[str, int]:
         return dict.fromkeys(_targets(view.policy), view.current)
     demands = _load(view, extra)
     demands |= _latency(view, _explained(demands))
-    if (ahead := _forecast(view, demands)) is not None:
+    if (ahead := _forecast(view, extra)) is not None:
         demands[SIGNAL_FORECAST] = ahead
     return {signal: tolerant(demand, view.current) for signal, demand in demands.items()}
 
@@ -154,7 +163,7 @@ def _targets(policy: ScalingPolicy) -> Iterable[str]:
 def _load(view: View, extra: int) -> dict[str, float]:
     policy, demands = view.policy, dict[str, float]()
     flow = view.prefill_demand / view.prefill_supply if view.prefill_supply else None
-    most = math.inf if flow is None or not view.counts_queue else flow
+    most = view.prefill_demand / view.least_supply if view.least_supply and view.counts_queue else math.inf
     if policy.kv_target is not None:
         share = view.carried * policy.kv_target
         demands[SIGNAL_KV] = _queue(view.kv_demand / share, view.signals.kv_used / share, most)
@@ -204,9 +213,21 @@ def _settled(view: View) -> bool:
     return view.signals.ready >= view.current and (added is None or added >= LATENCY_SECONDS)
 
 
-def _forecast(view: View, demands: dict[str, float]) -> float | None:
+def _forecast(view: View, extra: int) -> float | None:
+    """What the load asks for once it has grown; what waits already does not grow, it is computed or waits longer."""
+    factor, signals = view.recalled.growth, view.signals
+    if factor <= 1:
+        return None
+    grown = replace(
+        signals,
+        kv_used=signals.kv_used * factor,
+        prompt_rate=signals.prompt_rate * factor,
+        arrival_rate=signals.arrival_rate and signals.arrival_rate * factor,
+        newest_rate=signals.newest_rate and signals.newest_rate * factor,
+    )
+    demands = _load(replace(view, signals=grown), extra)
     ahead = [demands[signal] for signal in (SIGNAL_KV, SIGNAL_PREFILL) if signal in demands]
-    return max(ahead) * view.recalled.growth if ahead and view.recalled.growth > 1 else None
+    return max(ahead, default=None)
 
 
 def obstacle(view: View, survivors: int) -> str | None:

@@ -11,14 +11,14 @@ of them (rates, p95) is unknown.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from octavo_operator.core import names
 from octavo_operator.core.buckets import Buckets
 
-_LINE: Final = re.compile(
-    r'(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>(?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?[ \t]+(?P<value>\S+)'
-)
+_HEAD: Final = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?')
+_LINE: Final = re.compile(_HEAD.pattern + r"[ \t]+(\S+)")
 _BOUND: Final = re.compile(r'(?:^|,)\s*le="([^"]*)"')
 _BUCKET: Final = "_bucket"
 _GAUGES: Final = (names.METRIC_RUNNING, names.METRIC_WAITING, names.METRIC_KV_USED, names.METRIC_KV_CAPACITY)
@@ -31,7 +31,9 @@ READ: Final = (
     names.METRIC_TTFT + _BUCKET,
     names.METRIC_ITL + _BUCKET,
 )
-"""The metrics that are read. Only lines that begin with one are looked at: three of four are none of ours."""
+"""The metrics that are read."""
+_PREFIX: Final = "octavo_"
+"""Of all of them. Other lines are not looked at."""
 _LARGEST: Final = 1e15
 """No replica has seen so many tokens or requests: a larger number is garbage, and a sum of such ones an infinity."""
 
@@ -57,6 +59,13 @@ class Sample:
     itl: Buckets | None = None
 
 
+class Place(NamedTuple):
+    """Where the value of a series belongs: to a metric, and for a bucket of a histogram to its upper bound."""
+
+    metric: str
+    bound: float | None
+
+
 @dataclass(slots=True)
 class Found:
     """Sums over the series of each metric of one scrape; None for one with a series that is no usable number."""
@@ -64,24 +73,61 @@ class Found:
     values: dict[str, float | None] = field(default_factory=dict)
     buckets: dict[str, dict[float, float | None]] = field(default_factory=dict)
 
-    def put(self, name: str, bound: str | None, text: str) -> None:
-        """Takes in one series: `bound` is its label `le`, which only a bucket has; `text` its value."""
+    def put(self, place: Place, text: str) -> None:
+        """Takes in one series' value."""
         value = _number(text)
-        if not name.endswith(_BUCKET):
-            self.values[name] = _plus(self.values.get(name, 0.0), value)
-        elif (limit := _bound(bound)) is not None:
-            buckets = self.buckets.setdefault(name.removesuffix(_BUCKET), {})
-            buckets[limit] = _plus(buckets.get(limit, 0.0), value)
+        if place.bound is None:
+            self.values[place.metric] = _plus(self.values.get(place.metric, 0.0), value)
+            return
+        buckets = self.buckets.get(place.metric)
+        if buckets is None:
+            buckets = self.buckets[place.metric] = {}
+        buckets[place.bound] = _plus(buckets.get(place.bound, 0.0), value)
+
+
+def place_of(name: str, le: str | None) -> Place | None:
+    """Of a series of a metric; `le` is its label. None for a metric that is not read, and a bucket without a bound."""
+    if name not in READ:
+        return None
+    if not name.endswith(_BUCKET):
+        return Place(name, None)
+    bound = _bound(le)
+    return Place(name.removesuffix(_BUCKET), bound) if bound is not None else None
+
+
+_ODD: Final = Place("", None)
+"""For what is no name with its labels: a value with a timestamp or an exemplar, tabs, more than one space."""
 
 
 def parse_sample(text: str, now: float) -> Sample | None:
     """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number."""
     found = Found()
     for line in text.splitlines():
-        if line.startswith(READ) and (match := _LINE.match(line)) is not None:
-            bound = _BOUND.search(match.group("labels") or "")
-            found.put(match.group("name"), bound.group(1) if bound else None, match.group("value"))
+        if line.startswith(_PREFIX):
+            head, _, value = line.rpartition(" ")
+            place: Place | None = _place(head)
+            if place is _ODD or not value or "\t" in value:
+                place, value = _take_apart(line)
+            if place is not None:
+                found.put(place, value)
     return make_sample(found, now)
+
+
+@lru_cache(maxsize=4096)
+def _place(head: str) -> Place | None:
+    """What stands before a value; remembered, since every scrape of a replica has the same again."""
+    match = _HEAD.fullmatch(head)
+    return _matched(match) if match else _ODD
+
+
+def _take_apart(line: str) -> tuple[Place | None, str]:
+    match = _LINE.match(line)
+    return (_matched(match), match[3]) if match else (None, "")
+
+
+def _matched(match: re.Match[str]) -> Place | None:
+    bound = _BOUND.search(match[2] or "")
+    return place_of(match[1], bound[1] if bound else None)
 
 
 def make_sample(found: Found, now: float) -> Sample | None:

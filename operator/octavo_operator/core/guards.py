@@ -1,8 +1,8 @@
 """The children that guard the replicas and make them visible: who they are, who reaches them, how many may go at once.
 
 ServiceAccount        always     an identity without a token: the runtime asks the API server nothing
-NetworkPolicy         unless switched off: who may connect, and that replicas connect to the model's source alone; the
-                      activator's: that it connects to the replicas alone
+NetworkPolicy         unless switched off: who may connect, and that replicas connect to the model's source alone, and
+                      the pods of groups to each other; the activator's: that it connects to the replicas alone
 PodDisruptionBudget   where there can be more than one replica; with one it could only forbid a node drain
 PodMonitor            where the cluster has the kind
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child, without_empty
-from octavo_operator.core.sources import egress
+from octavo_operator.core.sources import dns_ports, egress
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_metrics import PROMETHEUS
 from octavo_operator.core.spec_network import Peer
@@ -37,12 +37,31 @@ def make_network_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults)
         return None
     peers = [*_users(wanted.allowed_from), *_scrapers(defaults), *_activator(spec, owner)]
     policy = {
-        "podSelector": {"matchLabels": names.selector(owner.name)},
+        "podSelector": _pods(spec, owner),
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": peers, "ports": _tcp(names.PORT)}],
-        "egress": egress(spec.model),
+        "ingress": [{"from": peers, "ports": _tcp(names.PORT)}, *_group_rules(spec, owner, "from")],
+        "egress": [*egress(spec.model), *_group_rules(spec, owner, "to"), *_naming(spec)],
     }
     return child(owner, "NetworkPolicy", spec=without_empty(policy))
+
+
+def _pods(spec: ModelServerSpec, owner: Owner) -> Manifest:
+    """The selector of all pods of the ModelServer, workers too. Two that are alike are nobody's to choose."""
+    if spec.nodes == 1:
+        return {"matchLabels": names.selector(owner.name)}
+    (key,) = names.selector(owner.name)
+    both = [names.selector(owner.name)[key], names.worker_selector(owner.name)[key]]
+    return {"matchExpressions": [{"key": key, "operator": "In", "values": both}]}
+
+
+def _group_rules(spec: ModelServerSpec, owner: Owner, direction: str) -> list[Manifest]:
+    """The pods of a group talk to each other on ports that their libraries choose (torch.distributed, gloo, NCCL)."""
+    return [{direction: [{"podSelector": _pods(spec, owner)}]}] if spec.nodes > 1 else []
+
+
+def _naming(spec: ModelServerSpec) -> list[Manifest]:
+    """Workers know their leader by name."""
+    return [{"ports": dns_ports()}] if spec.nodes > 1 and not spec.model.source.is_fetched else []
 
 
 def make_activator_policy(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
@@ -77,15 +96,18 @@ def _activator(spec: ModelServerSpec, owner: Owner) -> list[Manifest]:
 
 
 def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -> Manifest | None:
-    """How many replicas a node drain takes away at once. A replica that does not work never holds a drain up."""
+    """How many replicas a node drain takes away at once. A replica that does not work never holds a drain up.
+
+    It counts pods, and one that is evicted takes its group along: one more of `nodes` is one more group.
+    """
     scaling = spec.autoscaling
     most = max(replicas, scaling.max_replicas) if scaling and scaling.mode == "Active" else replicas
     if most <= 1:
         return None
     budget = {
-        "maxUnavailable": spec.disruption.max_unavailable,
+        "maxUnavailable": (spec.disruption.max_unavailable - 1) * spec.nodes + 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        "selector": {"matchLabels": names.selector(owner.name)},
+        "selector": _pods(spec, owner),
     }
     return child(owner, "PodDisruptionBudget", spec=budget)
 

@@ -5,15 +5,18 @@
                                                       at 32 % of the KV cache (llm-d-workload-variant-autoscaler#662)
     a warm replica without a queue carries more       then so much can be carried
 
-Sources: llm-d WVA V2 (supply seen while the queue is long, internal/engines/analyzers/saturation_v2); the trend is
-least squares over two minutes.
+Sources: llm-d WVA V2 (supply seen while the queue is long, internal/engines/analyzers/saturation_v2). The trend is
+least squares over two minutes, if a line explains them better than a jump from one level to another: a load that has
+jumped is where it will be.
 """
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from statistics import fmean
 from typing import Final
 
-from octavo_operator.core.window import RATE_SECONDS, Signals
+from octavo_operator.core.pace import RATE_SECONDS
+from octavo_operator.core.window import Signals
 
 LEARN_PERIOD_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 7200.0
@@ -38,13 +41,14 @@ MOST_GROWTH: Final = 1.5
 class Learned:
     """What one replica carries: KV tokens, prompt tokens per second; None while never seen at its limit.
 
-    `looks`: how often it was, by this process.
+    `looks`: how often one was, by this process. `proven_rate`: what one has computed without a queue until then.
     """
 
     kv_tokens: float | None = None
     prompt_rate: float | None = None
     time: float = 0.0
     looks: int = 0
+    proven_rate: float | None = None
 
 
 NOTHING_LEARNED: Final = Learned()
@@ -58,7 +62,7 @@ def learn(learned: Learned, signals: Signals, now: float) -> Learned:
         floor = _FLOOR * signals.kv_capacity / signals.known
         return Learned(
             kv_tokens=max(floor, _blend(learned.kv_tokens, signals.saturated_kv / signals.saturated)),
-            prompt_rate=_blend(learned.prompt_rate, signals.saturated_rate / signals.saturated, learned.looks),
+            prompt_rate=_rate(learned, signals.saturated_rate / signals.saturated),
             time=now,
             looks=learned.looks + 1,
         )
@@ -66,6 +70,7 @@ def learn(learned: Learned, signals: Signals, now: float) -> Learned:
         learned,
         kv_tokens=_at_least(learned.kv_tokens, signals.busiest_kv),
         prompt_rate=_at_least(learned.prompt_rate, signals.busiest_rate),
+        proven_rate=_proven(learned, signals) if learned.prompt_rate is None else None,
     )
 
 
@@ -73,6 +78,17 @@ def _blend(known: float | None, seen: float, looks: int = 0) -> float:
     """After many looks the mean of the last two minutes: prompts come in lumps."""
     weight = max(_LEAST_WEIGHT, 1 / (looks + 1)) if looks else _WEIGHT
     return seen if known is None else known + weight * (seen - known)
+
+
+def _rate(learned: Learned, seen: float) -> float:
+    """A first look is a short one: it does not take back what one has computed without a queue."""
+    if learned.prompt_rate is None:
+        return max(seen, learned.proven_rate or 0.0)
+    return _blend(learned.prompt_rate, seen, learned.looks)
+
+
+def _proven(learned: Learned, signals: Signals) -> float | None:
+    return max(learned.proven_rate or 0.0, signals.busiest_rate) or None
 
 
 def _at_least(known: float | None, proven: float) -> float | None:
@@ -112,6 +128,14 @@ def growth(trend: tuple[TrendPoint, ...], ahead: float | None) -> float:
     present = mean + slope * (times[-1] - middle)
     rest = sum((rate - mean - slope * (time - middle)) ** 2 for time, rate in zip(times, rates, strict=True))
     error = (rest / (len(settled) * LEARN_PERIOD_SECONDS / RATE_SECONDS - 2) / spread) ** 0.5
-    if present <= 0 or slope <= _TREND_ERRORS * error:
+    if present <= 0 or slope <= _TREND_ERRORS * error or _jump_rest(rates) < rest:
         return 1.0
     return min(MOST_GROWTH, 1.0 + slope * ahead / present)
+
+
+def _jump_rest(rates: list[float]) -> float:
+    """The squares that are left of the best jump from one level to another: less than of a line, and it was a jump."""
+    total, squares, number = sum(rates), sum(rate * rate for rate in rates), len(rates)
+    before = accumulate(rates[:-1])
+    kept = max(part**2 / count + (total - part) ** 2 / (number - count) for count, part in enumerate(before, 1))
+    return squares - kept

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from octavo_operator.core.learn import NOTHING_LEARNED, Learned, TrendPoint, follow, growth, learn
+from octavo_operator.core.pace import LATENCY_SECONDS
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import LATENCY_SECONDS, Signals
+from octavo_operator.core.window import Signals
 
 RATE_PERIOD_SECONDS: Final = 15.0
 GAP_SECONDS: Final = 120.0
@@ -81,6 +82,7 @@ class Recalled:
     blind: float = 0.0
     kv_tokens: float | None = None
     prompt_rate: float | None = None
+    proven_rate: float | None = None
     growth: float = 1.0
     idle_for: float = 0.0
     deaf: float = 0.0
@@ -146,6 +148,7 @@ def recall(memory: ScalerMemory, signals: Signals, policy: ScalingPolicy, now: f
         blind=_ago(memory.blind_since, now),
         kv_tokens=memory.learned.kv_tokens,
         prompt_rate=memory.learned.prompt_rate,
+        proven_rate=memory.learned.proven_rate if memory.learned.prompt_rate is None else None,
         growth=growth(memory.trend, signals.startup_p90),
         idle_for=_ago(memory.active_at, now) if rests else 0.0,
         deaf=_ago(memory.deaf_since, now) if rests else 0.0,

@@ -37,6 +37,7 @@ RESOURCES: Final = {
     "PodMonitor": Resource("monitoring.coreos.com", "v1", "podmonitors"),
     "InferencePool": Resource("inference.networking.k8s.io", "v1", "inferencepools"),
     "HTTPRoute": Resource("gateway.networking.k8s.io", "v1", "httproutes"),
+    "LeaderWorkerSet": Resource("leaderworkerset.x-k8s.io", "v1", "leaderworkersets"),
     "Pod": Resource("", "v1", "pods"),
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
@@ -58,14 +59,19 @@ CHILD_KINDS: Final = (
 
 OF_ACTIVATOR: Final = "-activator"
 OF_REPLICAS: Final = "-replicas"
+OF_GROUPS: Final = "-group"
 CHILDREN: Final = (
     *((kind, "") for kind in CHILD_KINDS),
     *((kind, OF_ACTIVATOR) for kind in ("NetworkPolicy", "Deployment", "PodMonitor")),
     ("Service", OF_REPLICAS),
+    *((kind, OF_GROUPS) for kind in ("Service", "LeaderWorkerSet")),
 )
 """Every child that there can be: its kind, and what its name has behind that of the ModelServer."""
 
-OPTIONAL_KINDS: Final = frozenset({"PodMonitor", "InferencePool", "HTTPRoute"})
+WORKLOADS: Final = ("Deployment", f"LeaderWorkerSet{OF_GROUPS}")
+"""Slots of the child that makes the replicas: the first where one fits on a node, the second where it takes several."""
+
+OPTIONAL_KINDS: Final = frozenset({"PodMonitor", "InferencePool", "HTTPRoute", "LeaderWorkerSet"})
 """Kinds that a cluster may lack. They are listed, and not watched: a watch of them could not be added later."""
 
 LABEL_MODEL_SERVER: Final = f"{GROUP}/modelserver"
@@ -79,6 +85,10 @@ Creation times do not: they have whole seconds, and a rollback takes up pods tha
 
 MAX_NAME_LENGTH: Final = 52
 """A Service name has 63 characters; 11 stay free for the suffix of a child (as CronJob keeps them for its Jobs)."""
+MAX_GROUPED_NAME_LENGTH: Final = MAX_NAME_LENGTH - len(OF_GROUPS) - len("-9999")
+"""With several nodes for a replica. The workers of each group are a StatefulSet, NAME-group-NUMBER, and the name of one
+has 52 characters: its pods' label controller-revision-hash has 63, 11 of them for the hash.
+"""
 
 # The runtime's container, as its image and the operator agree on it (tests/contract holds both sides equal).
 CONTAINER: Final = "runtime"
@@ -94,6 +104,15 @@ HOME: Final = "/tmp"  # noqa: S108  the pod's only writable folder, an emptyDir 
 USER_ID: Final = 65532
 DRAIN_DELAY_SECONDS: Final = 5
 KILL_MARGIN_SECONDS: Final = 10
+
+# A replica of several nodes is a group of a LeaderWorkerSet, one pod on each. The other pods answer no
+# requests: their label has a dot, as the activator's, so that no selector of replicas fits.
+WORKER: Final = "worker"
+GROUP_NAME: Final = "leaderworkerset.sigs.k8s.io/name"
+GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
+GROUP_SIZE: Final = "leaderworkerset.sigs.k8s.io/size"
+WORKER_INDEX_VARIABLE: Final = "LWS_WORKER_INDEX"
+LEADER_ADDRESS_VARIABLE: Final = "LWS_LEADER_ADDRESS"
 
 # The activator's container. Its pods' label has a dot, which no ModelServer's name has: no selector of replicas fits.
 ACTIVATOR: Final = "activator"
@@ -122,7 +141,7 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 class Condition:
     """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true,
-    `SLOMet` where the spec names latencies.
+    `SLOMet`, `BudgetOK` and `ModelCached` where the spec names latencies, a budget, a claim for fetched models.
     """
 
     READY: Final = "Ready"
@@ -133,6 +152,8 @@ class Condition:
     METRICS_FRESH: Final = "MetricsFresh"
     CAPACITY_AVAILABLE: Final = "CapacityAvailable"
     SLO_MET: Final = "SLOMet"
+    BUDGET_OK: Final = "BudgetOK"
+    MODEL_CACHED: Final = "ModelCached"
     CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
@@ -164,11 +185,14 @@ class Reason:
     KIND_MISSING: Final = "KindMissing"
     PAUSED: Final = "Paused"
 
-    # CapacityAvailable, SLOMet
+    # CapacityAvailable, SLOMet, BudgetOK, ModelCached
     NO_REPLICA_WAITS: Final = "NoReplicaWaits"
     NO_REPLICAS: Final = "NoReplicas"
     WITHIN_LIMITS: Final = "WithinLimits"
     TOO_FEW_REQUESTS: Final = "TooFewRequests"
+    WITHIN_BUDGET: Final = "WithinBudget"
+    ON_CLAIM: Final = "OnClaim"
+    FETCHING: Final = "Fetching"
 
     # What a pod says
     UNSCHEDULABLE: Final = "Unschedulable"
@@ -187,6 +211,7 @@ class Reason:
     OUT_OF_MEMORY: Final = "OutOfMemory"
     INVALID_ARGUMENT: Final = "InvalidArgument"
     ENGINE_FAILED: Final = "EngineFailed"
+    LEADER_GONE: Final = "LeaderGone"
     REQUESTS_CUT: Final = "RequestsCut"
 
     # Scaling
@@ -243,10 +268,18 @@ RUNTIME_REASONS: Final = frozenset(
         Reason.OUT_OF_MEMORY,
         Reason.INVALID_ARGUMENT,
         Reason.ENGINE_FAILED,
+        Reason.LEADER_GONE,
         Reason.REQUESTS_CUT,
     }
 )
 """The only reasons that a termination message may bring in."""
+
+ENDINGS: Final = RUNTIME_REASONS - {Reason.LEADER_GONE} | {
+    Reason.OOM_KILLED,
+    Reason.CONTAINER_FAILED,
+    Reason.CRASH_LOOP,
+}
+"""Reasons that a container that has ended can give, but for the echo of another one's end."""
 
 
 def labels(name: str) -> dict[str, str]:
@@ -274,6 +307,11 @@ def activator_selector(name: str) -> dict[str, str]:
     return {LABEL_MODEL_SERVER: f"{name}.{ACTIVATOR}"}
 
 
+def worker_selector(name: str) -> dict[str, str]:
+    """The labels that select the pods of its groups that are not leaders."""
+    return {LABEL_MODEL_SERVER: f"{name}.{WORKER}"}
+
+
 def server_of(label: str) -> str:
     """The ModelServer that an object with this label belongs to."""
     return label.partition(".")[0]
@@ -282,3 +320,8 @@ def server_of(label: str) -> str:
 def is_activators(label: str) -> bool:
     """Whether a pod with this label, or a Service with this selector, is one of activators and not of replicas."""
     return label.endswith(f".{ACTIVATOR}")
+
+
+def is_workers(label: str) -> bool:
+    """Whether a pod with this label belongs to a group and is not its leader."""
+    return label.endswith(f".{WORKER}")

@@ -8,16 +8,20 @@ A replica's `problem` is what its pod says about why it does not serve:
     waiting: image cannot be pulled                     ImagePullBackOff
     waiting: config or secret missing                   CreateContainerConfigError
     terminated with a termination message of ours       ModelNotFound, ModelUnsupported, OutOfMemory, …
+    terminated because its leader has gone              LeaderGone, no failure of its own
     terminated: killed for memory                       OOMKilled
     terminated otherwise, back-off                      CrashLoopBackOff
     terminated otherwise, first time                    ContainerFailed
     running again after one of these, not yet started   the same, so that the reason does not flicker
     started, readiness probe fails                      NotReady
+
+In a group of several pods (groups.py) the message begins with the pod's name.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final
 
@@ -34,6 +38,7 @@ _FINAL_REASONS: Final = frozenset(
     {Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT}
 )
 _MANY_RESTARTS: Final = 2
+_SIZE: Final = re.compile(r"[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,14 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Which group a pod belongs to, and how many pods that has."""
+
+    index: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class PodView:
     """One pod of a ModelServer."""
 
@@ -89,6 +102,15 @@ class PodView:
     """When its container began to run, for the last time; 0 while it does not."""
     marked: bool = False
     """Whether it goes before others when fewer are wanted (victims.py)."""
+    group: Group | None = None
+    """None for a replica of one pod."""
+    restarted: bool = False
+    """Whether a container of it has ended since it was created; in a group that is the end of all its pods."""
+
+    @property
+    def is_homeless(self) -> bool:
+        """Whether the scheduler finds no node for it."""
+        return self.problem is not None and self.problem.reason == Reason.UNSCHEDULABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +131,23 @@ class DeploymentView:
     in_place: bool = False
     """Whether an old replica goes before a new one comes."""
     footprint: Footprint = Footprint()
+    grouped: bool = False
+    """Whether each replica is a group of pods: then these are the facts of a LeaderWorkerSet (groups.py)."""
+
+
+def view_template(template: Raw) -> DeploymentView:
+    """What a pod template says, with nothing made of it yet."""
+    return DeploymentView(
+        wanted=0,
+        revision=_revision(template.get("metadata", {})),
+        current=True,
+        replicas=0,
+        updated=0,
+        available=0,
+        deadline_exceeded=None,
+        pods_refused=None,
+        footprint=_footprint(template.get("spec", {})),
+    )
 
 
 def view_deployment(raw: Raw) -> DeploymentView:
@@ -117,12 +156,11 @@ def view_deployment(raw: Raw) -> DeploymentView:
     conditions = {item["type"]: item for item in status.get("conditions", ())}
     progressing: Raw = conditions.get("Progressing", {})
     failure: Raw = conditions.get("ReplicaFailure", {})
-    template: Raw = raw["spec"].get("template", {})
     rolling: Raw = raw["spec"].get("strategy", {}).get("rollingUpdate", {})
     exceeded = progressing.get("reason") == "ProgressDeadlineExceeded"
-    return DeploymentView(
+    return replace(
+        view_template(raw["spec"].get("template", {})),
         wanted=raw["spec"].get("replicas", 1),
-        revision=_revision(template.get("metadata", {})),
         current=status.get("observedGeneration", 0) >= raw["metadata"].get("generation", 0),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
@@ -130,7 +168,6 @@ def view_deployment(raw: Raw) -> DeploymentView:
         deadline_exceeded=progressing.get("message", "") if exceeded else None,
         pods_refused=failure.get("message", "") if failure.get("status") == "True" else None,
         in_place=rolling.get("maxSurge") == 0,
-        footprint=_footprint(template.get("spec", {})),
     )
 
 
@@ -138,7 +175,8 @@ def view_pod(raw: Raw) -> PodView:
     """The facts of a raw Pod."""
     metadata, status = raw["metadata"], raw.get("status", {})
     ready = _condition(status, "Ready")
-    is_ready = ready.get("status") == "True"
+    is_ready, group = ready.get("status") == "True", _group(metadata)
+    problem = None if is_ready else _problem(status)
     return PodView(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -148,12 +186,14 @@ def view_pod(raw: Raw) -> PodView:
         terminating="deletionTimestamp" in metadata,
         created=metadata.get("creationTimestamp", ""),
         revision=_revision(metadata),
-        problem=None if is_ready else _problem(status),
+        problem=replace(problem, message=f"{metadata['name']}: {problem.message}") if problem and group else problem,
         ends_by=from_timestamp(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else 0.0,
         footprint=_footprint(raw.get("spec", {})),
         scheduled_at=_moment(_condition(status, "PodScheduled"), "lastTransitionTime"),
         started_at=_moment(_container(status).get("state", {}).get("running") or {}, "startedAt"),
         marked=names.DELETION_COST in metadata.get("annotations", {}),
+        group=group,
+        restarted=_container(status).get("restartCount", 0) > 0,
     )
 
 
@@ -163,6 +203,13 @@ def requests_cut(raw: Raw) -> int:
     told = _told(ended.get("message", ""))
     cut = told.get("requests") if told and told["reason"] == Reason.REQUESTS_CUT else None
     return cut if isinstance(cut, int) and cut > 0 else 0
+
+
+def _group(metadata: Raw) -> Group | None:
+    """Anybody can write such a pod: what is no size is one of 1."""
+    index = metadata.get("labels", {}).get(names.GROUP_INDEX)
+    size = metadata.get("annotations", {}).get(names.GROUP_SIZE, "")
+    return Group(index, int(size) if _SIZE.fullmatch(size) else 1) if index is not None else None
 
 
 def _moment(raw: Raw, field: str) -> float:
@@ -193,9 +240,12 @@ def leads_to_activator(service: Raw | None) -> bool:
 
 
 def gravest_problem(pods: Iterable[PodView], revision: str | None) -> Problem | None:
-    """The gravest problem among the pods of a revision that stay."""
-    staying = [pod for pod in pods if pod.revision == revision and not pod.terminating]
-    problems = [pod.problem for pod in staying if pod.problem is not None]
+    """The gravest problem among the pods of a revision that stay, or go because a container of theirs has ended.
+
+    The pods of such a group are deleted in the same moment, so nobody else would ever hear why.
+    """
+    ours = [pod for pod in pods if pod.revision == revision and (not pod.terminating or (pod.group and pod.restarted))]
+    problems = [pod.problem for pod in ours if pod.problem is not None]
     return max(problems, key=lambda problem: (problem.failed, problem.stalled), default=None)
 
 
@@ -246,6 +296,8 @@ def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
     else:
         reason = Reason.CRASH_LOOP if looping else Reason.CONTAINER_FAILED
         words = f"ended with exit code {ended.get('exitCode')}"
+    if reason == Reason.LEADER_GONE:  # the other pod says why, or goes because fewer groups are wanted
+        return Problem(reason, words, stalled=False, failed=False)
     stalled = looping or reason in _FINAL_REASONS
     return Problem(reason, f"{words} (restarted {restarts} times)" if restarts else words, stalled=stalled, failed=True)
 

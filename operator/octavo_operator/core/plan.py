@@ -7,7 +7,7 @@
     child            same hash, an owned field differs         apply (DriftRepaired)
     child            same hash, every owned field equal        nothing
     child            controlled by somebody else               refuse: never take over a foreign object
-    -                ours                                      remove (Removed)
+    -                ours                                      remove (Removed); the replicas not before others came
 
 What the API server writes in another way is no difference: quantities, and zero values that it leaves out of an answer.
 Fields that are only in `observed` belong to the API server or to other managers and are none of our business. What is
@@ -31,6 +31,8 @@ _LEFT_OUT_THERE: Final = frozenset(
     {"hostPort", "initialDelaySeconds", "readOnly", "stdin", "stdinOnce", "tty", "publishNotReadyAddresses"}
 )
 """Fields whose zero or false it leaves out too; of most others false is a value that it keeps."""
+_TEMPLATE: Final = re.compile(r"\.(?:template|leaderTemplate|workerTemplate)\.(spec\.)?")
+_OF_WORKLOADS: Final = frozenset({*names.WORKLOADS, f"Service{names.OF_GROUPS}"})
 _KEYS: Final = {"volumeMounts": "mountPath"}
 """Lists whose items have another key than their name: one volume can be mounted twice."""
 
@@ -56,6 +58,8 @@ class Plan:
     """Children that are not wanted any more, as they were observed."""
     marks: tuple[Manifest, ...] = ()
     """What to write on pods first, so that the right ones go (victims.py)."""
+    awaited: Manifest | None = None
+    """The workload that has to be there before one of the other kind goes."""
 
 
 def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Plan:
@@ -68,18 +72,47 @@ def make_plan(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -
             conflicts.append(f"{manifest['kind']} {manifest['metadata']['name']}")
         elif (step := _step(manifest, existing)) is not None:
             steps.append(step)
-    return Plan(tuple(steps), tuple(conflicts), _removals(desired, observed))
+    awaited = _awaited(desired, observed)
+    removals = _removals(desired, observed, kept=_OF_WORKLOADS if awaited else frozenset())
+    return Plan(tuple(steps), tuple(conflicts), removals, awaited=awaited)
 
 
-def _removals(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> tuple[Step, ...]:
+def _removals(
+    desired: tuple[Manifest, ...], observed: Mapping[str, Manifest], *, kept: frozenset[str]
+) -> tuple[Step, ...]:
     """Observed children that are certainly ours, are not wanted, and are not going yet."""
     wanted = {_slot(manifest) for manifest in desired}
-    (owner,) = {manifest["metadata"]["ownerReferences"][0]["uid"] for manifest in desired}
+    owner = _owner(desired)
     return tuple(
         Step(existing, Reason.REMOVED, f"{existing['kind']} {existing['metadata']['name']} removed")
         for place, existing in observed.items()
-        if place not in wanted and _controller(existing) == owner and "deletionTimestamp" not in existing["metadata"]
+        if place not in wanted | kept
+        and _controller(existing) == owner
+        and "deletionTimestamp" not in existing["metadata"]
     )
+
+
+def _awaited(desired: tuple[Manifest, ...], observed: Mapping[str, Manifest]) -> Manifest | None:
+    """The wanted workload, where one of the other kind is there and stays until it is taken up by its controller.
+
+    Then the other one goes, whether the new replicas are ready or not: they may need what the old ones have.
+    """
+    wanted = {place: manifest for manifest in desired if (place := _slot(manifest)) in names.WORKLOADS}
+    others = [observed[place] for place in names.WORKLOADS if place in observed and place not in wanted]
+    if not any(_controller(other) == _owner(desired) for other in others):
+        return None
+    return next(
+        (manifest for place, manifest in wanted.items() if not _is_taken_up(manifest, observed.get(place))), None
+    )
+
+
+def _is_taken_up(manifest: Manifest, existing: Manifest | None) -> bool:
+    return existing is not None and _is_ours(manifest, existing) and bool(existing.get("status"))
+
+
+def _owner(desired: tuple[Manifest, ...]) -> str:
+    (owner,) = {manifest["metadata"]["ownerReferences"][0]["uid"] for manifest in desired}
+    return str(owner)
 
 
 def _slot(manifest: Manifest) -> str:
@@ -136,9 +169,10 @@ def difference(desired: Any, observed: Any, path: str = "") -> tuple[str, ...]: 
 
 def _is_rewritten(desired: object, observed: object, path: str) -> bool:
     """Whether `observed` is how the API server writes `desired`."""
-    if desired == "" and ".template.spec." in path:  # the API server's default, whatever that is
+    template = _TEMPLATE.search(path)
+    if desired == "" and template and template[1]:  # the API server's default, whatever that is
         return True
-    if observed is None and ".template." in path:
+    if observed is None and template:
         return desired in _LEFT_OUT or (not desired and path.rsplit(".", 1)[-1] in _LEFT_OUT_THERE)
     return _AMOUNT.search(path) is not None and _same_amount(desired, observed)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core.errors import PrometheusError
-from octavo_operator.core.exposition import READ, Found, Sample, make_sample
+from octavo_operator.core.exposition import READ, Found, Sample, make_sample, place_of
 
 _OWN_LABELS: Final = frozenset({"__name__", "le", "model_name"})
 """What the runtime itself puts on a series; the other labels say who scraped it, and how."""
@@ -137,8 +137,11 @@ class _Scrapes:
         pod = Pod(labels["namespace"], labels["pod"])
         scraper = tuple(sorted((key, value) for key, value in labels.items() if key not in _OWN_LABELS))
         times = self._found.setdefault(pod, {}).setdefault(scraper, {})
+        place = place_of(name, labels.get("le"))
         for time, value in points:
-            times.setdefault(time, Found()).put(name, labels.get("le"), value)
+            found = times.setdefault(time, Found())
+            if place is not None:
+                found.put(place, value)
 
     def samples(self) -> dict[Pod, tuple[Sample, ...]]:
         """The samples of each pod, of that scraper alone whose last one is the newest: never a sum of two."""

@@ -24,12 +24,14 @@ from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.conditions import Facts, Failure
 from octavo_operator.core.contest import NO_CONTEST, Contest, follow
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.groups import missing_kind, view_workload, without_a_node
 from octavo_operator.core.held import Held
 from octavo_operator.core.learn import FORGET_SECONDS, NOTHING_LEARNED, Learned
 from octavo_operator.core.manifest import Defaults, Manifest, Owner
 from octavo_operator.core.memory import RATE_PERIOD_SECONDS, Change, Recalled, ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
+from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import ProfileError, settle
@@ -41,7 +43,7 @@ from octavo_operator.core.spec import ModelServerSpec, parse_spec
 from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.victims import make_marks
-from octavo_operator.core.window import RESTING, Pace, Signals, Trouble, Window, aggregate
+from octavo_operator.core.window import Signals, Trouble, Window, aggregate
 from octavo_operator.core.zero import address, needs_activator, sleeps, with_held
 
 Raw = Mapping[str, Any]
@@ -61,6 +63,35 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """All that the children are rendered from."""
+
+    spec: ModelServerSpec
+    owner: Owner
+    replicas: int
+    defaults: Defaults
+    in_place: bool
+    to_activator: bool
+    upstream: str | None
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The children."""
+        return render(
+            self.spec,
+            self.owner,
+            self.replicas,
+            self.defaults,
+            in_place=self.in_place,
+            to_activator=self.to_activator,
+            upstream=self.upstream,
+        )
+
+
+Versions = frozenset[tuple[str, str]]
+"""Children by slot and resource version."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scaler:
     """What survives from one reconcile to the next: the last number, the autoscaler's memory, who else scales."""
 
@@ -69,6 +100,9 @@ class Scaler:
     contest: Contest = NO_CONTEST
     left: float | None = None
     """When a pod that ends was seen last; None where none was."""
+    settled: tuple[Wanted, Versions] | None = None
+    """What was wanted, and the children, when nothing was to be done. While both are the same, nothing is, and most
+    looks are such: rendering and comparing was two thirds of what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +170,17 @@ def propose(
     defaults: Defaults,
     now: float,
     held: Held | None = None,
+    workers: tuple[Raw, ...] = (),
 ) -> Proposal:
-    """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it."""
-    deployment = _deployment(children)
+    """What should happen to one ModelServer now; `held` is what its activator says, while the Service leads to it.
+
+    `pods` are its replicas, of groups the leaders; `workers` are the groups' other pods.
+    """
     spec, failure = _settled(server, defaults)
     pace = spec.autoscaling.metrics.pace if spec and spec.autoscaling else RESTING
-    views = live_pods(pods)
-    signals = _signals(views, windows, scaler.memory.since, pace, now)
+    views, others = live_pods(pods), live_pods(workers)
+    deployment = view_workload(server.spec, children, views, others)
+    signals = _signals(views, others, windows, since=scaler.memory.since, pace=pace, now=now)
     activator = _deployment(children, _ACTIVATOR)
     if spec is not None and sleeps(spec):
         signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
@@ -155,17 +193,16 @@ def propose(
     no_activator = _no_activator(spec, defaults)
     to_activator = no_activator is None and needs_activator(spec, desired, deployment, activator, decision)
     upstream = address(children.get(_REPLICAS))
-    in_place = replaces_in_place(spec, desired, deployment, views, now, left=scaler.left)
-    wanted = render(
-        spec, server.owner, desired, defaults, in_place=in_place, to_activator=to_activator, upstream=upstream
-    )
-    plan = make_plan(wanted, _as_manifests(children, without=(_ACTIVATOR,) if sleeps(spec) and not upstream else ()))
-    if deployment is not None and 0 < desired < deployment.wanted:
+    in_place = replaces_in_place(spec, desired, deployment, (*views, *others), now, left=scaler.left)
+    wanted = Wanted(spec, server.owner, desired, defaults, in_place, to_activator, upstream)
+    plan, settled = _plan(wanted, children, scaler.settled)
+    if deployment is not None and 0 < desired < deployment.wanted and not deployment.grouped:
         marks = make_marks(server.owner.namespace, views, windows, deployment.wanted - desired, now)
         plan = replace(plan, marks=marks)
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
-    left = now if any(pod.terminating for pod in views) else scaler.left
-    after = Scaler(desired if _is_active(spec) else None, _memory_after(spec, scaler.memory, decision), contest, left)
+    left = now if any(pod.terminating for pod in (*views, *others)) else scaler.left
+    memory = _memory_after(spec, scaler.memory, decision)
+    after = Scaler(desired if _is_active(spec) else None, memory, contest, left, settled)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
     return Proposal(server, plan, desired, after, decision, signals, failure)
 
@@ -179,22 +216,25 @@ def facts_of(
     *,
     trouble: Trouble | None = None,
     progress: Progress | None = None,
+    workers: tuple[Raw, ...] = (),
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
     floor = spec.autoscaling.min_replicas if spec and spec.autoscaling and _is_active(spec) else proposal.desired
+    views, others = live_pods(pods), live_pods(workers)
     return Facts(
         generation=proposal.server.generation,
         desired=proposal.desired,
         needed=min(floor, proposal.desired),
         paused=spec is not None and spec.paused,
         failure=failure,
-        deployment=_deployment(children),
-        pods=live_pods(pods),
+        deployment=view_workload(spec, children, views, others),
+        pods=views,
         previous=previous,
         trouble=trouble,
         contest=proposal.scaler.contest,
         progress=progress,
+        workers=others,
     )
 
 
@@ -203,10 +243,18 @@ def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> Deplo
     return view_deployment(raw) if raw is not None else None
 
 
-def _signals(pods: tuple[PodView, ...], windows: Mapping[str, Window], since: float, pace: Pace, now: float) -> Signals:
+def _signals(
+    pods: tuple[PodView, ...],
+    workers: tuple[PodView, ...],
+    windows: Mapping[str, Window],
+    *,
+    since: float,
+    pace: Pace,
+    now: float,
+) -> Signals:
     staying = [pod for pod in pods if not pod.terminating]
     ready = {pod.uid: pod.ready_since for pod in staying if pod.ready}
-    homeless = sum(1 for pod in staying if pod.problem is not None and pod.problem.reason == Reason.UNSCHEDULABLE)
+    homeless = without_a_node((*pods, *workers))
     startup = startup_p90(staying)
     return aggregate(windows, ready, now, since=since, pace=pace, unschedulable=homeless, startup_p90=startup)
 
@@ -251,6 +299,8 @@ def _settled(server: Server, defaults: Defaults) -> tuple[ModelServerSpec | None
     """The spec with what its profile says, or why there is none; a paused one is not asked for more than to parse."""
     if server.spec is None or server.spec.paused:
         return server.spec, Failure(Reason.INVALID_SPEC, str(server.error)) if server.error else None
+    if missing := missing_kind(server.spec, defaults):
+        return None, _kinds_missing(missing)
     try:
         return settle(server.spec, defaults.profiles), None
     except ProfileError as error:
@@ -268,8 +318,10 @@ def _conflict(plan: Plan) -> Failure | None:
 
 def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     missing = missing_kinds(spec, defaults)
-    if not missing:
-        return None
+    return _kinds_missing(*missing) if missing else None
+
+
+def _kinds_missing(*missing: str) -> Failure:
     advice = "which the cluster does not have: install it, or remove the field"
     return Failure(Reason.KIND_MISSING, f"{' and '.join(missing)}, {advice}")
 
@@ -277,6 +329,18 @@ def _missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
 def _no_activator(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
     why = why_none(spec, defaults)
     return Failure(Reason.APPLY_REJECTED, f"spec.autoscaling.scaleToZero: {why}") if why else None
+
+
+def _plan(
+    wanted: Wanted, children: Mapping[str, Raw], settled: tuple[Wanted, Versions] | None
+) -> tuple[Plan, tuple[Wanted, Versions] | None]:
+    """The plan, and what is settled by it."""
+    versions = frozenset((place, raw["metadata"].get("resourceVersion", "")) for place, raw in children.items())
+    if settled == (wanted, versions):
+        return Plan(), settled
+    without = (_ACTIVATOR,) if sleeps(wanted.spec) and not wanted.upstream else ()
+    plan = make_plan(wanted.manifests(), _as_manifests(children, without))
+    return plan, (wanted, versions) if plan == Plan() else None
 
 
 def _as_manifests(children: Mapping[str, Raw], without: tuple[str, ...]) -> dict[str, Manifest]:

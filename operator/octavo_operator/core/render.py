@@ -9,7 +9,7 @@ import math
 import re
 from typing import Final
 
-from octavo_operator.core import names
+from octavo_operator.core import groups, names
 from octavo_operator.core.activator import make_activator
 from octavo_operator.core.guards import (
     make_disruption_budget,
@@ -71,7 +71,7 @@ def render(
         *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
         make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
-        make_deployment(spec, owner, replicas, defaults, in_place=in_place),
+        *make_workload(spec, owner, replicas, defaults, in_place=in_place),
         make_pod_monitor(spec, owner, defaults),
         make_inference_pool(spec, owner, defaults),
         make_http_route(spec, owner, defaults),
@@ -84,11 +84,20 @@ def make_service(owner: Owner, selector: dict[str, str]) -> Manifest:
     return child(owner, "Service", spec=service_spec(selector))
 
 
-def make_deployment(
+def make_workload(
     spec: ModelServerSpec, owner: Owner, replicas: int, defaults: Defaults, *, in_place: bool
-) -> Manifest:
+) -> tuple[Manifest, ...]:
     """The replicas, replaced one at a time: a new one serves before an old one goes, or an old one goes first."""
-    template = {"metadata": {"labels": names.labels(owner.name)}, "spec": make_pod_spec(spec, owner.name, defaults)}
+    pod = {"metadata": {"labels": names.labels(owner.name)}, "spec": make_pod_spec(spec, owner.name, defaults)}
+    template = with_revision(patched(pod, spec.pod_template))
+    if spec.nodes > 1:
+        return groups.make_groups(owner, replicas, spec.nodes, template, in_place=in_place)
+    return (_make_deployment(spec, owner, replicas, template, in_place=in_place),)
+
+
+def _make_deployment(
+    spec: ModelServerSpec, owner: Owner, replicas: int, template: Manifest, *, in_place: bool
+) -> Manifest:
     deployment = {
         "replicas": replicas,
         "minReadySeconds": MIN_READY_SECONDS,
@@ -99,13 +108,13 @@ def make_deployment(
             "type": "RollingUpdate",
             "rollingUpdate": {"maxUnavailable": int(in_place), "maxSurge": int(not in_place)},
         },
-        "template": with_revision(patched(template, spec.pod_template)),
+        "template": template,
     }
     return child(owner, "Deployment", spec=deployment)
 
 
 def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest:
-    """One replica, fit for Pod Security "restricted"."""
+    """One replica, or one pod of its group, fit for Pod Security "restricted"."""
     pod = restricted_pod(name)
     pod["securityContext"] |= _group(spec)
     pod |= {
@@ -156,7 +165,8 @@ def _container(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manifest
 
 
 def _gpus(spec: ModelServerSpec) -> int:
-    return spec.accelerator.gpus if spec.accelerator else 0
+    """Of one pod."""
+    return spec.accelerator.gpus_on_a_node if spec.accelerator else 0
 
 
 def _shared_memory(spec: ModelServerSpec) -> list[Manifest]:
@@ -192,7 +202,8 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
         "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
-        "--tensor-parallel-size": _gpus(spec) if _gpus(spec) > 1 else None,
+        "--tensor-parallel-size": spec.accelerator.gpus if spec.accelerator and spec.accelerator.gpus > 1 else None,
+        **(groups.arguments(spec.nodes, startup_seconds(spec.model)) if spec.nodes > 1 else {}),
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": names.DRAIN_DELAY_SECONDS,
     }
@@ -213,10 +224,11 @@ def _env(variable: EnvVar) -> Manifest:
 def _resources(resources: Resources | None, accelerator: Accelerator | None, profile: Profile | None) -> Manifest:
     asked = resources or Resources()
     resource = profile.resource if profile else names.GPU_RESOURCE
-    gpus = {resource: str(accelerator.gpus)} if accelerator and accelerator.gpus else {}
+    count = accelerator.gpus_on_a_node if accelerator else 0
+    gpus = {resource: str(count)} if count else {}
     requests, limits = _quantities(asked.requests), _quantities(asked.limits)
-    if accelerator and profile and profile.memory and "memory" not in requests | limits:
-        requests["memory"] = str(math.ceil(parse_quantity(profile.memory) * accelerator.gpus))
+    if count and profile and profile.memory and "memory" not in requests | limits:
+        requests["memory"] = str(math.ceil(parse_quantity(profile.memory) * count))
     filled = {kind: amounts for kind, amounts in (("requests", requests | gpus), ("limits", limits | gpus)) if amounts}
     return {"resources": filled} if filled else {}
 

@@ -19,7 +19,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from octavo_operator.core.names import Reason
 from octavo_operator.core.observed import DeploymentView, Footprint, PodView
 from octavo_operator.core.spec import ModelServerSpec
 
@@ -70,7 +69,7 @@ def _an_old_one_makes_room(deployment: DeploymentView, pods: tuple[PodView, ...]
     """Whether a new replica waits for what an old one has, and none is on its way out that will leave it."""
     wanted = list(_wanted(deployment, pods))
     leaving = [pod for pod in pods if pod.terminating and now < pod.ends_by + OVERDUE_SECONDS]
-    old = [pod for pod in pods if pod.revision != deployment.revision and not pod.terminating and _is_somewhere(pod)]
+    old = [pod for pod in pods if pod.revision != deployment.revision and not pod.terminating and not pod.is_homeless]
     return any(
         any(pod.footprint.covers(footprint, lacking) for pod in old)
         and not any(pod.footprint.covers(footprint, lacking) for pod in leaving)
@@ -81,14 +80,10 @@ def _an_old_one_makes_room(deployment: DeploymentView, pods: tuple[PodView, ...]
 def _wanted(deployment: DeploymentView, pods: tuple[PodView, ...]) -> Iterator[tuple[Footprint, frozenset[str]]]:
     """What new replicas ask for and do not get, and of what there is too little."""
     for pod in pods:
-        if pod.revision == deployment.revision and not pod.terminating and not _is_somewhere(pod):
+        if pod.revision == deployment.revision and not pod.terminating and pod.is_homeless:
             message = pod.problem.message if pod.problem else ""
             lacking = frozenset(_LACKING.findall(message))
             if lacking or _CROWDED in message:
                 yield pod.footprint, lacking
     if _QUOTA in (deployment.pods_refused or ""):
         yield deployment.footprint, deployment.footprint.resources
-
-
-def _is_somewhere(pod: PodView) -> bool:
-    return pod.problem is None or pod.problem.reason != Reason.UNSCHEDULABLE

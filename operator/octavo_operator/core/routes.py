@@ -44,7 +44,7 @@ def make_http_route(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> 
 
 
 def missing_kinds(spec: ModelServerSpec, defaults: Defaults) -> tuple[str, ...]:
-    """What the spec wants and the cluster does not have, each with its field."""
+    """What the spec wants to lead traffic by and the cluster does not have, each with its field."""
     wanted = {"HTTPRoute": spec.networking.http_route, "InferencePool": spec.networking.inference_pool}
     fields = {"HTTPRoute": "networking.httpRoute", "InferencePool": "networking.inferencePool"}
     return tuple(

@@ -88,8 +88,12 @@ def egress(model: Model) -> list[Manifest]:
     source = _source(model)
     if isinstance(source, PvcSource | OciSource):
         return []
-    dns = [{"protocol": protocol, "port": _DNS} for protocol in ("UDP", "TCP")]
-    return [{"ports": [*dns, {"protocol": "TCP", "port": _port(source.endpoint)}]}]
+    return [{"ports": [*dns_ports(), {"protocol": "TCP", "port": _port(source.endpoint)}]}]
+
+
+def dns_ports() -> list[Manifest]:
+    """Where names are asked for."""
+    return [{"protocol": protocol, "port": _DNS} for protocol in ("UDP", "TCP")]
 
 
 def _source(model: Model) -> PvcSource | OciSource | HubSource | S3Source:

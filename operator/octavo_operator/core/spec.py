@@ -171,6 +171,11 @@ class ModelServerSpec(SpecModel):
         "Default: false.",
     )
 
+    @property
+    def nodes(self) -> int:
+        """Nodes of one replica; with several it is a group of pods."""
+        return self.accelerator.nodes if self.accelerator else 1
+
     @model_validator(mode="after")
     def _one_scaler(self) -> Self:
         if self.replicas is not None and self.autoscaling is not None and self.autoscaling.mode == "Active":

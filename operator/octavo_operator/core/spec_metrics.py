@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from octavo_operator.core.pace import DIRECT, RESTING, Pace
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
-from octavo_operator.core.window import DIRECT, RESTING, Pace
 
 PROMETHEUS: Final = "Prometheus"
 DEFAULT_STALE_SECONDS: Final = 30

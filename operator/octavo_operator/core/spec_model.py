@@ -91,6 +91,9 @@ class Toleration(SpecModel):
 _SOME_HARDWARE: Final = "set profile, count or both"
 _NO_PROFILE_FOR_CPU: Final = "profile is a kind of GPU, and count is 0: set count to at least 1 or remove profile"
 _NO_PRICE_FOR_CPU: Final = "costPerHour is the price of a GPU, and count is 0: remove costPerHour"
+_NO_NODES_FOR_CPU: Final = (
+    "nodes divides GPUs over several nodes, and count is 0: set count to at least 1 or remove nodes"
+)
 
 
 class Accelerator(SpecModel):
@@ -105,6 +108,7 @@ class Accelerator(SpecModel):
                 _NO_PRICE_FOR_CPU,
                 fieldPath=".costPerHour",
             ),
+            rule("!has(self.count) || self.count > 0 || self.nodes == 1", _NO_NODES_FOR_CPU, fieldPath=".nodes"),
         )
     )
 
@@ -112,6 +116,7 @@ class Accelerator(SpecModel):
         (lambda self: self.profile is not None or self.count is not None, _SOME_HARDWARE),
         (lambda self: self.profile is None or self.count != 0, _NO_PROFILE_FOR_CPU),
         (lambda self: self.cost_per_hour is None or self.count != 0, _NO_PRICE_FOR_CPU),
+        (lambda self: self.count != 0 or self.nodes == 1, _NO_NODES_FOR_CPU),
     )
 
     profile: str | None = Field(
@@ -125,8 +130,16 @@ class Accelerator(SpecModel):
         default=None,
         ge=0,
         le=8,
-        description="GPUs of one replica, all on one node; with several, each layer is divided over them. 0: CPU, on "
-        "the nodes that are chosen here. Default with a profile: 1.",
+        description="GPUs of one replica on each of its nodes; with several, each layer is divided over them. 0: CPU, "
+        "on the nodes that are chosen here. Default with a profile: 1.",
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="Nodes of one replica, each with count GPUs; each layer is divided over all of them. More than 1 "
+        "needs LeaderWorkerSet (leaderworkerset.x-k8s.io/v1) in the cluster, and a model that all nodes can reach. "
+        "Default: 1.",
     )
     cost_per_hour: Price | None = Field(
         default=None,
@@ -146,6 +159,11 @@ class Accelerator(SpecModel):
     )
 
     @property
-    def gpus(self) -> int:
-        """GPUs of one replica."""
+    def gpus_on_a_node(self) -> int:
+        """GPUs of one of a replica's pods."""
         return 1 if self.count is None else self.count
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica, on all of its nodes."""
+        return self.gpus_on_a_node * self.nodes

@@ -44,7 +44,9 @@ def _fits(requests: ResourceQuantities | None, limits: ResourceQuantities | None
 
 
 class Resources(SpecModel):
-    """CPU and memory of one replica, as in a container of core/v1. GPUs are asked for in spec.accelerator."""
+    """CPU and memory of one replica, on each of its nodes, as in a container of core/v1. GPUs are asked for in
+    spec.accelerator.
+    """
 
     model_config = ConfigDict(json_schema_extra=rules(_request_within_limit("cpu"), _request_within_limit("memory")))
 
@@ -159,8 +161,11 @@ _FLAGS_WITH_A_FIELD = {
     "--max-num-batched-tokens": "spec.runtime.maxBatchedTokens",
     "--kv-cache-memory": "spec.runtime.kvCache.size",
     "--drain-timeout": "spec.drain.timeout",
+    "--nodes": "spec.accelerator.nodes",
+    "--node-rank": "spec.accelerator.nodes",
+    "--leader-address": "spec.accelerator.nodes",
 }
-_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay", "--download-dir")
+_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay", "--download-dir", "--group-timeout")
 
 
 def _args_rules() -> dict[str, Any]:

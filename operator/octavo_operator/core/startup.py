@@ -37,6 +37,12 @@ class Progress:
     percent: int
     seconds_left: int | None = None
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether a phase was reached that needs the model's files."""
+        order = list(PHASES)
+        return order.index(self.phase) > order.index("fetch")
+
     def __str__(self) -> str:
         return f"{PHASES[self.phase]}, {self.percent} %" if self.percent else PHASES[self.phase]
 

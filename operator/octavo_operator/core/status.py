@@ -9,7 +9,7 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
-    CapacityAvailable, SLOMet: see findings.py
+    CapacityAvailable, SLOMet, BudgetOK, ModelCached: see findings.py
     Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
@@ -22,7 +22,7 @@ from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.clock import to_timestamp
 from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
-from octavo_operator.core.findings import Finding, capacity_available, slo_met
+from octavo_operator.core.findings import Finding, budget_ok, capacity_available, model_cached, slo_met
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
@@ -51,7 +51,9 @@ _BLIND: Final = (
     Reason.NO_READY_REPLICAS,
     Reason.ACTIVATOR_SILENT,
 )
-_NOISY: Final = frozenset({Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH})
+_NOISY: Final = frozenset(
+    {Condition.SCALING_ACTIVE, Condition.SCALING_LIMITED, Condition.METRICS_FRESH, Condition.BUDGET_OK}
+)
 
 
 def compute_status(
@@ -73,6 +75,8 @@ def compute_status(
         _metrics_fresh(facts, signals),
         capacity_available(facts),
         *slo_met(spec, signals),
+        *budget_ok(spec, decision),
+        *model_cached(spec, facts),
         *_contended(facts),
     ]
     deployment = facts.deployment

@@ -5,6 +5,7 @@ import math
 from datetime import datetime
 
 from octavo_operator.replay.trace import SHAPES
+from octavo_operator.replay.variants import trial
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="YAML of a ModelServer with spec.autoscaling; several are compared, and the first says what a replica is",
+    )
+    parser.add_argument(
+        "--try",
+        dest="trials",
+        action="append",
+        type=trial,
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="instead of the policy itself play it with each of these values, such as "
+        "autoscaling.targets.kvUtilizationPercent=60,70,80; several fields give all combinations",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trace", metavar="FILE", help="CSV with the columns time,prompt_tokens,output_tokens")

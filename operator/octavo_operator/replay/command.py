@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,26 +18,36 @@ from octavo_operator.replay.report import table
 from octavo_operator.replay.run import Outcome, play
 from octavo_operator.replay.scalers import Octavo, Scaler, rivals
 from octavo_operator.replay.trace import Arrival, generate, read_csv
+from octavo_operator.replay.variants import vary
 
 
 def replay(options: argparse.Namespace) -> str:
     """The report. SettingsError names what does not fit."""
-    specs = {path: _spec(Path(path)) for path in options.policy}
-    trace = _trace(options)
-    machine = _machine(next(iter(specs.values())), options)
+    specs = _specs(options)
+    replica = next(iter(specs.values()))
+    trace, machine, first = _trace(options), _machine(replica, options), _policy(replica)
     outcomes: list[Outcome] = []
-    for name, spec in specs.items():
+    for label, spec in specs.items():
         policy = _policy(spec)
-        label = "octavo" if len(specs) == 1 else Path(name).stem[:11]
         outcomes.append(_play(Octavo(policy, name=label), policy, trace, machine, options))
-    first = _policy(next(iter(specs.values())))
     contest = rivals(first, machine, trace) if options.rivals else []
     outcomes += [_play(rival, first, trace, machine, options) for rival in contest]
-    replica = next(iter(specs.values()))
     gpus = replica.accelerator.gpus if replica.accelerator else 0
     if options.plot:
         _write(Path(options.plot), page(outcomes, trace))
     return table(outcomes, duration=trace[-1].time, gpus=gpus, price=_price(replica, options.cost))
+
+
+def _specs(options: argparse.Namespace) -> dict[str, ModelServerSpec]:
+    """The policies to play, by what their rows are called."""
+    raws = {path: _raw(path) for path in options.policy}
+    if not options.trials:
+        alone = len(raws) == 1
+        return {"octavo" if alone else Path(path).stem[:11]: _spec(raw, path) for path, raw in raws.items()}
+    if len(raws) > 1:
+        raise SettingsError("--try: with one --policy alone")
+    (path, raw), *_ = raws.items()
+    return {label: _spec(one, f"{path} with {label}") for label, one in vary(raw, options.trials).items()}
 
 
 def _price(replica: ModelServerSpec, given: float | None) -> float | None:
@@ -60,14 +71,23 @@ def _play(
     return play(scaler, trace, machine, startup=options.startup, start=policy.min_replicas, slo=slo)
 
 
-def _spec(path: Path) -> ModelServerSpec:
+def _raw(path: str) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text())
-        spec = settle(parse_spec(raw["spec"]), BUILT_IN)
-    except (OSError, yaml.YAMLError, TypeError, KeyError, SpecError) as error:
+        spec = yaml.safe_load(Path(path).read_text())["spec"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise SettingsError(f"--policy {path}: {error}") from error
+    if not isinstance(spec, dict):
+        raise SettingsError(f"--policy {path}: its spec has no fields")
+    return spec
+
+
+def _spec(raw: dict[str, Any], where: str) -> ModelServerSpec:
+    try:
+        spec = settle(parse_spec(raw), BUILT_IN)
+    except SpecError as error:
+        raise SettingsError(f"--policy {where}: {error}") from error
     if spec.autoscaling is None:
-        raise SettingsError(f"--policy {path}: has no spec.autoscaling")
+        raise SettingsError(f"--policy {where}: has no spec.autoscaling")
     return spec
 
 

@@ -23,7 +23,8 @@ from octavo_operator.core.autoscale import HANDOVER_SECONDS, decide
 from octavo_operator.core.demand import tolerant
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.window import Signals, Window, aggregate, is_news
+from octavo_operator.core.reading import is_news
+from octavo_operator.core.window import Signals, Window, aggregate
 from octavo_operator.replay.fleet import Fleet
 from octavo_operator.replay.replica import Machine
 from octavo_operator.replay.trace import Arrival

@@ -29,9 +29,10 @@ _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES: Final = ("float32", "bfloat16", "float16")
 
 
-def read_model_info(path: Path) -> ModelInfo:
+def read_model_info(path: Path, *, weights: bool = True) -> ModelInfo:
     """Read the configuration of the model at `path`: a Hugging Face folder, a GGUF file, or a folder with one of these.
 
+    Without `weights` a config.json alone is enough.
     Raises `ModelNotFound` when the path is missing or holds no weights, and `ModelUnsupported` when the architecture,
     the weights' format or their quantisation is not served.
     """
@@ -42,7 +43,8 @@ def read_model_info(path: Path) -> ModelInfo:
             raise ModelUnsupported(f"{path} is neither a folder nor a .gguf file")
         return read_gguf_info(path)
     if (path / "config.json").is_file():
-        _require_safetensors(path)
+        if weights:
+            _require_safetensors(path)
         return _info_of_config(path, _read_json(path / "config.json"), _read_generation_config(path))
     return read_gguf_info(_only_gguf(path))
 

@@ -13,6 +13,7 @@ from octavo_runtime.errors import OutOfMemory, StartError
 from octavo_runtime.logs import configure_logging
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.parallel.messages import Refused, WorkerArgs
+from octavo_runtime.runner.build import wait_passively
 
 
 def main() -> int:
@@ -31,6 +32,7 @@ def main() -> int:
 
 def work(args: WorkerArgs, pipe: Connection) -> None:
     """Raises `StartError` when this rank cannot load its part, and whatever takes it out of step later."""
+    wait_passively()
     import torch  # noqa: PLC0415  after the process is tied to its parent
 
     from octavo_runtime.parallel.worker import Worker  # noqa: PLC0415

@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 import os
-import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
+    import socket
+
     from torch import Tensor
 
     from octavo_runtime.model.shard import Shard
+    from octavo_runtime.parallel.messages import Meeting
 
-_ADDRESS: Final = "127.0.0.1"
 _PATIENCE: Final = timedelta(minutes=30)  # with a rank that hangs; who is dead is noticed at once
 
 
-def open_store(size: int) -> TCPStore:
-    """Rank 0's end of where the ranks find each other, on a free port that cannot be reached from outside."""
-    listener = socket.create_server((_ADDRESS, 0))
-    port = listener.getsockname()[1]
+def open_store(room: socket.socket, meeting: Meeting, size: int) -> TCPStore:
+    """Rank 0's end of where the ranks find each other. `room` listens there."""
     return TCPStore(
-        _ADDRESS, port, size, is_master=True, timeout=_PATIENCE, wait_for_workers=False,
-        master_listen_fd=listener.detach(),
+        meeting.address, meeting.port, size, is_master=True, timeout=_PATIENCE, wait_for_workers=False,
+        master_listen_fd=room.detach(),
     )  # fmt: skip
 
 
-def reach_store(port: int, size: int) -> TCPStore:
-    """A worker's end of it."""
-    return TCPStore(_ADDRESS, port, size, is_master=False, timeout=_PATIENCE, wait_for_workers=False)
+def reach_store(meeting: Meeting, size: int) -> TCPStore:
+    """Another rank's end of it."""
+    return TCPStore(meeting.address, meeting.port, size, is_master=False, timeout=_PATIENCE, wait_for_workers=False)
 
 
-def join(shard: Shard, store: TCPStore, device: torch.device) -> TorchGroup:
-    """Wait until all ranks are there."""
+def join(shard: Shard, store: TCPStore, meeting: Meeting, interface: str | None, device: torch.device) -> TorchGroup:
+    """Wait until all ranks are there. What they listen on for each other is at `interface` alone, where it is known."""
     for library in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # else they listen where others can reach them
+        if interface is not None:
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=store,
+        store=PrefixStore(meeting.incarnation, store),
         rank=shard.rank,
         world_size=shard.size,
         timeout=_PATIENCE,

@@ -1,4 +1,7 @@
-"""What rank 0 and a worker say to each other over their pipe, as msgpack. Nothing is ever unpickled."""
+"""What rank 0 says to the other ranks and they to it, as msgpack. Nothing is ever unpickled.
+
+Over a pipe to a rank of its own node, over TCP to another node, which passes it on to its ranks and answers for them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,21 @@ from octavo_runtime.config import ServeConfig  # noqa: TC001  msgspec reads the 
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 
 
+class Meeting(msgspec.Struct, frozen=True, array_like=True):
+    """Where the ranks of one engine find each other. A rank of an earlier one may come, and finds nobody."""
+
+    address: str
+    port: int
+    incarnation: str  # of the group: another each time that an engine starts
+
+
 class WorkerArgs(msgspec.Struct, frozen=True):
     """A worker's command line."""
 
     config: ServeConfig
     rank: int
-    store_port: int  # on the loopback address, where the ranks find each other
+    meeting: Meeting
+    interface: str | None  # the network interface of their collectives; None: what the library chooses
     pipe_fd: int
     parent_pid: int
 
@@ -54,8 +66,15 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=True):
     message: str
 
 
+class Lost(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A rank of this node has ended, so the node does."""
+
+    message: str
+
+
 ToWorker = Allocate | Measure | Compute
 FromWorker = Loaded | Free | Refused
+FromNode = FromWorker | Lost
 
 _GREEDY: Final = SamplingRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=0)
 

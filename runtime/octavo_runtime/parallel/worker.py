@@ -13,7 +13,8 @@ from octavo_runtime.model.shard import Shard
 from octavo_runtime.parallel.group import join, reach_store
 from octavo_runtime.parallel.lockstep import LockstepRunner, OutOfStepError
 from octavo_runtime.parallel.messages import Allocate, Compute, Free, Loaded, Measure, ToWorker
-from octavo_runtime.runner.machine import choose_cache_dtype, choose_dtype, return_free_memory
+from octavo_runtime.parallel.topology import topology_of
+from octavo_runtime.runner.machine import choose_cache_dtype, choose_dtype, host_free_memory, return_free_memory
 from octavo_runtime.runner.torch_build import prepare_torch, select_kernels
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Worker:
         shard = Shard(args.rank, config.tensor_parallel_size)
         self._config = config
         self._device = prepare_torch(config, shard)
-        group = join(shard, reach_store(args.store_port, shard.size), self._device)
+        store = reach_store(args.meeting, shard.size)
+        group = join(shard, store, args.meeting, args.interface, self._device)
         self._dtype = choose_dtype(config.dtype, info, self._device)
         self._decoder = load_decoder(
             info,
@@ -95,8 +97,9 @@ class Worker:
             logger.debug("a step raised %r", error)
 
     def _measure(self) -> int:
-        """On a GPU; what a CPU has is shared by all ranks, so rank 0 measures and divides it."""
         self._runner = None
+        if self._device.type == "cpu":
+            return host_free_memory() // topology_of(self._config).ranks_per_node
         activations = torch.cuda.max_memory_allocated(self._device) - self._before
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self._device)

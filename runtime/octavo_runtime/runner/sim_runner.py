@@ -73,11 +73,15 @@ class StepTime:
         num_sequences = len(batch.seq_lens)
         num_tokens = len(batch.token_ids)
         decodes = num_sequences if num_tokens == num_sequences else _count_decodes(batch)
+        return self.of(num_tokens - decodes, decodes, sum(batch.seq_lens))
+
+    def of(self, prefill_tokens: int, decodes: int, kv_tokens: int) -> float:
+        """Of a step by its numbers, for those who have no batch: a fleet's replay."""
         return (
             self.base
-            + self.per_prefill_token * (num_tokens - decodes)
+            + self.per_prefill_token * prefill_tokens
             + self.per_decode * decodes
-            + self.per_kv_token * sum(batch.seq_lens)
+            + self.per_kv_token * kv_tokens
         )
 
     @classmethod

@@ -12,7 +12,8 @@ from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingParams, SamplingRow, Shaping
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.load import load_decoder
-from octavo_runtime.model.shard import WHOLE, check_divisible
+from octavo_runtime.model.shard import WHOLE
+from octavo_runtime.parallel.topology import topology_of
 from octavo_runtime.runner.cuda import CudaCapturer, CudaGauge, PinnedMemory, describe_device
 from octavo_runtime.runner.graphs import choose_limits
 from octavo_runtime.runner.kv_cache import build_measured, count_blocks, largest_batch, measure_free
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from octavo_runtime.model.decoder import AnyDecoder
     from octavo_runtime.model.shard import Shard
     from octavo_runtime.model.spec import ModelInfo
+    from octavo_runtime.parallel.meeting import Called
     from octavo_runtime.parallel.workers import Workers
     from octavo_runtime.runner.base import Fatal, Progress
     from octavo_runtime.runner.graphs import GraphLimits
@@ -48,15 +50,15 @@ _BIASED: Final = Shaping(SamplingParams(max_tokens=1, logit_bias=((0, 1.0),)), t
 
 
 def build_torch_runner(
-    config: ServeConfig, info: ModelInfo, progress: Progress, fatal: Fatal | None = None
+    config: ServeConfig, info: ModelInfo, progress: Progress, fatal: Fatal | None, called: Called | None
 ) -> TorchRunner:
-    """What build.py's `build_runner` does once torch may be imported."""
+    """What build.py's `build_runner` does once torch may be imported. `called`: the other ranks, if there are any."""
     device = prepare_torch(config)
     dtype = choose_dtype(config.dtype, info, device)
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, dtype, device)
     backend = select_kernels(config, device)
     limits = choose_limits(config, info, device, backend)
-    workers = _start_workers(config, info, device, fatal) if config.tensor_parallel_size > 1 else None
+    workers = _start_workers(config, called, device, fatal) if called else None
     try:
         decoder = load_decoder(
             info,
@@ -89,16 +91,15 @@ def build_torch_runner(
     return runner
 
 
-def _start_workers(config: ServeConfig, info: ModelInfo, device: torch.device, fatal: Fatal | None) -> Workers:
-    """The other ranks. Raises `InvalidArgument` when the model or the machine cannot have so many."""
+def _start_workers(config: ServeConfig, called: Called, device: torch.device, fatal: Fatal | None) -> Workers:
+    """The other ranks. Raises `InvalidArgument` when this machine cannot have its part of them."""
     from octavo_runtime.parallel.workers import Workers, end_process  # noqa: PLC0415  only who divides needs it
 
-    check_divisible(info, config.tensor_parallel_size)
-    if device.type == "cuda" and torch.cuda.device_count() < config.tensor_parallel_size:
-        raise InvalidArgument(
-            f"--tensor-parallel-size {config.tensor_parallel_size}: there are {torch.cuda.device_count()} GPUs"
-        )
-    return Workers(config, device, fatal or end_process)
+    needed = topology_of(config).ranks_per_node
+    if device.type == "cuda" and torch.cuda.device_count() < needed:
+        divided = f"--tensor-parallel-size {config.tensor_parallel_size} --nodes {config.nodes}"
+        raise InvalidArgument(f"{divided}: {needed} GPUs are needed on each node; here are {torch.cuda.device_count()}")
+    return Workers(config, called, device, fatal or end_process)
 
 
 def select_kernels(config: ServeConfig, device: torch.device) -> KernelBackend:
@@ -110,10 +111,11 @@ def select_kernels(config: ServeConfig, device: torch.device) -> KernelBackend:
 
 def prepare_torch(config: ServeConfig, shard: Shard = WHOLE) -> torch.device:
     """The rank's device and its part of the threads."""
-    torch.set_num_threads(max(1, (config.threads or choose_threads()) // config.tensor_parallel_size))
+    topology = topology_of(config)
+    torch.set_num_threads(max(1, (config.threads or choose_threads()) // topology.ranks_per_node))
     device = choose_device()
     if device.type == "cuda":
-        torch.cuda.set_device(shard.rank)
+        torch.cuda.set_device(topology.local_index(shard.rank))
     logger.info("computing on %s with %d threads", device, torch.get_num_threads())
     return device
 
@@ -158,7 +160,9 @@ def _with_cache(
         return made
 
     if device.type == "cpu":
-        return ready(host_free_memory() // config.tensor_parallel_size, _CPU_SHARE)
+        free = host_free_memory() // topology_of(config).ranks_per_node
+        elsewhere = workers.least_free() if workers and config.nodes > 1 else free
+        return ready(min(free, elsewhere), _CPU_SHARE)
 
     def measure() -> int:
         batch = largest_batch(config, info, step_tokens=choose_step_tokens(device))

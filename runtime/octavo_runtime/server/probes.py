@@ -21,12 +21,12 @@ def probe_routes(service: Service) -> APIRouter:
     @router.get("/livez")
     async def livez() -> Response:
         """200 unless the engine is dead for good or gives no sign of life; a restart of all is the cure."""
-        return _verdict(service.engine.supervisor.problem(time.monotonic()))
+        return verdict(service.engine.supervisor.problem(time.monotonic()))
 
     @router.get("/readyz")
     async def readyz() -> Response:
         """200 when new requests are welcome."""
-        return _verdict(_unready(service))
+        return verdict(_unready(service))
 
     @router.get("/startupz")
     async def startupz() -> Response:
@@ -61,7 +61,7 @@ def _unready(service: Service) -> str | None:
     return service.engine.supervisor.problem(time.monotonic())
 
 
-def _verdict(problem: str | None) -> Response:
+def verdict(problem: str | None) -> Response:
     if problem is None:
         return JSONResponse({"status": "ok"})
     return JSONResponse({"status": "failed", "reason": problem}, 503)

@@ -485,6 +485,24 @@ RULES |= {
         "spec.accelerator.count",
         "less than or equal to 8",
     ),
+    "most nodes": (
+        {"accelerator": {"count": 8, "nodes": 8}},
+        {"accelerator": {"count": 8, "nodes": 9}},
+        "spec.accelerator.nodes",
+        "less than or equal to 8",
+    ),
+    "a node at least": (
+        {"accelerator": {"profile": "H100", "nodes": 1}},
+        {"accelerator": {"profile": "H100", "nodes": 0}},
+        "spec.accelerator.nodes",
+        "greater than or equal to 1",
+    ),
+    "nodes have GPUs": (
+        {"accelerator": {"count": 1, "nodes": 2}},
+        {"accelerator": {"count": 0, "nodes": 2}},
+        "spec.accelerator.nodes",
+        "set count to at least 1 or remove nodes",
+    ),
     "a replica is divided once": (
         {"accelerator": {"count": 0}, "runtime": {"args": ["--tensor-parallel-size", "2"]}},
         {"accelerator": {"count": 2}, "runtime": {"args": ["--tensor-parallel-size=2"]}},
@@ -545,6 +563,7 @@ RULES |= {
     for flag, given, word in [
         ("--port", ["--port", "1"], "belongs to the operator"),
         ("--drain-delay", ["--drain-delay=1"], "belongs to the operator"),
+        ("--group-timeout", ["--group-timeout=1"], "belongs to the operator"),
         ("--served-model-name", ["--served-model-name", "x"], "spec.model.servedName"),
         ("--max-model-len", ["--max-model-len=5"], "spec.model.maxModelLen"),
         ("--dtype", ["--dtype", "auto"], "spec.model.dtype"),
@@ -552,6 +571,9 @@ RULES |= {
         ("--max-num-batched-tokens", ["--max-num-batched-tokens=5"], "spec.runtime.maxBatchedTokens"),
         ("--kv-cache-memory", ["--kv-cache-memory", "1Gi"], "spec.runtime.kvCache.size"),
         ("--drain-timeout", ["--drain-timeout=5"], "spec.drain.timeout"),
+        ("--nodes", ["--nodes=2"], "spec.accelerator.nodes"),
+        ("--node-rank", ["--node-rank", "1"], "spec.accelerator.nodes"),
+        ("--leader-address", ["--leader-address=a"], "spec.accelerator.nodes"),
     ]
 }
 
@@ -586,6 +608,13 @@ def test_a_name_that_no_service_could_have_is_refused(anywhere, name):
 
 def test_the_longest_name_is_accepted(anywhere):
     assert create(anywhere, {}, "a" * 52).returncode == 0
+
+
+def test_a_name_that_no_group_could_have_is_refused(anywhere):
+    grouped = {"accelerator": {"count": 1, "nodes": 2}}
+    assert create(anywhere, grouped, "a" * 41).returncode == 0
+    assert "becomes that of each group" in create(anywhere, grouped, "a" * 42).stderr
+    assert create(anywhere, {"accelerator": {"count": 1}}, "a" * 42).returncode == 0
 
 
 def test_every_rule_of_the_schema_has_a_case():
