@@ -106,7 +106,7 @@ def test_shapes_have_names_of_their_own_and_fit():
         assert all(of.kv_bytes <= KV_LIMIT for of in shapes)
         assert {of.kind for of in shapes} == {"decode", "prefill", "mixed"}
         assert {of.cache for of in shapes} == {"bf16", "e4m3", "int8"}
-    assert len(list(quick_shapes())) == 13
+    assert len(list(quick_shapes())) == 14
 
 
 def test_pools_outgrow_the_cache():
