@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from gpu_contenders import make_batch
 
+from octavo_kernels import int8
 from octavo_kernels.bench.shapes import BenchShape
-from octavo_kernels.cache_dtype import FP8
+from octavo_kernels.cache_dtype import EIGHT_BITS, FP8, INT8
 from octavo_kernels.draws import Draws
 from octavo_kernels.reference import ReferenceBackend
 from octavo_kernels.triton.backend import TritonBackend
@@ -74,7 +75,7 @@ def checks(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Call
         context = [random(shape.num_blocks + 1, 2, shape.block_size, head_dim) for _ in range(2)]
         angles = random(shape.num_tokens, 1, head_dim // 2).float()
         norms = (random(head_dim).float(), random(head_dim).float())
-        for cache in (dtype, FP8) if _has_fp8(device) and dtype != torch.float32 else (dtype,):
+        for cache in _caches(device, dtype):
             yield (
                 f"attention over {cache}, {head_dim}, page {block_size}",
                 _attention(shape, step, context, (angles, norms), cache),
@@ -119,7 +120,7 @@ def _attention(
     def compute(backend: KernelBackend, exact: bool) -> Tensor:
         angles, norms = turn
         query, key, value = (_as(x, exact) for x in step)
-        caches = [x.to(cache).float() if exact and cache != FP8 else x.to(cache) for x in context]
+        caches = [_stored(x, cache, exact) for x in context]
         rotation = (_as(angles.cos().to(step[0].dtype), exact), _as(angles.sin().to(step[0].dtype), exact))
         query = backend.write_rotated(
             query, key, value, *caches, slot_mapping=batch.slot_mapping, norms=norms, eps=1e-6, rotation=rotation
@@ -136,5 +137,15 @@ def _as(x: Tensor, exact: bool) -> Tensor:
     return x.float() if exact else x.clone()
 
 
-def _has_fp8(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+def _stored(x: Tensor, cache: torch.dtype, exact: bool) -> Tensor:
+    """In eight bits for both: the other's error is to be the kernel's, not the cache's."""
+    if cache == INT8:
+        return int8.packed(x)
+    return x.to(cache).float() if exact and cache not in EIGHT_BITS else x.to(cache)
+
+
+def _caches(device: torch.device, dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    if dtype == torch.float32:
+        return (dtype,)
+    has_fp8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    return (dtype, FP8, INT8) if has_fp8 else (dtype, INT8)

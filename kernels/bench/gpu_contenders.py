@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
 
+from octavo_kernels import int8
 from octavo_kernels.bench.report import OURS
 from octavo_kernels.cache_dtype import FP8
 from octavo_kernels.interface import PagedBatch
@@ -39,22 +40,31 @@ class Pool:
 
     batch: PagedBatch
     query: Tensor
-    key_cache: Tensor  # [num_blocks, num_kv_heads, block_size, head_dim]
+    key_cache: Tensor  # [num_blocks, num_kv_heads, block_size, head_dim], or as int8.py has it
     value_cache: Tensor
 
 
 def make_pools(shape: BenchShape, count: int, device: torch.device) -> list[Pool]:
     """`count` caches of random numbers, never zeros, with their blocks in random order."""
     size = (shape.num_blocks, shape.num_kv_heads, shape.block_size, shape.head_dim)
-    dtype = FP8 if shape.cache_bytes == 1 else torch.bfloat16
     return [
         Pool(
             make_batch(shape, device, seed),
             torch.randn(shape.num_tokens, shape.num_heads, shape.head_dim, dtype=torch.bfloat16, device=device),
-            *(torch.randn(size, dtype=torch.bfloat16, device=device).to(dtype) for _ in range(2)),
+            *(_stored(torch.randn(size, dtype=torch.bfloat16, device=device), shape) for _ in range(2)),
         )
         for seed in range(count)
     ]
+
+
+def _stored(x: Tensor, shape: BenchShape) -> Tensor:
+    match shape.cache:
+        case "e4m3":
+            return x.to(FP8)
+        case "int8":
+            return int8.packed(x)
+        case _:
+            return x
 
 
 def make_batch(shape: BenchShape, device: torch.device, seed: int = 0) -> PagedBatch:
@@ -130,6 +140,8 @@ def flex(shape: BenchShape, pools: list[Pool]) -> list[Call]:
 
 def flashinfer(shape: BenchShape, pool: Pool) -> Call:
     """Its plan, which the host makes, is not in the time."""
+    if shape.cache == "int8":
+        raise NotImplementedError("no int8 with scales")
     library = importlib.import_module("flashinfer")
     workspace = torch.empty(WORKSPACE, dtype=torch.uint8, device=pool.query.device)
     lengths, size = pool.batch.seq_lens.cpu(), shape.block_size
@@ -214,7 +226,7 @@ CONTENDERS: Final[dict[str, Contender]] = {
 
 def _contiguous(shape: BenchShape, pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each `[sequences, heads, length, head_dim]`; of batches that are one rectangle."""
-    if len(set(shape.sequences)) > 1 or shape.cache_bytes == 1:
+    if len(set(shape.sequences)) > 1 or shape.cache != "bf16":
         raise NotImplementedError("no rectangle of 16-bit numbers")
     queries, context = shape.sequences[0]
     table = pool.batch.block_table.long()
@@ -228,7 +240,7 @@ def _contiguous(shape: BenchShape, pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
 
 def _token_major(shape: BenchShape, pool: Pool) -> tuple[Tensor, Tensor]:
     """The same caches as `[num_blocks, block_size, num_kv_heads, head_dim]`."""
-    if shape.cache_bytes == 1:
+    if shape.cache != "bf16":
         raise NotImplementedError("16-bit numbers only")
     return pool.key_cache.transpose(1, 2).contiguous(), pool.value_cache.transpose(1, 2).contiguous()
 

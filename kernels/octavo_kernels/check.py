@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from octavo_kernels.cache_dtype import INT8, head_dim_of
 from octavo_kernels.interface import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ CHECK_PAGES: Final = os.environ.get("OCTAVO_CHECK_PAGES") == "1"
 
 def check_write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
     _check_caches(key_cache, value_cache)
-    _, num_kv_heads, _, head_dim = key_cache.shape
+    num_kv_heads, head_dim = key_cache.shape[1], head_dim_of(key_cache)
     expected = (slot_mapping.shape[0], num_kv_heads, head_dim)
     if key.shape != expected:
         raise ValueError(f"key is {_shape(key)}; expected {expected}")
@@ -53,7 +54,7 @@ def check_attend(
     alibi_slopes: Tensor | None = None,
 ) -> None:
     _check_caches(key_cache, value_cache)
-    _, num_kv_heads, _, head_dim = key_cache.shape
+    num_kv_heads, head_dim = key_cache.shape[1], head_dim_of(key_cache)
     if query.dim() != 3:
         raise ValueError(f"query is {_shape(query)}; expected [T, num_heads, head_dim]")
     _, num_heads, query_dim = query.shape
@@ -76,7 +77,7 @@ def check_write_rotated(
     query: Tensor, key_cache: Tensor, norms: tuple[Tensor, Tensor] | None, rotation: tuple[Tensor, Tensor] | None
 ) -> None:
     """What `check_write_kv` does not see."""
-    _, num_kv_heads, _, head_dim = key_cache.shape
+    num_kv_heads, head_dim = key_cache.shape[1], head_dim_of(key_cache)
     if query.dim() != 3 or query.shape[2] != head_dim or query.shape[1] % num_kv_heads:
         raise ValueError(f"query is {_shape(query)}; expected [T, a multiple of {num_kv_heads}, {head_dim}]")
     for name, weight in zip(("query", "key"), norms or (), strict=False):
@@ -143,6 +144,21 @@ def _check_caches(key_cache: Tensor, value_cache: Tensor) -> None:
         raise ValueError(f"key_cache is {_shape(key_cache)}; expected [num_blocks, num_kv_heads, block_size, head_dim]")
     if value_cache.shape != key_cache.shape:
         raise ValueError(f"value_cache is {_shape(value_cache)}, key_cache {_shape(key_cache)}")
+    if INT8 in {key_cache.dtype, value_cache.dtype}:
+        _check_int8(key_cache, value_cache)
+
+
+def _check_int8(key_cache: Tensor, value_cache: Tensor) -> None:
+    if value_cache.dtype != key_cache.dtype:
+        raise ValueError(f"value_cache is {value_cache.dtype}, key_cache {key_cache.dtype}")
+    check_contiguous("key_cache", key_cache)
+    check_contiguous("value_cache", value_cache)
+    block_size, head_dim = key_cache.shape[2], head_dim_of(key_cache)
+    if head_dim <= 0 or block_size * head_dim % 2:
+        raise ValueError(
+            f"key_cache is {_shape(key_cache)} in int8; expected [num_blocks, num_kv_heads, block_size, head_dim + 2], "
+            "with an even number of numbers in a block"
+        )
 
 
 def _check_batch(batch: PagedBatch) -> None:

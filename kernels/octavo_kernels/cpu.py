@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
 
-from octavo_kernels.cache_dtype import FP8
+from octavo_kernels import int8
+from octavo_kernels.cache_dtype import EIGHT_BITS, INT8, head_dim_of
 from octavo_kernels.check import check_attend, check_write_kv
 from octavo_kernels.plain import PlainVerbs
 from octavo_kernels.reference import scatter, softmax_with_sinks
@@ -111,7 +112,8 @@ def _split(batch: PagedBatch, block_size: int) -> list[list[int]]:
 
 
 def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) -> _Group:
-    _, num_kv_heads, block_size, head_dim = key_cache.shape
+    _, num_kv_heads, block_size, _ = key_cache.shape
+    head_dim = head_dim_of(key_cache)
     sequences = torch.tensor(members)
     starts = batch.query_start_loc[sequences].long()
     num_queries = int(batch.query_start_loc[members[0] + 1] - starts[0])
@@ -121,7 +123,7 @@ def _make_group(batch: PagedBatch, members: Sequence[int], key_cache: Tensor) ->
     outside = positions >= seq_lens  # [n, L]
     own = (seq_lens - num_queries + torch.arange(num_queries))[:, None, :, None]
     future = positions > own  # [n, 1, Q, L]
-    dtype = torch.float32 if key_cache.dtype == FP8 else key_cache.dtype
+    dtype = torch.float32 if key_cache.dtype in EIGHT_BITS else key_cache.dtype
     return _Group(
         rows=starts[:, None] + torch.arange(num_queries),
         pages=_pages(batch.block_table[sequences, :num_blocks].long(), outside[:, ::block_size], num_kv_heads),
@@ -177,11 +179,17 @@ def _gather(cache: Tensor, group: _Group, out: Tensor) -> Tensor:
 
     Slots past a sequence's length are zeroed: they may hold another's NaN, and weight 0 times NaN is NaN.
     """
-    num_blocks, num_kv_heads, block_size, head_dim = cache.shape
-    pages = cache.view(num_blocks * num_kv_heads, block_size * head_dim)
+    num_blocks, num_kv_heads, block_size, columns = cache.shape
+    pages = cache.view(num_blocks * num_kv_heads, block_size * columns)
+    head_dim = out.shape[3]
     rows = out.view(-1, block_size * head_dim)
     if cache.dtype == out.dtype:
         torch.index_select(pages, 0, group.pages, out=rows)
+    elif cache.dtype == INT8:
+        held = pages[group.pages].view(-1, 1, block_size, columns)
+        torch.mul(
+            int8.numbers_of(held), int8.scales_of(held).float()[..., None], out=rows.view(-1, 1, block_size, head_dim)
+        )
     else:
         rows.copy_(pages[group.pages])
     out.view(-1, head_dim).index_fill_(0, group.outside, 0)

@@ -8,7 +8,8 @@ A decode is a query of length 1, a chunked prefill is a longer one, a mixed batc
     block_table         [7, 2]   [4, 9]               [1, -]     [S, B]; entries past a sequence's length are never read
 
 Cache layout is HND, keys and values apart: `[num_blocks, num_kv_heads, block_size, head_dim]`, so that one head of one
-block is one contiguous piece of memory. They are in the model's dtype, or in e4m3 (cache_dtype.py).
+block is one contiguous piece of memory. They are in the model's dtype, or in e4m3 (cache_dtype.py); or in int8 with
+scales, `[num_blocks, num_kv_heads, block_size, head_dim + 2]` (int8.py).
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class KernelBackend(Protocol):
     ) -> None:
         """Store this step's keys and values, each `[T, num_kv_heads, head_dim]`, into their slots.
 
-        A cache in e4m3 holds the nearest such number, and 448 for what is larger.
+        A cache in e4m3 holds the nearest such number, and 448 for what is larger; one in int8 rounds each row to
+        multiples of its scale (int8.py).
         Raises `ValueError` when shapes or dtypes do not fit each other. Slots must lie inside the cache: their values
         are not checked, which would cost a synchronisation.
         """

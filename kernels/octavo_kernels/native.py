@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import torch
 
-from octavo_kernels.cache_dtype import to_cache
+from octavo_kernels.cache_dtype import INT8, to_cache
 from octavo_kernels.check import check_attend, check_contiguous, check_write_kv
 from octavo_kernels.cpu import CPUBackend
 from octavo_kernels.interface import PagedBatch
@@ -66,6 +66,9 @@ class NativeBackend(PlainVerbs):
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
+        if key_cache.dtype == INT8:
+            self._gathering.write_kv(key, value, key_cache, value_cache, slot_mapping)
+            return
         _check_caches(key_cache, value_cache)
         key = _token_rows(to_cache(key, key_cache.dtype))
         value = _token_rows(to_cache(value, value_cache.dtype))

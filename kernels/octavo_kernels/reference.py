@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from octavo_kernels.cache_dtype import to_cache
+from octavo_kernels import int8
+from octavo_kernels.cache_dtype import INT8, to_cache
 from octavo_kernels.check import check_attend, check_write_kv
 from octavo_kernels.plain import PlainVerbs
 
@@ -69,15 +70,20 @@ def scatter(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, 
     slots = slot_mapping[stored]
     block_size = key_cache.shape[2]
     blocks, offsets = slots // block_size, slots % block_size
-    key_cache[blocks, :, offsets] = to_cache(key[stored], key_cache.dtype)
-    value_cache[blocks, :, offsets] = to_cache(value[stored], value_cache.dtype)
+    for rows, cache in ((key[stored], key_cache), (value[stored], value_cache)):
+        if cache.dtype == INT8:
+            numbers, scales = int8.quantised(rows)
+            int8.numbers_of(cache)[blocks, :, offsets] = numbers
+            int8.scales_of(cache)[blocks, :, offsets] = scales
+        else:
+            cache[blocks, :, offsets] = to_cache(rows, cache.dtype)
 
 
 def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
     """One sequence's keys or values out of its blocks, `[num_kv_heads, seq_len, head_dim]`."""
-    _, num_kv_heads, block_size, head_dim = cache.shape
-    blocks = block_table[: -(-seq_len // block_size)].long()
-    return cache[blocks].transpose(0, 1).reshape(num_kv_heads, len(blocks) * block_size, head_dim)[:, :seq_len]
+    held = cache[block_table[: -(-seq_len // cache.shape[2])].long()]
+    rows = int8.read(held) if cache.dtype == INT8 else held
+    return rows.transpose(0, 1).flatten(1, 2)[:, :seq_len]
 
 
 def _attend_one(

@@ -21,7 +21,7 @@ class ServeConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None  # tokens per step; default: what suits the device (Runner.step_tokens)
     kv_cache_memory: int | None = None  # bytes; default: a share of free memory
-    kv_cache_dtype: str = "auto"  # auto: as the model computes | fp8_e4m3
+    kv_cache_dtype: str = "auto"  # auto: as the model computes | fp8_e4m3 | int8
     block_size: int = 16  # tokens
     prefix_caching: bool = True  # keep computed blocks for requests that start alike
     async_scheduling: bool | None = None  # plan a step while the one before is computed; default: on a GPU

@@ -90,7 +90,8 @@ def test_bytes_and_operations_of_a_decode():
     assert of.bytes_moved == of.kv_bytes + 2 * 4 * 32 * 128 * 2
     assert of.operations == 4 * 4 * 1000 * 32 * 128
     assert of.num_blocks == 4 * 63
-    assert shape(4, 1000, cache_bytes=1).kv_bytes == of.kv_bytes // 2
+    assert shape(4, 1000, cache="e4m3").kv_bytes == of.kv_bytes // 2
+    assert shape(4, 1000, cache="int8").kv_bytes == of.kv_bytes // 2 + 2 * 4 * 1000 * 8 * 2, "a scale in 2 bytes"
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), min_size=1, max_size=4))
@@ -104,7 +105,7 @@ def test_shapes_have_names_of_their_own_and_fit():
         assert len({of.name for of in shapes}) == len(shapes)
         assert all(of.kv_bytes <= KV_LIMIT for of in shapes)
         assert {of.kind for of in shapes} == {"decode", "prefill", "mixed"}
-        assert {of.cache_bytes for of in shapes} == {1, 2}
+        assert {of.cache for of in shapes} == {"bf16", "e4m3", "int8"}
     assert len(list(quick_shapes())) == 13
 
 
@@ -130,7 +131,7 @@ def test_a_run_is_told_as_a_table_and_as_json():
     run = json.loads(to_json(document({"card": "NVIDIA H100"}, CEILINGS, results)))
     assert run["machine"] == {"card": "NVIDIA H100"}
     assert run["ceilings"]["read"] == 3e12
-    assert run["cost_models"]["16 bits"]["launch"] == pytest.approx(4e-6)
+    assert run["cost_models"]["bf16"]["launch"] == pytest.approx(4e-6)
     assert "e4m3" not in run["cost_models"], "there were none"
     assert [entry["shape"] for entry in run["results"]] == ["1 x 1024", "64 x 1024"]
     assert run["results"][0]["timings"]["flashinfer"]["median"] == 1.0
@@ -163,11 +164,11 @@ def test_a_run_without_results_is_not_drawn():
 
 def test_a_cost_model_is_of_decodes_over_one_kind_of_cache():
     results = [result(of, of.bytes_moved / 1e12) for of in (shape(1), shape(8), shape(64))]
-    results += [result(of, of.bytes_moved / 4e12) for of in (shape(1, cache_bytes=1), shape(8, cache_bytes=1))]
+    results += [result(of, of.bytes_moved / 4e12) for of in (shape(1, cache="e4m3"), shape(8, cache="e4m3"))]
     results.append(result(BenchShape("prefill", "prefill", ((64, 64),)), 1.0))
-    assert cost_model(results, 2).bandwidth == pytest.approx(1e12)
-    assert cost_model(results, 1).bandwidth == pytest.approx(4e12)
-    assert cost_model(results[:1], 2) is None
+    assert cost_model(results, "bf16").bandwidth == pytest.approx(1e12)
+    assert cost_model(results, "e4m3").bandwidth == pytest.approx(4e12)
+    assert cost_model(results[:1], "bf16") is None
 
 
 def test_a_file_s_name_is_the_card_and_the_day():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.tiny import save_tiny, tiny_config
-from octavo_kernels.cache_dtype import FP8
+from octavo_kernels import int8
+from octavo_kernels.cache_dtype import FP8, INT8, cache_shape
 from octavo_kernels.interface import PagedBatch
 from octavo_kernels.reference import ReferenceBackend
 from octavo_kernels.triton.backend import TritonBackend
@@ -45,7 +46,8 @@ class Case:
         """The queries and the caches, which begin as NaN; in fp64 when `exact`."""
         change = (lambda x: x.double()) if exact else (lambda x: x.clone() if x.is_contiguous() else x)
         dtype = torch.float64 if exact else self.cache_dtype
-        key_cache, value_cache = (torch.full(self.cache_shape, torch.nan, device=DEVICE).to(dtype) for _ in range(2))
+        empty = 0 if dtype == INT8 else torch.nan
+        key_cache, value_cache = (torch.full(self.cache_shape, empty, device=DEVICE, dtype=dtype) for _ in range(2))
         query = backend.write_rotated(
             change(self.query), change(self.key), change(self.value), key_cache, value_cache,
             slot_mapping=self.slots,            norms=self.norms and tuple(map(change, self.norms)), eps=1e-6,
@@ -112,6 +114,29 @@ def test_a_cache_of_eight_bits():
     exact_query, *exact = case.run(Exact(), exact=True)
     assert_same([query], [exact_query], ERROR[torch.float32])
     assert_same(caches, [wanted.clamp(-448, 448) for wanted in exact], 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy's, as above
+@pytest.mark.parametrize("dims", [(16, 8), (16, 4), (16, 0)], ids=["all turned", "half turned", "none turned"])
+def test_a_cache_in_int8(dims):
+    """Numbers and scales of the rows that fp64 gives, but for those that lie as close to a half as its rounding."""
+    case = Case(heads=(4, 2), head_dim=dims[0], half=dims[1], norm=True)
+    query, *exact = case.run(Exact(), exact=True)
+    case.cache_shape, case.cache_dtype = cache_shape(*case.cache_shape, INT8), INT8
+    case.value[2, 1] = torch.inf
+    found, *caches = case.run(TritonBackend())
+    assert_same([found], [query], ERROR[torch.float32])
+    exact[1][case.slots[2] // BLOCK_SIZE, 1, case.slots[2] % BLOCK_SIZE] = torch.nan
+    for cache, wanted in zip(caches, exact, strict=True):
+        written = torch.zeros(cache.shape[:3], dtype=torch.bool, device=DEVICE)
+        slots = case.slots[case.slots >= 0]
+        written[slots // BLOCK_SIZE, :, slots % BLOCK_SIZE] = True
+        numbers, scales = int8.quantised(wanted)
+        assert (int8.scales_of(cache)[~written] == 0).all(), "where nothing was written"
+        torch.testing.assert_close(int8.scales_of(cache)[written], scales[written], rtol=0.01, atol=0, equal_nan=True)
+        off = (int8.numbers_of(cache)[written].int() - numbers[written].int()).abs()
+        assert off.max() <= 1
+        assert off.float().mean() < 0.1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.load import load_decoder
 from octavo_runtime.runner.build import build_runner
 from octavo_runtime.runner.kv_cache import count_blocks
-from octavo_runtime.runner.machine import choose_cache_dtype
+from octavo_runtime.runner.machine import CACHE_DTYPES, choose_cache_dtype
 from octavo_runtime.runner.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")
@@ -104,16 +104,15 @@ def test_a_size_of_graphs_is_refused_on_a_cpu_before_weights_are_read(model):
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_a_cache_of_eight_bits_holds_four_times_the_tokens_of_fp32_and_answers(model, drive, backend):
-    """Both backends give the same tokens over it, and it has a quarter of a block's bytes."""
-    config = ServeConfig(
-        model=model, kv_cache_memory=1 << 20, threads=1, attention_backend=backend, kv_cache_dtype="fp8_e4m3"
-    )
+@pytest.mark.parametrize(("cache", "row"), [("fp8_e4m3", 16), ("int8", 16 + 2)])
+def test_a_cache_of_eight_bits_holds_more_tokens_and_answers(model, drive, backend, cache, row):
+    """Both backends give the same tokens over it, and `row` is the bytes of a head's 16 numbers with their scale."""
+    config = ServeConfig(model, kv_cache_memory=1 << 20, threads=1, attention_backend=backend, kv_cache_dtype=cache)
     runner = build_runner(config, read_model_info(model), lambda _phase, _done: None)
-    assert runner.num_blocks == (1 << 20) // (16 * 2 * 3 * 2 * 16)
+    assert runner.num_blocks == (1 << 20) // (16 * 2 * 3 * 2 * row)
     tokens = drive(runner, GREEDY_PROMPTS, 5)
     decoder = load_decoder(read_model_info(model), ReferenceBackend(), device=CPU, dtype=torch.float32)
-    plain = TorchRunner(decoder, num_blocks=64, block_size=16, device=CPU, dtype=torch.float8_e4m3fn)
+    plain = TorchRunner(decoder, num_blocks=64, block_size=16, device=CPU, dtype=CACHE_DTYPES[cache])
     assert tokens == drive(plain, GREEDY_PROMPTS, 5, chunk=1)
 
 
@@ -124,8 +123,10 @@ def test_gpus_that_do_not_convert_eight_bits_refuse_them(monkeypatch, capability
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     gpu = torch.device("cuda")
     assert choose_cache_dtype("auto", torch.bfloat16, gpu) == torch.bfloat16
-    if allowed:
-        assert choose_cache_dtype("fp8_e4m3", torch.bfloat16, gpu) == torch.float8_e4m3fn
-        return
-    with pytest.raises(InvalidArgument, match=r"needs a GPU of compute capability 8\.0 or later"):
-        choose_cache_dtype("fp8_e4m3", torch.bfloat16, gpu)
+    for asked, dtype in (("fp8_e4m3", torch.float8_e4m3fn), ("int8", torch.int8)):
+        if allowed:
+            assert choose_cache_dtype(asked, torch.bfloat16, gpu) == dtype
+            continue
+        words = rf"--kv-cache-dtype {asked} needs a GPU of compute capability 8\.0 or later; this one's is 7\.5"
+        with pytest.raises(InvalidArgument, match=words):
+            choose_cache_dtype(asked, torch.bfloat16, gpu)

@@ -62,6 +62,7 @@ def test_a_llama_folder(folder):
     assert not any([decoder.tie_word_embeddings, decoder.qkv_bias, decoder.output_bias, decoder.mlp_bias])
     assert (decoder.qk_norm, decoder.attention_scale, decoder.activation) == (None, 0.25, "silu")
     assert info.kv_bytes_per_token(2) == 2 * 2 * 2 * 16 * 2
+    assert info.kv_bytes_per_token(1, 2) == 2 * 2 * 2 * (16 + 2), "int8 with a scale for each head"
 
 
 def test_end_tokens_of_both_files_count(folder):

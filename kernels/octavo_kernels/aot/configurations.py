@@ -28,7 +28,7 @@ _INDICES: Final = (
     *("query_start_loc", "seq_lens", "block_table"),
 )
 _PARTS: Final = ("partial", "partial_largest", "partial_total")
-_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8e4nv": 1, "u8": 1}
+_SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8e4nv": 1, "u8": 1, "i8": 1}
 _NUM_KV_HEADS: Final = 8
 _SMALLEST: Final = 89
 _WITH_BOXES: Final = {90, 100}
@@ -74,6 +74,11 @@ def configurations(architecture: int) -> Iterator[Configuration]:
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=fp8)
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=fp8)
     yield _write_kv("bf16", 128, cache=fp8)
+    for head_dim in (64, 128):
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache="i8")
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache="i8")
+    yield _attention(architecture, "fp16", 128, group=8, max_query_len=1, block_size=64, cache="i8")
+    yield _write_kv("bf16", 128, cache="i8")
 
 
 def _prefills_with_boxes(architecture: int) -> Iterator[Configuration]:
@@ -112,6 +117,7 @@ def _attention(
         head_dim,
         _SIZES[dtype],
         cache_size=_SIZES[cache or dtype],
+        scaled=cache == "i8",
         block_size=block_size,
         for_any=split > 0,
     )
@@ -128,6 +134,7 @@ def _attention(
         "WINDOW": window,
         "SOFT_CAP": soft_cap,
         "SPLIT": split // launch.columns,
+        "SCALED": cache == "i8",
         "BOXES": launch.boxes,
     }
     types = dict.fromkeys(("query", "out"), f"*{dtype}")
@@ -190,7 +197,8 @@ def _write_kv(dtype: str, head_dim: int, cache: str | None = None) -> Configurat
         "BLOCK_SIZE": 16,
         "PADDED_HEADS": _NUM_KV_HEADS,
         "PADDED_DIM": head_dim,
-        "LARGEST": LARGEST if cache else 0.0,
+        "LARGEST": LARGEST if cache and cache != "i8" else 0.0,
+        "SCALED": cache == "i8",
     }
     types = dict.fromkeys(("key", "value"), f"*{dtype}")
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}")

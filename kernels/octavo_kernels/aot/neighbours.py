@@ -30,7 +30,8 @@ def neighbours(architecture: int) -> Iterator[Configuration]:
     yield _rotated("bf16", 128, 64, norm=True)
     yield _rotated("bf16", 64, 32)
     yield _rotated("fp16", 96, 24)
-    yield _rotated("bf16", 128, 64, norm=True, cache=fp8_of(architecture))
+    for cache in (fp8_of(architecture), "i8"):
+        yield _rotated("bf16", 128, 64, norm=True, cache=cache)
     yield _draw()
     yield _adjust()
 
@@ -62,7 +63,8 @@ def _rotated(dtype: str, head_dim: int, half: int, *, norm: bool = False, cache:
     types |= dict.fromkeys(("key_cache", "value_cache"), f"*{cache or dtype}") | {"slot_mapping": "*i64"}
     types |= dict.fromkeys(("query_norm", "key_norm"), "*fp32") if norm else {}
     types |= dict.fromkeys(("query_stride", "key_stride", "value_stride"), "i32") | {"eps": "fp32"}
-    switches = {"BLOCK_SIZE": 16, "NORM": norm, "LARGEST": LARGEST if cache else 0.0}
+    largest = LARGEST if cache and cache != "i8" else 0.0
+    switches = {"BLOCK_SIZE": 16, "NORM": norm, "LARGEST": largest, "SCALED": cache == "i8"}
     name = f"write_rotated {dtype} d{head_dim} pairs {half}" + " norm" * norm + (f" cache {cache}" if cache else "")
     return Configuration(name, "copy", source_of(write_rotated_kernel, types, {**constants, **switches}), options)
 

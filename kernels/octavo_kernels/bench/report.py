@@ -6,12 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from octavo_kernels.bench.shapes import CACHES
 from octavo_kernels.bench.timings import CostModel, Timing, fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from octavo_kernels.bench.shapes import BenchShape
+    from octavo_kernels.bench.shapes import BenchShape, Cache
 
 OURS = "triton"
 
@@ -44,12 +45,12 @@ class Result:
         return {name: timing.median / ours for name, timing in self.timings.items() if name != OURS}
 
 
-def cost_model(results: Sequence[Result], cache_bytes: int) -> CostModel | None:
+def cost_model(results: Sequence[Result], cache: Cache) -> CostModel | None:
     """Of decodes over caches of one kind; None when they do not determine one."""
     samples = [
         (float(result.shape.bytes_moved), result.timings[OURS].median)
         for result in results
-        if result.shape.kind == "decode" and result.shape.cache_bytes == cache_bytes
+        if result.shape.kind == "decode" and result.shape.cache == cache
     ]
     try:
         return fit(samples)
@@ -73,7 +74,7 @@ def _line(result: Result, ceilings: Ceilings) -> str:
 
 def document(machine: Mapping[str, str], ceilings: Ceilings, results: Sequence[Result]) -> dict[str, Any]:
     """All of a run; seconds and bytes."""
-    models = {name: cost_model(results, size) for name, size in (("16 bits", 2), ("e4m3", 1))}
+    models = {cache: cost_model(results, cache) for cache in CACHES}
     return {
         "machine": dict(machine),
         "ceilings": asdict(ceilings),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Kind = Literal["decode", "prefill", "mixed"]
+Cache = Literal["bf16", "e4m3", "int8"]  # what keys and values are stored as; the rest is bf16
+CACHES: Final[tuple[Cache, ...]] = get_args(Cache)
 
 KV_LIMIT: Final = 24 << 30  # bytes of keys and values of one shape
 _HEADS: Final = ((32, 8), (64, 8), (32, 32), (28, 4))
@@ -18,6 +20,11 @@ _BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CONTEXTS: Final = tuple(1024 << step for step in range(8))  # to 128k
 _CACHES_OVER_L2: Final = 5  # as much memory as this many caches, so that no call finds its keys there
 _MOST_POOLS: Final = 64
+_ROW: Final[dict[Cache, tuple[int, int]]] = {
+    "bf16": (2, 0),
+    "e4m3": (1, 0),
+    "int8": (1, 2),
+}  # bytes of a number, of a scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class BenchShape:
     num_kv_heads: int = 8
     head_dim: int = 128
     block_size: int = 16
-    cache_bytes: int = 2  # of one number in the cache; 1: e4m3
+    cache: Cache = "bf16"
 
     @property
     def num_tokens(self) -> int:
@@ -45,7 +52,8 @@ class BenchShape:
     def kv_bytes(self) -> int:
         """Keys and values of the whole context, read once."""
         positions = sum(context for _, context in self.sequences)
-        return 2 * positions * self.num_kv_heads * self.head_dim * self.cache_bytes
+        number, scale = _ROW[self.cache]
+        return 2 * positions * self.num_kv_heads * (self.head_dim * number + scale)
 
     @property
     def bytes_moved(self) -> int:
@@ -68,7 +76,8 @@ def quick_shapes() -> Iterator[BenchShape]:
     """A dozen or so for every change."""
     for batch, context in ((1, 1024), (1, 32768), (8, 4096), (32, 2048), (64, 8192), (256, 1024)):
         yield _decode(batch, context)
-    yield _decode(32, 8192, cache_bytes=1)
+    yield _decode(32, 8192, cache="e4m3")
+    yield _decode(32, 8192, cache="int8")
     yield _decode(32, 2048, block_size=64)
     yield _ragged(32)
     yield _prefill(1, 2048, 0)
@@ -78,11 +87,11 @@ def quick_shapes() -> Iterator[BenchShape]:
 
 
 def all_shapes() -> Iterator[BenchShape]:
-    """The sweep: decodes in both kinds of cache over heads and pages, ragged batches, verified drafts, prefills."""
+    """The sweep: decodes in every kind of cache over heads and pages, ragged batches, verified drafts, prefills."""
     for batch in _BATCHES:
         for context in _CONTEXTS:
-            for cache_bytes in (2, 1):
-                yield from _within(_decode(batch, context, cache_bytes=cache_bytes))
+            for cache in CACHES:
+                yield from _within(_decode(batch, context, cache=cache))
     for heads in _HEADS[1:]:
         yield from (_decode(batch, 4096, heads=heads) for batch in (1, 8, 32, 128))
     for block_size in (32, 64):
@@ -107,13 +116,13 @@ def _decode(
     queries: int = 1,
     heads: tuple[int, int] = _HEADS[0],
     block_size: int = 16,
-    cache_bytes: int = 2,
+    cache: Cache = "bf16",
 ) -> BenchShape:
     """Uniform contexts. More than one query: drafts that are verified."""
     name = f"{'decode' if queries == 1 else f'verify {queries}'} {batch} x {context} heads {heads[0]}/{heads[1]}"
-    name += f" page {block_size}" + (" e4m3" if cache_bytes == 1 else "")
+    name += f" page {block_size}" + (f" {cache}" if cache != "bf16" else "")
     kind: Kind = "decode" if queries == 1 else "prefill"
-    return BenchShape(name, kind, ((queries, context),) * batch, *heads, block_size=block_size, cache_bytes=cache_bytes)
+    return BenchShape(name, kind, ((queries, context),) * batch, *heads, block_size=block_size, cache=cache)
 
 
 def _ragged(batch: int) -> BenchShape:

@@ -10,7 +10,7 @@ import torch
 import triton
 from triton import knobs
 
-from octavo_kernels.cache_dtype import FP8, FP8_ARCHITECTURE, LARGEST
+from octavo_kernels.cache_dtype import EIGHT_BITS, FP8, FP8_ARCHITECTURE, INT8, LARGEST, head_dim_of
 from octavo_kernels.check import (
     check_attend,
     check_contiguous,
@@ -53,7 +53,7 @@ _HALF: Final = 2  # bytes of a number that is computed with where the cache hold
 class TritonBackend(TritonNeighbours, TritonSampling):
     """Implements `KernelBackend` on NVIDIA GPUs, in fp32, fp16 and bf16; fp32 is exact, never tf32.
 
-    Caches may be e4m3.
+    Caches may be e4m3, or int8 with scales.
     """
 
     name = "triton"
@@ -105,6 +105,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
             PADDED_HEADS=triton.next_power_of_2(num_kv_heads),
             PADDED_DIM=triton.next_power_of_2(head_dim),
             LARGEST=largest,
+            SCALED=key_cache.dtype == INT8,
             enable_fp_fusion=True,
         )
 
@@ -151,6 +152,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
             BLOCK_SIZE=key_cache.shape[2],
             NORM=norms is not None,
             LARGEST=largest,
+            SCALED=key_cache.dtype == INT8,
             num_warps=rotated_warps(constants),
             enable_fp_fusion=True,
             **constants,
@@ -212,6 +214,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
             WINDOW=window or 0,
             SOFT_CAP=soft_cap or 0.0,
             SPLIT=plan.splits.tiles if plan.splits else 0,
+            SCALED=key_cache.dtype == INT8,
             BOXES=plan.launch.boxes,
             **tile,
             **plan.launch.options,
@@ -267,14 +270,15 @@ def _merge_splits(
 def _launch(batch: PagedBatch, key_cache: Tensor, group: int, *, for_any: bool, boxes: bool) -> Launch:
     architecture = architecture_of(key_cache.device)
     size = key_cache.element_size()
-    element_size = _HALF if key_cache.dtype == FP8 else size
+    element_size = _HALF if key_cache.dtype in EIGHT_BITS else size
     return choose_launch(
         architecture,
         batch.max_query_len,
         group,
-        key_cache.shape[3],
+        head_dim_of(key_cache),
         element_size,
         cache_size=size,
+        scaled=key_cache.dtype == INT8,
         block_size=key_cache.shape[2],
         for_any=for_any,
         boxes=boxes,

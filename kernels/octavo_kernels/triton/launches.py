@@ -110,6 +110,20 @@ _FP8_PREFILL: Final = {
     90: _PREFILL[90],
     100: _PREFILL[100],
 }
+# Scales take registers too. Left alone, the compiler sometimes chooses 128 and spills some; 168 are enough, and three
+# blocks, whose tiles are one more in flight. sm_89 has shared memory for three tiles.
+_INT8_DECODE: Final = {
+    80: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+    89: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
+    90: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+    100: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+}
+_INT8_PREFILL: Final = {
+    80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
+    90: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+    100: _Shape(32 << 10, 32 << 10, 8, 3, 2),
+}
 _MOST_FP8_COLUMNS: Final = 32
 _SMALLEST: Final = 89  # whose tiles fit everywhere
 _CLASSES: Final = {80: 80, 86: 89, 87: 80, 89: 89, 90: 90, 100: 100, 103: 100, 110: 89, 120: 89, 121: 89}
@@ -123,13 +137,15 @@ def choose_launch(
     element_size: int,
     *,
     cache_size: int,
+    scaled: bool = False,
     block_size: int,
     for_any: bool = False,
     boxes: bool = True,
 ) -> Launch:
     """The launch for a step whose longest query is `max_query_len`, with `group` query heads per KV head.
 
-    `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes.
+    `element_size` is of what products are made of and `cache_size` of what the cache holds, in bytes; `scaled` where
+    its rows have scales.
     Blocks of `block_size` tokens decide where boxes can be had; without `boxes` all is loaded through pointers.
     `for_any` gives the tiles of a prefill whatever the queries, so that they do not depend on who is in the step.
     `architecture` is such as 90. One that is not in the table gets the tiles of the smallest, which fit everywhere.
@@ -138,7 +154,10 @@ def choose_launch(
     converted = cache_size < element_size
     least_rows = max(_LEAST, triton.next_power_of_2(group))
     is_decode = not for_any and max_query_len * group <= least_rows  # also what verifies a few drafted tokens
-    table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
+    if scaled and (is_decode or row_bytes <= _WIDE):
+        table = _INT8_DECODE if is_decode else _INT8_PREFILL
+    else:
+        table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
     shape = table[_CLASSES.get(architecture, _SMALLEST)]
     most_columns = _MOST_FP8_COLUMNS if converted and is_decode else MOST_COLUMNS
     columns = _fit(shape.kv_bytes, 2 * row_bytes, most_columns)
@@ -147,7 +166,7 @@ def choose_launch(
         columns=columns,
         programs=shape.programs,
         is_decode=is_decode,
-        boxes=boxes and shape.boxes and columns <= block_size and head_dim * cache_size % BOX_ALIGNMENT == 0,
+        boxes=boxes and shape.boxes and not scaled and _fits_boxes(columns, block_size, head_dim * cache_size),
         # Fused multiply-add is asked for by name: Triton 3.10 changes the default, and results would move with it.
         options={
             "num_warps": shape.num_warps,
@@ -156,6 +175,10 @@ def choose_launch(
             "enable_fp_fusion": True,
         },
     )
+
+
+def _fits_boxes(columns: int, block_size: int, row_bytes: int) -> bool:
+    return columns <= block_size and row_bytes % BOX_ALIGNMENT == 0
 
 
 def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, for_any: bool) -> dict[int, _Shape]:

@@ -11,7 +11,8 @@ sliding window that loop does all of the work, from the first tile that any row 
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
 Both come through pointers, or as boxes where the table of launches has it so (boxes.py); the loops are the same.
-Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py).
+Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py); those of
+one in int8 do too, and their scales multiply what stands on the other side of the products (int8.py).
 """
 
 # ruff: noqa: PLR0917  what a kernel works on has to be passed to it
@@ -21,7 +22,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo_kernels.triton.e4m3 import as_read
+from octavo_kernels.triton.context import load_context, load_pages
+from octavo_kernels.triton.int8 import load_scales
 
 
 @triton.jit
@@ -59,6 +61,7 @@ def paged_attention_kernel(
     SOFT_CAP: tl.constexpr = 0.0,  # scaled scores s become SOFT_CAP tanh(s / SOFT_CAP); 0: as they are
     SPLIT: tl.constexpr = 0,  # tiles of positions, where contexts are cut at multiples of so many (splits.py)
     BOXES: tl.constexpr = False,  # the caches come as tensor descriptors, whose boxes are tiles (boxes.py)
+    SCALED: tl.constexpr = False,  # caches in int8 with scales
 ):
     program = tl.program_id(0)
     first_unit = tl.load(program_unit + program)
@@ -102,27 +105,59 @@ def paged_attention_kernel(
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, PADDED_DIM], tl.float32)
         pages = load_pages(table, begin, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
+        scales = load_scales(
+            key_cache, value_cache, pages, begin, kv_head, seq_len, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N, SCALED
+        )
         for tile in range(begin, num_full):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
-            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N, BOXES)
-            k, v = load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, q.dtype, BOXES)
-            scores = score(q, k, scale_log2e, SOFT_CAP)
+            k, v = load_context(
+                key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
+                BLOCK_SIZE, BLOCK_N, q.dtype, False, BOXES, SCALED,
+            )  # fmt: skip
+            scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, tile * BLOCK_N + tl.arange(0, BLOCK_N), positions)
-            largest, total, acc = accumulate(scores, v, largest, total, acc, False)
+            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, False)
             pages = next_pages
+            scales = load_scales(
+                key_cache,
+                value_cache,
+                pages,
+                tile + 1,
+                kv_head,
+                seq_len,
+                NUM_KV_HEADS,
+                HEAD_DIM,
+                BLOCK_SIZE,
+                BLOCK_N,
+                SCALED,
+            )
         for tile in range(num_full, stop):
             next_pages = load_pages(table, tile + 1, num_pages, BLOCK_SIZE, BLOCK_N, BOXES)
-            slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N, BOXES)
+            k, v = load_context(
+                key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
+                BLOCK_SIZE, BLOCK_N, q.dtype, True, BOXES, SCALED,
+            )  # fmt: skip
+            scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-            written = columns < seq_len
-            k, v = load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM, q.dtype, BOXES)
-            scores = score(q, k, scale_log2e, SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, columns, positions)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
-            largest, total, acc = accumulate(scores, v, largest, total, acc, True)
+            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, True)
             pages = next_pages
+            scales = load_scales(
+                key_cache,
+                value_cache,
+                pages,
+                tile + 1,
+                kv_head,
+                seq_len,
+                NUM_KV_HEADS,
+                HEAD_DIM,
+                BLOCK_SIZE,
+                BLOCK_N,
+                SCALED,
+            )
 
         # Masks, not a branch: with both ways of storing behind one, registers spilled. (Comparisons of rows, because
         # the interpreter makes numbers of a boolean that is spread over them.)
@@ -205,94 +240,13 @@ def divisor(largest, total, sink, HAS_SINKS: tl.constexpr):
 
 
 @triton.jit
-def load_pages(table, tile, num_pages, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, BOXES: tl.constexpr):
-    """Block numbers of a tile of positions; 0 past the sequence's end, where the table may hold anything."""
-    PAGES: tl.constexpr = max(1, BLOCK_N // BLOCK_SIZE)
-    index = tile * BLOCK_N // BLOCK_SIZE
-    if not BOXES:  # a box lies in one block, whose number is a scalar
-        index += tl.arange(0, PAGES)
-    return tl.load(table + index, mask=index < num_pages, other=0)
+def score(q, k, scale_log2e, key_scales, SOFT_CAP: tl.constexpr):
+    """Scores in base 2: log2(e) times what they are in base e, and a soft cap that is applied in base e.
 
-
-@triton.jit
-def slots_of(
-    pages,
-    tile,
-    kv_head,
-    NUM_KV_HEADS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BOXES: tl.constexpr,
-):
-    """Rows of the cache, seen as [num_blocks * num_kv_heads * block_size, head_dim]; int64, as a pool passes 2^31.
-
-    Of a box its first row alone, which hardware takes as int32.
+    `key_scales` are of the tile's positions, or None.
     """
-    first = (pages.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile * BLOCK_N % BLOCK_SIZE
-    if BOXES:
-        return first.to(tl.int32)
-    else:  # noqa: RET505  Triton compiles only the branch that is taken
-        return tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
-
-
-@triton.jit
-def load_tile(
-    key_cache,
-    value_cache,
-    slots,
-    dims,
-    HEAD_DIM: tl.constexpr,
-    PADDED_DIM: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BOXES: tl.constexpr,
-):
-    """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of whole blocks."""
-    if BOXES:
-        k = key_cache.load([slots, 0]).T
-        v = value_cache.load([slots, 0])
-    else:
-        keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-        values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
-        if HEAD_DIM == PADDED_DIM:
-            k = tl.load(keys)
-            v = tl.load(values)
-        else:
-            k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0.0)
-            v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-    return as_read(k, DTYPE), as_read(v, DTYPE)
-
-
-@triton.jit
-def load_tile_masked(
-    key_cache,
-    value_cache,
-    slots,
-    written,
-    dims,
-    HEAD_DIM: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BOXES: tl.constexpr,
-):
-    """The same, with zeros for positions that are not written: what lies there may be NaN, or another's.
-
-    A box of keys stays as it is: their scores are masked, while values are summed, with weights of 0.
-    """
-    if BOXES:
-        k = as_read(key_cache.load([slots, 0]).T, DTYPE)
-        v = tl.where(written[:, None], as_read(value_cache.load([slots, 0]), DTYPE), 0.0)
-        return k, v
-    else:  # noqa: RET505  as above
-        inside = dims < HEAD_DIM
-        keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-        values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
-        k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
-        v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
-        return as_read(k, DTYPE), as_read(v, DTYPE)
-
-
-@triton.jit
-def score(q, k, scale_log2e, SOFT_CAP: tl.constexpr):
-    """Scores in base 2: log2(e) times what they are in base e, and a soft cap that is applied in base e."""
+    if key_scales is not None:
+        scale_log2e *= key_scales.to(tl.float32)[None, :]
     scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
     if SOFT_CAP > 0:
         LOG2E: tl.constexpr = 1.4426950408889634
@@ -315,9 +269,10 @@ def visible(columns, positions, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def accumulate(scores, v, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
+def accumulate(scores, v, value_scales, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
     """One step of the online softmax (Milakov and Gimelshein, 2018; FlashAttention, 2022), scores in base 2.
 
+    `value_scales` are of the tile's positions, or None.
     MAY_BE_EMPTY: a row may have seen nothing so far, whose largest score is minus infinity, and that minus itself NaN.
     """
     new_largest = tl.maximum(largest, tl.max(scores, 1))
@@ -327,5 +282,7 @@ def accumulate(scores, v, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
     weights = tl.exp2(scores - base[:, None])
     correction = tl.exp2(largest - base)
     total = total * correction + tl.sum(weights, 1)
+    if value_scales is not None:
+        weights *= value_scales.to(tl.float32)[None, :]
     acc = acc * correction[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
     return new_largest, total, acc

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from octavo_kernels.cache_dtype import head_dim_of
 from octavo_kernels.triton.splits import split_work
 from octavo_kernels.triton.work import WorkList, make_work
 
@@ -62,4 +63,4 @@ def make_parts(slots: tuple[int, int], key_cache: Tensor) -> Parts:
     def empty(*size: int) -> Tensor:
         return torch.empty((*slots, *size), dtype=torch.float32, device=key_cache.device)
 
-    return Parts(empty(key_cache.shape[3]), empty(), empty())
+    return Parts(empty(head_dim_of(key_cache)), empty(), empty())

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from octavo_kernels.triton.e4m3 import as_stored
+from octavo_kernels.triton.int8 import as_int8, magnitude_bits, scale_bits
 
 _PER_WARP: Final = 256  # numbers of a tile: 16 bytes a thread in 16 bits
 _MOST_WARPS: Final = 8
@@ -71,6 +72,7 @@ def write_rotated_kernel(
     BLOCK_SIZE: tl.constexpr,
     NORM: tl.constexpr,
     LARGEST: tl.constexpr,  # what is larger is stored as this; 0: anything is stored as it is
+    SCALED: tl.constexpr = False,  # caches in int8 with scales (int8.py)
 ):
     token = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
@@ -80,10 +82,11 @@ def write_rotated_kernel(
     key += token * key_stride + kv_head * HEAD_DIM
     value += token * value_stride + kv_head * HEAD_DIM
     out += (token * NUM_KV_HEADS + kv_head) * GROUP * HEAD_DIM
-    place = ((slot // BLOCK_SIZE * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE) * HEAD_DIM
-    key_cache += place
-    value_cache += place
+    piece = (slot // BLOCK_SIZE * NUM_KV_HEADS + kv_head) * (BLOCK_SIZE * (HEAD_DIM + 2 * SCALED))
+    key_row = key_cache + piece + slot % BLOCK_SIZE * HEAD_DIM
+    value_row = value_cache + piece + slot % BLOCK_SIZE * HEAD_DIM
 
+    largest = tl.zeros([PADDED_ROWS], tl.int32)
     squares = tl.zeros([PADDED_ROWS], tl.float32)
     if HALF > 0:
         turned = tl.arange(0, PADDED_HALF)
@@ -105,13 +108,18 @@ def write_rotated_kernel(
         turns = (rows <= GROUP)[:, None]
         low = tl.where(turns, first * c - second * s, first)
         high = tl.where(turns, second * c + first * s, second)
-        store_rows(low, out, key_cache, value_cache, slot, rows, turned, inside, GROUP, HEAD_DIM, LARGEST)
-        store_rows(high, out, key_cache, value_cache, slot, rows, HALF + turned, inside, GROUP, HEAD_DIM, LARGEST)
+        largest = larger_of(larger_of(largest, low, SCALED), high, SCALED)
     if REST > 0:
         if NORM:
             rest = normed(rest, scale, query_norm, key_norm, rows, 2 * HALF + kept, kept < REST, GROUP)
+        largest = larger_of(largest, rest, SCALED)
+    bits = store_scales(largest, key_cache, value_cache, piece, slot, rows, GROUP, HEAD_DIM, BLOCK_SIZE, SCALED)
+    if HALF > 0:
+        store_rows(low, bits, out, key_row, value_row, slot, rows, turned, inside, GROUP, HEAD_DIM, LARGEST)
+        store_rows(high, bits, out, key_row, value_row, slot, rows, HALF + turned, inside, GROUP, HEAD_DIM, LARGEST)
+    if REST > 0:
         dims = 2 * HALF + kept
-        store_rows(rest, out, key_cache, value_cache, slot, rows, dims, kept < REST, GROUP, HEAD_DIM, LARGEST)
+        store_rows(rest, bits, out, key_row, value_row, slot, rows, dims, kept < REST, GROUP, HEAD_DIM, LARGEST)
 
 
 @triton.jit
@@ -134,11 +142,46 @@ def normed(x, scale, query_norm, key_norm, rows, dims, inside, GROUP: tl.constex
 
 
 @triton.jit
-def store_rows(
-    x,
-    out,
+def larger_of(largest, x, SCALED: tl.constexpr):
+    """Each row's largest magnitude so far, as bits (int8.py)."""
+    if SCALED:
+        largest = tl.maximum(largest, tl.max(magnitude_bits(x), 1))
+    return largest
+
+
+@triton.jit
+def store_scales(
+    largest,
     key_cache,
     value_cache,
+    piece,
+    slot,
+    rows,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    """The key's and the value's scale behind their piece's numbers; the bits of each row's, or None without scales."""
+    if SCALED:
+        bits = scale_bits(largest)
+        places = (piece + BLOCK_SIZE * HEAD_DIM) // 2 + slot % BLOCK_SIZE + rows * 0
+        if slot >= 0:
+            scales = bits.to(tl.uint16)
+            tl.store(key_cache.to(tl.pointer_type(tl.uint16), bitcast=True) + places, scales, mask=rows == GROUP)
+            tl.store(value_cache.to(tl.pointer_type(tl.uint16), bitcast=True) + places, scales, mask=rows == GROUP + 1)
+        return bits
+    else:  # noqa: RET505  Triton compiles only the branch that is taken
+        return None
+
+
+@triton.jit
+def store_rows(
+    x,
+    bits,  # of the rows' scales, or None
+    out,
+    key_row,
+    value_row,
     slot,
     rows,
     dims,
@@ -151,6 +194,6 @@ def store_rows(
     own, shared = rows[:, None] * HEAD_DIM + dims[None, :], rows[:, None] * 0 + dims[None, :]
     tl.store(out + own, x.to(out.dtype.element_ty), mask=(rows < GROUP)[:, None] & inside[None, :])
     if slot >= 0:
-        kept = as_stored(x, key_cache.dtype.element_ty, LARGEST)
-        tl.store(key_cache + shared, kept, mask=(rows == GROUP)[:, None] & inside[None, :])
-        tl.store(value_cache + shared, kept, mask=(rows == GROUP + 1)[:, None] & inside[None, :])
+        kept = as_stored(x, key_row.dtype.element_ty, LARGEST) if bits is None else as_int8(x, bits[:, None])
+        tl.store(key_row + shared, kept, mask=(rows == GROUP)[:, None] & inside[None, :])
+        tl.store(value_row + shared, kept, mask=(rows == GROUP + 1)[:, None] & inside[None, :])

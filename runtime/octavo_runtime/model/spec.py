@@ -124,9 +124,9 @@ class CacheShape:
     num_kv_heads: int
     head_dim: int
 
-    def bytes_per_token(self, dtype_bytes: int) -> int:
-        """Bytes of one token's key and value."""
-        return 2 * self.num_kv_heads * self.head_dim * dtype_bytes
+    def bytes_per_token(self, number_bytes: int, scale_bytes: int = 0) -> int:
+        """Bytes of one token's key and value, of which each head has `head_dim` numbers and perhaps a scale."""
+        return 2 * self.num_kv_heads * (self.head_dim * number_bytes + scale_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,6 @@ class ModelInfo:
     cache_shapes: tuple[CacheShape, ...]  # per layer; on transformers' path what the configuration lets one expect
     decoder: DecoderSpec | None  # None: transformers' own code computes the model
 
-    def kv_bytes_per_token(self, dtype_bytes: int) -> int:
+    def kv_bytes_per_token(self, number_bytes: int, scale_bytes: int = 0) -> int:
         """Bytes that one token takes in the KV cache, all layers together."""
-        return sum(shape.bytes_per_token(dtype_bytes) for shape in self.cache_shapes)
+        return sum(shape.bytes_per_token(number_bytes, scale_bytes) for shape in self.cache_shapes)

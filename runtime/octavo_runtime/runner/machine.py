@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from octavo_kernels.cache_dtype import FP8, LEAST_FP8_ARCHITECTURE
+from octavo_kernels.cache_dtype import FP8, INT8, LEAST_EIGHT_BIT_ARCHITECTURE
 from octavo_runtime.errors import InvalidArgument
 from octavo_runtime.runner.cgroup import cpu_quota, free_memory
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from octavo_runtime.model.spec import ModelInfo
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CACHE_DTYPES: Final = {"fp8_e4m3": FP8, "int8": INT8}  # by --kv-cache-dtype; "auto" is the dtype that is computed in
 _ROOT: Final = Path("/")
 
 
@@ -58,16 +59,16 @@ def choose_dtype(asked: str, info: ModelInfo, device: torch.device) -> torch.dty
 def choose_cache_dtype(asked: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """What keys and values are stored as, in a model that computes in `dtype`.
 
-    Raises `InvalidArgument` for fp8_e4m3 on a GPU whose kernels do not convert it (before compute capability 8.0).
+    Raises `InvalidArgument` for eight bits on a GPU whose kernels do not convert them (before compute capability 8.0).
     """
     if asked == "auto":
         return dtype
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < divmod(LEAST_FP8_ARCHITECTURE, 10):
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < divmod(LEAST_EIGHT_BIT_ARCHITECTURE, 10):
         major, minor = torch.cuda.get_device_capability(device)
         raise InvalidArgument(
             f"--kv-cache-dtype {asked} needs a GPU of compute capability 8.0 or later; this one's is {major}.{minor}"
         )
-    return FP8
+    return CACHE_DTYPES[asked]
 
 
 def host_free_memory(root: Path = _ROOT) -> int:

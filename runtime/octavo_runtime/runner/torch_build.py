@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from octavo_kernels.cache_dtype import scale_bytes_of
 from octavo_kernels.select import select_backend
 from octavo_runtime.core.batch import FlatBatch, SamplingParams, SamplingRow, Shaping
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
@@ -132,7 +133,8 @@ def _with_cache(
     kernels: KernelBackend | None,
 ) -> TorchRunner:
     """A runner that has computed its first step."""
-    block_bytes = config.block_size * sum(shape.bytes_per_token(cache_dtype.itemsize) for shape in decoder.cache_shapes)
+    row = (cache_dtype.itemsize, scale_bytes_of(cache_dtype))
+    block_bytes = config.block_size * sum(shape.bytes_per_token(*row) for shape in decoder.cache_shapes)
 
     def runner(num_blocks: int) -> TorchRunner:
         kind = workers.runner if workers else TorchRunner

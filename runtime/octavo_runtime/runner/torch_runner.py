@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from octavo_kernels.cache_dtype import cache_shape
 from octavo_runtime.core.batch import StepResult
 from octavo_runtime.model.decoder import LayerCache
 from octavo_runtime.runner.buffers import StepBuffers
@@ -137,6 +138,7 @@ def allocate_caches(
     """
 
     def cache(shape: CacheShape) -> torch.Tensor:
-        return torch.empty((num_blocks, shape.num_kv_heads, block_size, shape.head_dim), device=device, dtype=dtype)
+        size = cache_shape(num_blocks, shape.num_kv_heads, block_size, shape.head_dim, dtype)
+        return torch.empty(size, device=device, dtype=dtype)
 
     return [LayerCache(cache(shape), cache(shape)) for shape in shapes]
