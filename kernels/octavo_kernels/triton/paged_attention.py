@@ -69,8 +69,8 @@ def paged_attention_kernel(
     first_skipped = tl.load(program_tile + program)
     last_stop = tl.load(program_tile + program + 1)
     # What is the same for all units is made anew for each: moved out of this loop, it keeps some seventy registers. Not
-    # in a decode, which has them and short units, nor for exact products, which spill without.
-    anew: tl.constexpr = BLOCK_M > 16 and query.dtype.element_ty != tl.float32
+    # in a decode, which has them and short units, nor for exact products or with scales, which spill without.
+    anew: tl.constexpr = BLOCK_M > 16 and query.dtype.element_ty != tl.float32 and not SCALED
     for unit in tl.range(first_unit, last_unit + tl.where(last_stop > 0, 1, 0), disable_licm=anew):
         kv_head, sequence, first_query, first_tile, count = load_unit(units, unit)
         begin = first_tile + tl.where(unit == first_unit, first_skipped, 0)
