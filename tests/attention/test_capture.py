@@ -17,22 +17,27 @@ from octavo_kernels.triton.tiles import make_tiles
 from octavo_runtime.core.batch import FlatBatch, SamplingRow
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.load import load_decoder
+from octavo_runtime.model.outline import NOWHERE, outline
 from octavo_runtime.runner.buffers import StepBuffers, StepShape
 from octavo_runtime.runner.torch_runner import allocate_caches
 
-NOWHERE = torch.device("meta")  # where tensors have shapes and no values, so that whoever asks for one is found out
 ROWS, SEQUENCES = 8, 5
 GREEDY = SamplingRow(temperature=0.0, top_p=1.0, top_k=0, seed=0, position=0)
 
 
 class Launches:
-    """In the place of a Triton kernel: notes its grids."""
+    """In the place of a Triton kernel: notes its grids, and what it is compiled for."""
 
     def __init__(self):
-        self.grids = []
+        self.grids, self.variants = [], set()
 
     def __getitem__(self, grid):
-        return lambda *_tensors, **_constants: self.grids.append(grid)
+        def launch(*arguments, **constants):
+            self.grids.append(grid)
+            types = tuple(argument.dtype if isinstance(argument, torch.Tensor) else argument for argument in arguments)
+            self.variants.add((types, *sorted(constants.items())))
+
+        return launch
 
 
 @pytest.fixture
@@ -76,12 +81,16 @@ def step(seed=0):
     return StepBuffers(MetaMemory()).fill(batch, StepShape(ROWS, ROWS, 64, ROWS))
 
 
-def load(tmp_path, name):
+def describe(tmp_path, name):
     import transformers
 
     model_class = getattr(transformers, f"{name}ForCausalLM")
     save_tiny(model_class, tiny_config(model_class.config_class), tmp_path)
-    info = read_model_info(tmp_path)
+    return read_model_info(tmp_path)
+
+
+def load(tmp_path, name):
+    info = describe(tmp_path, name)
     decoder = load_decoder(info, triton_backend.TritonBackend(), device=NOWHERE, dtype=torch.bfloat16)
     caches = allocate_caches(decoder.cache_shapes, 64, 16, device=NOWHERE, dtype=torch.bfloat16)
     return info, lambda inputs: decoder.forward(
@@ -101,6 +110,37 @@ def test_a_decode_step_reads_no_value(tmp_path, kernels, name):
     assert grids["write_rotated_kernel"]
     forward(step(seed=100))
     assert {kernel: launches.grids for kernel, launches in kernels.items()} == {k: g + g for k, g in grids.items()}
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Gemma3", "Qwen3", "Phi3", "Olmo2"])
+def test_an_outline_launches_what_the_model_does(tmp_path, kernels, name):
+    """So what `octavo compile` compiles is what a GPU will be asked for."""
+
+    def launched():
+        found = {kernel: set(launches.variants) for kernel, launches in kernels.items()}
+        for launches in kernels.values():
+            launches.variants.clear()
+        return found
+
+    info, forward = load(tmp_path, name)
+    forward(step())
+    expected = launched()
+    (decoder,) = outline(info, triton_backend.TritonBackend(), dtype=torch.bfloat16, ranks=1)
+    caches = allocate_caches(decoder.cache_shapes, 64, 16, device=NOWHERE, dtype=torch.bfloat16)
+    inputs = step()
+    decoder.forward(inputs.token_ids, inputs.positions, inputs.batch, caches, inputs.sample_rows)
+    assert launched() == expected
+
+
+def test_experts_have_an_outline_of_each_of_their_widths(tmp_path, kernels):
+    info = describe(tmp_path, "Qwen3Moe")
+    widths = set()
+    for decoder in outline(info, triton_backend.TritonBackend(), dtype=torch.bfloat16, ranks=1):
+        caches = allocate_caches(decoder.cache_shapes, 64, 16, device=NOWHERE, dtype=torch.bfloat16)
+        inputs = step()
+        decoder.forward(inputs.token_ids, inputs.positions, inputs.batch, caches, inputs.sample_rows)
+        widths |= {dict(variant[1:])["WIDTH"] for variant in kernels["gated_kernel"].variants}
+    assert info.decoder.mixture.intermediate_size in widths
 
 
 @pytest.mark.usefixtures("kernels")

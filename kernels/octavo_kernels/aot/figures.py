@@ -51,7 +51,9 @@ class Figures:
     instructions: int
     async_copies: dict[str, int]  # cp.async instructions by their bits; TMA's under "tma"
     products: dict[str, int]  # tensor-core instructions by family
-    tiles_in_flight: int  # tiles of keys and values that are on their way while one is computed
+    # Tiles of keys and values on their way while one is computed; with products that read shared memory (HGMMA and
+    # UTCHMMA) that one is counted too.
+    tiles_in_flight: int
     bytes_in_flight: int  # of keys and values, per block
     loads: dict[str, int] = field(default_factory=dict)  # from memory to registers, by bits; of "copy" and "scatter"
 
