@@ -29,7 +29,7 @@ def main() -> int:
     soaks: dict[str, list[Callable[[], Iterable[Goal]]]] = {
         "kills": [partial(engine_kills.run, runner, options.count or 50) for runner in runners],
         "cancels": [partial(cancels.run, runner, options.count or 2000) for runner in runners],
-        "fleet": [partial(fleet.run, options.count or 1000)],
+        "fleet": [partial(fleet.run, options.count or 1000, options.seconds or fleet.REST_SECONDS)],
         "api-kills": [api_kills.run],
         "outage": [partial(outage.run, (options.seconds,) if options.seconds else (60, 600))],
         "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
@@ -55,7 +55,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), ModelServers (default 1000; "
         "upgrade: 20)",
     )
-    parser.add_argument("--seconds", type=int, help="length of the outage (default: one of 60 s, one of 600 s)")
+    parser.add_argument("--seconds", type=int, help="outage (default: one of 60 s, one of 600 s), fleet: its rest")
     parser.add_argument(
         "--earlier", default=upgrade.EARLIER, help="commit to upgrade from (default: %(default)s; needs a full clone)"
     )

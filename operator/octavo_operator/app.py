@@ -1,8 +1,10 @@
 """Wires the shells together and runs them until the watch ends."""
 
 import asyncio
+import contextlib
+import gc
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any
 
 from octavo_operator.cluster import Cluster
@@ -73,7 +75,8 @@ async def serve(settings: Settings) -> None:
             period=settings.resync_period,
             profiles=(settings.lease_namespace, settings.profiles_configmap) if settings.profiles_configmap else None,
         )
-        await resync.first()
+        with _without_collections():
+            await resync.first()
         logger.info(
             "synced", extra=kv(servers=len(store.servers()), namespaces=",".join(settings.watch_namespaces) or "all")
         )
@@ -119,6 +122,19 @@ class Leader:
                     group.create_task(sampler.run())
         finally:
             self._health.rest("queue", "scraper", "reader", "doorbell", "startups")
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """A list of thousands of objects has no cycles, but makes the collector look through all that is there, again and
+    again. What is there at the end stays, and is not looked through later.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics, departures: Departures) -> Listener:

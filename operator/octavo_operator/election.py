@@ -56,9 +56,10 @@ class Election:
         """Campaigns and leads, in turn, until it is cancelled; then it gives the Lease back."""
         try:
             while True:
+                await self._try()
                 while not self._fence.is_open:
-                    await self._try()
                     await self._pause()
+                    await self._try()
                 await self._serve_a_term(lead)
         finally:
             self._fence.lead_until = NEVER

@@ -155,9 +155,20 @@ class Store:
 
 
 def slim(raw: Mapping[str, Any]) -> Raw:
-    """The object without managedFields, which nobody here reads and which are half of its size."""
+    """The object without managedFields, which nobody here reads and which are half of its size; of a pod's spec, which
+    is most of what is kept for each replica, only what is asked of its node (core/observed.py).
+    """
     metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
-    return {**raw, "metadata": metadata}
+    spec = raw.get("spec", {})
+    return {**raw, "metadata": metadata} | ({"spec": _footprint(spec)} if "containers" in spec else {})
+
+
+def _footprint(spec: Mapping[str, Any]) -> Raw:
+    def amounts(container: Mapping[str, Any]) -> Raw:
+        return {key: container[key] for key in ("name", "resources", "restartPolicy") if key in container}
+
+    lists = {key: [amounts(item) for item in spec[key]] for key in ("containers", "initContainers") if key in spec}
+    return {key: spec[key] for key in ("nodeSelector", "affinity") if key in spec} | lists
 
 
 def version_of(raw: Mapping[str, Any]) -> int:

@@ -1,5 +1,6 @@
 import pytest
 
+from octavo_operator.core.observed import view_pod
 from octavo_operator.store import Key, Store, slim
 
 KEY = Key("default", "chat")
@@ -92,6 +93,17 @@ def test_managed_fields_are_not_kept(raw_pod):
     raw["metadata"]["managedFields"] = [{"manager": "x"}]
     assert "managedFields" not in slim(raw)["metadata"]
     assert slim(raw)["metadata"]["name"] == "chat-1"
+
+
+def test_of_a_pod_what_is_kept_tells_all_that_is_looked_at(raw_pod):
+    beside = {"name": "mesh", "image": "m:1", "restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}}
+    container = {"name": "runtime", "image": "r:1", "args": ["serve"], "resources": {"requests": {"memory": "1Gi"}}}
+    place = {"nodeSelector": {"gpu": "h100"}, "affinity": {"nodeAffinity": {"wanted": "yes"}}}
+    spec = {**place, "containers": [container], "initContainers": [beside], "volumes": [{"name": "model"}]}
+    whole = {**raw_pod(ready=True), "spec": spec}
+    assert view_pod(slim(whole)) == view_pod(whole)
+    assert "volumes" not in slim(whole)["spec"]
+    assert "args" not in slim(whole)["spec"]["containers"][0]
 
 
 def test_a_new_model_server_and_another_spec_ask_for_something_and_a_status_does_not(store, raw_server, raw_pod):
