@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
 from cluster import tool
+from soak.plane import kubectl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from cluster import ControlPlane
+    from soak.plane import Raw
 
 NAMESPACE: Final = "octavo-system"
 IMAGES: Final = ("image=operator:1", "runtime.defaultImage=example.invalid/runtime:1")
-
-Raw = dict[str, Any]
 
 
 def rendered(chart: Path, values: Iterable[str] = ()) -> list[Raw]:
@@ -38,7 +38,7 @@ def install(plane: ControlPlane, chart: Path, folder: Path) -> tuple[Path, dict[
     (deployment,) = [manifest for manifest in manifests if manifest["kind"] == "Deployment"]
     _apply(plane, [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
     _apply(plane, [manifest for manifest in manifests if manifest["kind"] != "Deployment"])
-    _kubectl(plane, "wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+    kubectl(plane, "wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
     pod = deployment["spec"]["template"]["spec"]
     variables = {item["name"]: item["value"] for item in pod["containers"][0]["env"] if "value" in item}
     return _kubeconfig(plane, pod["serviceAccountName"], folder), variables | {"POD_NAMESPACE": NAMESPACE}
@@ -46,21 +46,14 @@ def install(plane: ControlPlane, chart: Path, folder: Path) -> tuple[Path, dict[
 
 def _apply(plane: ControlPlane, manifests: list[Raw]) -> None:
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
-    _kubectl(
-        plane, "apply", "--server-side", "--force-conflicts", f"--namespace={NAMESPACE}", "--filename=-", text=text
-    )
+    kubectl(plane, "apply", "--server-side", "--force-conflicts", f"--namespace={NAMESPACE}", "--filename=-", text=text)
 
 
 def _kubeconfig(plane: ControlPlane, account: str, folder: Path) -> Path:
-    token = _kubectl(plane, "create", "token", account, f"--namespace={NAMESPACE}", "--duration=2h").strip()
+    token = kubectl(plane, "create", "token", account, f"--namespace={NAMESPACE}", "--duration=2h").strip()
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     folder.mkdir(exist_ok=True)
     path = folder / f"{account}.kubeconfig"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-def _kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> str:
-    command = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}", *arguments]
-    return subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -140,23 +140,23 @@ class Operator:
         return None
 
 
-def install(plane: ControlPlane, crd: Path = CRD) -> None:
-    """The CRD, over another version of it if there is one, and the namespace of the ModelServers."""
-    _kubectl(plane, "apply", "--server-side", "--force-conflicts", "--filename", str(crd))
+def install(plane: ControlPlane) -> None:
+    """The CRD, and the namespace of the ModelServers."""
+    kubectl(plane, "apply", "--server-side", "--filename", str(CRD))
     make_namespace(plane)
-    _kubectl(plane, "wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+    kubectl(plane, "wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
 
 
 def make_namespace(plane: ControlPlane) -> None:
     """The namespace of the ModelServers."""
     namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    _kubectl(plane, "apply", "--server-side", "--filename", "-", text=namespace)
+    kubectl(plane, "apply", "--server-side", "--filename", "-", text=namespace)
 
 
-def _kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> None:
-    subprocess.run(
-        [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}", *arguments], input=text, text=True, check=True
-    )
+def kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> str:
+    """What kubectl says as an administrator; `text` is what it reads."""
+    command = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}", *arguments]
+    return subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def certificates(plane: ControlPlane, folder: Path) -> Path:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ARCHITECTURES = tuple(SHARED_PER_BLOCK)
-
 
 @contextmanager
 def rehearsing(architecture: int, folder: Path) -> Iterator[None]:

@@ -18,7 +18,7 @@ from octavo_runtime.model.weights import DecoderWeights, LayerWeights, MlpWeight
 if TYPE_CHECKING:
     from octavo_kernels.interface import KernelBackend
     from octavo_runtime.model.families import LayerNames
-    from octavo_runtime.model.spec import DecoderSpec, LayerSpec, ModelInfo
+    from octavo_runtime.model.spec import DecoderSpec, ModelInfo
 
 NOWHERE: Final = torch.device("meta")
 
@@ -56,14 +56,14 @@ def _weights(
     return DecoderWeights(
         vocabulary=Span(tokens, 0, tokens),
         embedding=_empty(tokens, spec.hidden_size, dtype=dtype),
-        layers=[_layer(spec, layer, names, dtype) for layer in spec.layers],
+        layers=[_layer(spec, names, dtype) for _ in spec.layers],
         final_norm=_empty(spec.hidden_size),
         lm_head=_linear(tokens, spec.hidden_size, dtype),
         ropes=[RopeTable(table.frequencies.to(NOWHERE), table.amplitude) for table in tables],
     )
 
 
-def _layer(spec: DecoderSpec, _: LayerSpec, names: LayerNames, dtype: torch.dtype) -> LayerWeights:
+def _layer(spec: DecoderSpec, names: LayerNames, dtype: torch.dtype) -> LayerWeights:
     hidden, width = spec.hidden_size, spec.intermediate_size
     heads, kv_heads = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     query, key = {None: (None, None), "head": (spec.head_dim,) * 2, "row": (heads, kv_heads)}[spec.qk_norm]
