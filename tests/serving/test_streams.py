@@ -131,6 +131,37 @@ async def test_silence_becomes_a_comment(monkeypatch):
     assert b"data: [DONE]\n\n" not in last
 
 
+async def test_usage_in_a_chunk_is_what_was_generated_up_to_it(sim_model):
+    from octavo_runtime.model.info import read_model_info
+    from octavo_runtime.server.answers import completion_chunks, completion_header
+    from octavo_runtime.server.generation import Choice, Generation, Prompt
+    from octavo_runtime.server.openai import CompletionRequest
+    from octavo_runtime.text.detokenize import Detokenizer
+    from octavo_runtime.text.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(sim_model, read_model_info(sim_model))
+    slots = [OutputSlot(1), OutputSlot(2)]
+    choices = [
+        Choice(None, slot, Detokenizer(tokenizer), Prompt([1], ""), max_tokens=5, min_tokens=0, shows_stop_token=False)
+        for slot in slots
+    ]
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    request = CompletionRequest(prompt="a", n=2, stream=True, stream_options=usage)
+    chunks = completion_chunks(completion_header("m"), request, Generation(choices, 2, tokenizer))
+    counts = []
+    for slot, tokens, reason in (
+        (0, [8], None),
+        (1, [8, 5], None),
+        (0, [5, 3, 2, 1], FinishReason.LENGTH),
+        (1, [5, 3, 2], FinishReason.LENGTH),
+    ):
+        slots[slot].put(Output(slot + 1, tokens, reason))
+        counts.append((await anext(chunks)).usage.completion_tokens)
+    last = await anext(chunks)
+    assert counts == [1, 3, 7, 10]
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.total_tokens) == (1, 10, 11)
+
+
 async def test_many_streams_at_once_get_the_texts_that_they_would_get_alone(server):
     async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:
 
