@@ -41,6 +41,7 @@ SPECS: Final = (
     {"model": {"source": {"hub": {"repo": "org/model"}}}, "accelerator": {"profile": "H100", "count": 2}},
     {"model": {"source": {"s3": {"uri": "s3://models/smol"}}, "cache": {"pvc": {"claimName": "cache"}}}},
     {"model": {"source": {"oci": {"image": "example.invalid/smol:1"}}}},
+    {"model": {"source": {"hub": {"repo": "org/model"}}, "cache": {"claim": {"size": "20Gi"}}}},
     {
         "model": _MODEL,
         "autoscaling": {"maxReplicas": 3, "targets": {"waitingPerReplica": 1}, "scaleToZero": {}},

@@ -60,6 +60,7 @@ S3: dict[str, Any] = {
     "region": "eu-central-1",
     "credentialsSecretRef": {"name": "minio"},
 }
+CLAIM: dict[str, Any] = {"size": "200Gi", "storageClassName": "fast", "accessMode": "ReadWriteOnce"}
 OCI: dict[str, Any] = {
     "image": "example.invalid/smol:1",
     "path": "smol",
@@ -71,6 +72,7 @@ FETCHED: dict[str, dict[str, Any]] = {
     "hub": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"sizeLimit": "20Gi"}}},
     "s3": FULL | {"model": FULL["model"] | {"source": {"s3": S3}, "cache": {"pvc": {"claimName": "cache"}}}},
     "oci": FULL | {"model": FULL["model"] | {"source": {"oci": OCI}}},
+    "claim": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"claim": CLAIM}}},
 }
 
 INSTALLED = Defaults(
@@ -111,7 +113,8 @@ def test_golden_children(golden, raw_spec, name, full):
 
 
 def test_children_are_applied_in_their_order():
-    assert tuple(children(FULL | {"networking": ROUTED}, 2, INSTALLED)) == CHILD_KINDS
+    claimed = FETCHED["claim"] | {"networking": ROUTED}
+    assert tuple(children(claimed, 2, INSTALLED)) == CHILD_KINDS
 
 
 def test_a_pod_says_what_template_it_is_of_and_scaling_makes_no_new_one():
@@ -295,6 +298,23 @@ def test_a_model_of_s3_comes_with_the_secrets_keys_and_keeps_its_files_on_the_cl
     assert {"name": "AWS_SKIP_SIGNATURE", "value": "true"} in anonymous
 
 
+def test_a_claim_is_made_where_one_is_asked_for_and_mounted_by_its_name(raw_spec):
+    found = children(FETCHED["claim"])
+    assert found["PersistentVolumeClaim"]["metadata"]["name"] == "chat"
+    assert found["PersistentVolumeClaim"]["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "200Gi"}},
+    }
+    template = pod(FETCHED["claim"])["spec"]
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": "chat"}} in template["volumes"]
+    assert template["securityContext"]["fsGroup"] == template["securityContext"]["runAsGroup"]
+    least = FULL | {"model": {"source": {"hub": {"repo": "a/b"}}, "cache": {"claim": {"size": "1Gi"}}}}
+    spec = children(least)["PersistentVolumeClaim"]["spec"]
+    assert spec == {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    assert "PersistentVolumeClaim" not in children(FETCHED["s3"]).keys() | children(raw_spec()).keys()
+
+
 def test_a_model_in_an_image_is_mounted_by_the_node():
     template = pod(FETCHED["oci"])["spec"]
     (container,) = template["containers"]
@@ -393,6 +413,8 @@ FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
 GROUPED = PROFILED | {"accelerator": {"profile": "H100", "count": 8, "nodes": 4}}
 FULL_EDITS += [(GROUPED, ("accelerator", name)) for name in ("count", "nodes")]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
+# The claim is a child of its own, and the pods mount it by its name.
+FULL_EDITS = [(full, path) for full, path in FULL_EDITS if "claim" not in path]
 
 
 def changed(value: Any) -> Any:
@@ -443,6 +465,7 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
     edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
     edited |= {("accelerator", "costPerHour")}  # for the money alone, below
+    edited |= {("model", "cache", "claim", name) for name in CLAIM}  # below
     edited = {path[:1] if path[0] == "podTemplate" else path for path in edited}
     edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
     described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
@@ -480,6 +503,10 @@ def picker(**more: Any) -> dict[str, Any]:
 
 def peer(**peer: Any) -> dict[str, Any]:
     return {"networking": {"networkPolicy": {"allowedFrom": [peer]}}}
+
+
+def claimed(**more: Any) -> dict[str, Any]:
+    return {"model": FETCHED["claim"]["model"] | {"cache": {"claim": CLAIM | more}}}
 
 
 def hosts(*names: str) -> dict[str, Any]:
@@ -541,6 +568,9 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "networking.networkPolicy.allowedFrom.ipBlock.cidr": tuple(
         peer(ipBlock={"cidr": cidr}) for cidr in ("10.0.0.0/8", "10.0.0.0/9")
     ),
+    "model.cache.claim.size": (claimed(), claimed(size="300Gi")),
+    "model.cache.claim.storageClassName": (claimed(), claimed(storageClassName="slow")),
+    "model.cache.claim.accessMode": (claimed(), claimed(accessMode="ReadWriteMany")),
     "accelerator.costPerHour": tuple(
         {"accelerator": FULL["accelerator"] | {"costPerHour": price}} for price in ("2.5", "3")
     ),
@@ -558,7 +588,8 @@ def test_the_edits_above_are_all_other_fields():
     """A field that is added elsewhere must be added to OUTSIDE, and so must leave the pods alone."""
     spec = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     described = {".".join(path) for path in schema_paths(spec) if path[0] in ELSEWHERE}
-    assert set(OUTSIDE) == described | {"accelerator.costPerHour"}
+    claims = {f"model.cache.claim.{name}" for name in CLAIM}
+    assert set(OUTSIDE) == described | {"accelerator.costPerHour"} | claims
 
 
 def test_the_number_of_replicas_does_not_roll_the_pods(raw_spec):

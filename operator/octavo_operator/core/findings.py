@@ -11,10 +11,10 @@ and the model is where it is kept.
     BudgetOK            True      the budget allows for what the load asks for
                         False     it does not: fewer replicas than asked for
                         absent    the spec names none, or nothing is decided
-    ModelCached         True      a replica of the newest revision has fetched, or found, the model on model.cache.pvc
+    ModelCached         True      a replica of the newest revision has fetched, or found, the model on the claim
                         False     it is being fetched, how far
                         Unknown   no replica has said
-                        absent    nothing is cached: model.cache.pvc is not set
+                        absent    nothing is kept on one: neither model.cache.claim nor model.cache.pvc is set
 
 Ready tells of a node that is missing only while a replica that must serve lacks one; one that the autoscaler has asked
 for, beyond minReplicas, would wait unseen.
@@ -86,12 +86,13 @@ def budget_ok(spec: ModelServerSpec | None, decision: Decision | None) -> list[F
     ]
 
 
-def model_cached(spec: ModelServerSpec | None, facts: Facts) -> list[Finding]:
+def model_cached(spec: ModelServerSpec | None, facts: Facts, server: str) -> list[Finding]:
     """Whether the model's files are on the claim that keeps them; none where there is no such claim."""
-    if spec is None or spec.model.cache is None or spec.model.cache.pvc is None:
+    claim = spec.model.cache.claim_name(server) if spec and spec.model.cache else None
+    if spec is None or claim is None:
         return []
     kind = Condition.MODEL_CACHED
-    there = f"{model_argument(spec.model)} is on the claim {spec.model.cache.pvc.claim_name}"
+    there = f"{model_argument(spec.model)} is on the claim {claim}"
     newest = facts.deployment.revision if facts.deployment else None
     serves = any(pod.ready and pod.revision == newest for pod in facts.pods)
     before, progress = facts.previous.condition(kind), facts.progress

@@ -42,6 +42,7 @@ RESOURCES: Final = {
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
     "ConfigMap": Resource("", "v1", "configmaps"),
+    "PersistentVolumeClaim": Resource("", "v1", "persistentvolumeclaims"),
 }
 """Every kind that the operator reads or writes."""
 
@@ -50,6 +51,7 @@ CHILD_KINDS: Final = (
     "NetworkPolicy",
     "Service",
     "PodDisruptionBudget",
+    "PersistentVolumeClaim",
     "Deployment",
     "PodMonitor",
     "InferencePool",

@@ -82,7 +82,7 @@ def compute_status(
         capacity_available(facts),
         *slo_met(spec, signals),
         *budget_ok(spec, decision),
-        *model_cached(spec, facts),
+        *model_cached(spec, facts, owner.name),
         *_contended(facts),
     ]
     deployment = facts.deployment

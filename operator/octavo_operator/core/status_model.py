@@ -194,7 +194,7 @@ class ModelServerStatus(StatusModel):
         max_length=16,
         description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, "
         "MetricsFresh, CapacityAvailable; SLOMet with autoscaling.slo, BudgetOK with autoscaling.budget, ModelCached "
-        "with model.cache.pvc; Reconciling, Stalled or Contended only while true.",
+        "with a claim in model.cache; Reconciling, Stalled or Contended only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")

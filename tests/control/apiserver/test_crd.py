@@ -359,9 +359,15 @@ RULES |= {
     ),
     "one cache": (
         cached(pvc={"claimName": "cache"}),
-        cached(pvc={"claimName": "cache"}, sizeLimit="20Gi"),
+        cached(claim={"size": "20Gi"}, sizeLimit="20Gi"),
         "spec.model.cache",
-        "exactly one of pvc and sizeLimit",
+        "exactly one of claim, pvc and sizeLimit",
+    ),
+    "how a claim is shared": (
+        cached(claim={"size": "20Gi", "accessMode": "ReadWriteOnce"}),
+        cached(claim={"size": "20Gi", "accessMode": "ReadOnlyMany"}),
+        "spec.model.cache.claim.accessMode",
+        "ReadWriteMany",
     ),
     "the cache is the operator's": (
         {"runtime": {"args": ["--block-size", "32"]}},

@@ -218,6 +218,32 @@ def test_a_model_in_an_image_is_applied_once(operator, kube, wait):
     assert kube.get("deployment")["metadata"]["generation"] == 1
 
 
+def test_a_claim_for_what_is_fetched_comes_and_goes_and_what_it_cannot_be_is_said(operator, kube, wait):
+    def cached(**cache):
+        kube.server(model={"source": {"hub": {"repo": "org/model"}}, "cache": cache})
+
+    cached(claim={"size": "1024Mi"})
+    claim = wait(lambda: kube.find("persistentvolumeclaim"))
+    assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["metadata"]["ownerReferences"][0]["uid"] == kube.get("modelserver")["metadata"]["uid"]
+    wait(lambda: kube.find("deployment") and settled(kube))
+    operator.wait_for_resyncs(2)
+    assert kube.get("persistentvolumeclaim")["metadata"]["uid"] == claim["metadata"]["uid"]
+    assert not [event for event in kube.list("events.events.k8s.io") if event["reason"] == "DriftRepaired"]
+    cached(claim={"size": "2Gi"})  # no volume is bound, so the API server refuses, and says so in its words
+    wait(lambda: kube.condition().get("reason") == "ApplyRejected")
+    assert "spec is immutable" in kube.condition()["message"]
+    cached(sizeLimit="2Gi")
+
+    def goes():
+        found = kube.find("persistentvolumeclaim")
+        return found is None or "deletionTimestamp" in found["metadata"]
+
+    wait(goes)
+    wait(lambda: kube.condition().get("reason") != "ApplyRejected")
+
+
 def test_a_budget_comes_with_the_second_replica_and_goes_with_it(serving, wait):
     assert serving.find("poddisruptionbudget") is None
     serving.run("scale", "oms/chat", "--replicas=2")

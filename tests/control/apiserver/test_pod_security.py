@@ -13,7 +13,7 @@ SCALED = {"maxReplicas": 3, "targets": {"waitingPerReplica": 1}}
 SPECS = {
     "the smallest": {"model": PVC},
     "hub, onto the node": {"model": HUB},
-    "hub, onto a claim": {"model": HUB | {"cache": {"pvc": {"claimName": "cache"}}}},
+    "hub, onto a claim": {"model": HUB | {"cache": {"claim": {"size": "20Gi"}}}},
     "s3": {"model": {"source": {"s3": {"uri": "s3://models/smol", "credentialsSecretRef": {"name": "s3"}}}}},
     "oci": {"model": {"source": {"oci": {"image": "example.invalid/smol:1", "pullSecretRef": {"name": "pull"}}}}},
     "several GPUs": {"model": PVC, "accelerator": {"profile": "H100", "count": 8}},
