@@ -56,7 +56,7 @@ def election(rounds: int) -> Iterator[Goal]:
         OCTAVO_ELECTION_ROUNDS=str(rounds // 2),
         OCTAVO_ELECTION_SECONDS=str(LEASE_SECONDS),
     )
-    taken, work = done.numbers(r"replaced after (\S+) s"), done.numbers(r"at work after (\S+) s")
+    taken, work = done.numbers(r"replaced after ([0-9.]+) s"), done.numbers(r"at work after ([0-9.]+) s")
     words = f"{min(taken):.1f} to {max(taken):.1f} s" if taken else "none"
     met = len(taken) == rounds and max(taken) <= TAKE_OVER_SECONDS
     yield Goal(f"{name}: replaced", f"within {TAKE_OVER_SECONDS:.0f} s", words, met)
