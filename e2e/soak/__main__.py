@@ -8,7 +8,21 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import api_kills, cancels, engine_kills, fleet, keda, lws, memory, nodes, outage, ramps, schemas, upgrade
+from soak import (
+    api_kills,
+    cancels,
+    engine_kills,
+    fleet,
+    keda,
+    lws,
+    memory,
+    nodes,
+    outage,
+    ramps,
+    schemas,
+    spread,
+    upgrade,
+)
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -18,7 +32,8 @@ if TYPE_CHECKING:
 
 RUNNERS = ("sim", "torch")
 SOAKS = (
-    "kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "lws", "ramps", "memory", "nodes",
+    "kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "lws", "spread", "ramps",
+    "memory", "nodes",
 )  # fmt: skip
 
 
@@ -36,6 +51,7 @@ def main() -> int:
         "schemas": [schemas.run],
         "keda": [keda.run],
         "lws": [lws.run],
+        "spread": [spread.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
