@@ -232,11 +232,18 @@ class Reconciler:
             previous,
             trouble=trouble,
             progress=progress,
+            phases=self._startups.phases(key) if self._startups else None,
             workers=after.workers,
         )
         server = proposal.server
         status = compute_status(
-            server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now
+            server.owner,
+            server.spec,
+            facts,
+            signals=proposal.signals,
+            decision=proposal.decision,
+            now=now,
+            price=proposal.price,
         )
         self._count(key, proposal)
         if not worth_writing(previous, status, now - known.last_write):

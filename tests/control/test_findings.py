@@ -101,7 +101,7 @@ def test_a_budget_that_pays_for_less_than_is_asked_for_is_told():
     assert (enough.status, enough.reason) == (True, Reason.WITHIN_BUDGET)
     (short,) = found(waiting=40, replicas=4)
     assert (short.status, short.reason) == (False, Reason.BUDGET_EXHAUSTED)
-    assert "pays for 4" in short.message
+    assert "allows for 4" in short.message
     assert budget_ok(spec, None) == []
 
 

@@ -8,6 +8,7 @@ from octavo_operator.core.errors import SpecError
 from octavo_operator.core.manifest import Defaults, Owner
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import Plan
+from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import BUILT_IN, ProfileError, extended, settle
 from octavo_operator.core.proposal import fresh_scaler, parse_server, propose
 from octavo_operator.core.render import render
@@ -37,7 +38,7 @@ def priced(raw_spec):
         budget = {"maxCostPerHour": most}
         scaling = {"minReplicas": least, "maxReplicas": 9, "targets": {"waitingPerReplica": 1}, "budget": budget}
         spec = parse_spec(raw_spec(accelerator=accelerator, autoscaling=scaling))
-        return settle(spec, profiles).autoscaling.budget.replicas
+        return settle(spec, profiles).affordable
 
     return build
 
@@ -92,6 +93,23 @@ def test_without_a_profile_nothing_is_chosen(pod):
 )
 def test_a_budget_counts_with_the_price_of_the_gpus(priced, most, accelerator, expected):
     assert priced(most, **accelerator) == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "accelerator", "expected"),
+    [
+        ({"maxGPUs": 8}, {"count": 2}, 4),
+        ({"maxGPUs": 7}, {"profile": "H100", "count": 2}, 3),
+        ({"maxGPUs": 32}, {"count": 8, "nodes": 2}, 2),
+        ({"maxGPUs": 8, "maxCostPerHour": "20"}, {"profile": "H100"}, 2),
+        ({"maxGPUs": 1, "maxCostPerHour": "20"}, {"profile": "H100"}, 1),
+    ],
+)
+def test_a_budget_counts_gpus_and_the_smaller_bound_holds(raw_spec, budget, accelerator, expected):
+    scaling = {"maxReplicas": 9, "targets": {"waitingPerReplica": 1}, "budget": budget}
+    spec = settle(parse_spec(raw_spec(accelerator=accelerator, autoscaling=scaling)), BUILT_IN)
+    assert spec.affordable == expected
+    assert ScalingPolicy.of(spec, spec.autoscaling, 0.0).affordable == expected
 
 
 def test_a_budget_that_does_not_pay_for_the_fewest_is_named(priced):

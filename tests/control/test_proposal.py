@@ -209,12 +209,13 @@ def test_replicas_without_a_node_are_counted_and_the_start_up_is_measured(propos
     assert (signals.ready, signals.unschedulable, signals.startup_p90) == (1, 1, 30.0)
 
 
-def test_a_roll_stays_within_the_budget(proposed):
-    """G17: where the budget pays for no further replica, an old one goes before a new one comes."""
-    budget = {"maxCostPerHour": "9", "replicaCostPerHour": "3"}
+@pytest.mark.parametrize("budget", [{"maxCostPerHour": "9", "replicaCostPerHour": "3"}, {"maxGPUs": 7}])
+def test_a_roll_stays_within_the_budget(proposed, budget):
+    """G17: where the budget allows for no further replica, an old one goes before a new one comes."""
+    spec = {"autoscaling": AUTOSCALING | {"budget": budget}, "accelerator": {"count": 2}}
 
     def surge(desired):
-        proposal = proposed([], scaler=Scaler(desired, ScalerMemory(NOW)), autoscaling=AUTOSCALING | {"budget": budget})
+        proposal = proposed([], scaler=Scaler(desired, ScalerMemory(NOW)), **spec)
         (deployment,) = [item for item in manifests(proposal) if item["kind"] == "Deployment"]
         return deployment["spec"]["replicas"] + deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
 

@@ -8,7 +8,7 @@ and the model is where it is kept.
                         False     one is not
                         Unknown   too few requests to say
                         absent    the spec names none
-    BudgetOK            True      the budget pays for what the load asks for
+    BudgetOK            True      the budget allows for what the load asks for
                         False     it does not: fewer replicas than asked for
                         absent    the spec names none, or nothing is decided
     ModelCached         True      a replica of the newest revision has fetched, or found, the model on model.cache.pvc
@@ -72,16 +72,18 @@ def slo_met(spec: ModelServerSpec | None, signals: Signals) -> list[Finding]:
 
 
 def budget_ok(spec: ModelServerSpec | None, decision: Decision | None) -> list[Finding]:
-    """Whether the budget pays for what is asked; none where the spec names none or nothing is decided."""
+    """Whether the budget allows for what is asked; none where the spec names none or nothing is decided."""
     affordable = decision.inputs.policy.affordable if decision and decision.inputs else None
     if spec is None or decision is None or affordable is None:
         return []
     kind = Condition.BUDGET_OK
     if Reason.BUDGET_EXHAUSTED in decision.limiters:
         asked = max(decision.candidates.values(), default=decision.replicas)
-        message = f"{asked} replicas are asked for, the budget pays for {affordable}"
+        message = f"{asked} replicas are asked for, the budget allows for {affordable}"
         return [Finding(kind, False, Reason.BUDGET_EXHAUSTED, message)]
-    return [Finding(kind, True, Reason.WITHIN_BUDGET, f"{decision.replicas} of {affordable} replicas that it pays for")]
+    return [
+        Finding(kind, True, Reason.WITHIN_BUDGET, f"{decision.replicas} of {affordable} replicas that it allows for")
+    ]
 
 
 def model_cached(spec: ModelServerSpec | None, facts: Facts) -> list[Finding]:

@@ -259,6 +259,9 @@ class Reason:
     ADVISED: Final = "Advised"
 
 
+NOT_SCALED: Final = frozenset({Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF})
+"""Why nothing is decided on a ModelServer."""
+
 RUNTIME_REASONS: Final = frozenset(
     {
         Reason.MODEL_NOT_FOUND,

@@ -52,6 +52,14 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """When a container ended, by its node's clock in whole seconds, 0 where it does not say; what it had to cut."""
+
+    time: float
+    requests_cut: int
+
+
+@dataclass(frozen=True, slots=True)
 class Footprint:
     """What a pod asks of its node: labels and affinity, and the amounts of each container that runs with the others."""
 
@@ -197,12 +205,12 @@ def view_pod(raw: Raw) -> PodView:
     )
 
 
-def requests_cut(raw: Raw) -> int:
-    """How many requests a replica that has ended says it has cut: those still under way at the end of its drain."""
+def ending(raw: Raw) -> Ending | None:
+    """The end of a replica that says it has cut requests: those still under way at the end of its drain."""
     ended: Raw = _container(raw.get("status", {})).get("state", {}).get("terminated") or {}
     told = _told(ended.get("message", ""))
     cut = told.get("requests") if told and told["reason"] == Reason.REQUESTS_CUT else None
-    return cut if isinstance(cut, int) and cut > 0 else 0
+    return Ending(_moment(ended, "finishedAt"), cut) if isinstance(cut, int) and cut > 0 else None
 
 
 def _group(metadata: Raw) -> Group | None:

@@ -15,6 +15,7 @@ With scaleToZero the Service leads to the activator while no replica is availabl
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Final
 
 from octavo_operator.core import names
@@ -34,7 +35,7 @@ from octavo_operator.core.observed import DeploymentView, PodView, leads_to_acti
 from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.plan import Plan, make_plan
 from octavo_operator.core.policy import ScalingPolicy
-from octavo_operator.core.profiles import ProfileError, settle
+from octavo_operator.core.profiles import ProfileError, price_of, settle
 from octavo_operator.core.record import from_record
 from octavo_operator.core.render import render
 from octavo_operator.core.rollout import replaces_in_place
@@ -116,6 +117,8 @@ class Proposal:
     decision: Decision | None
     signals: Signals
     failure: Failure | None
+    price: Fraction | None = None
+    """Of one replica for an hour; None where nobody has said."""
 
 
 def parse_server(raw: Raw) -> Server:
@@ -204,7 +207,8 @@ def propose(
     memory = _memory_after(spec, scaler.memory, decision)
     after = Scaler(desired if _is_active(spec) else None, memory, contest, left, settled)
     failure = _conflict(plan) or no_activator or _missing(spec, defaults)
-    return Proposal(server, plan, desired, after, decision, signals, failure)
+    price = price_of(spec, defaults.profiles)
+    return Proposal(server, plan, desired, after, decision, signals, failure, price)
 
 
 def facts_of(
@@ -216,6 +220,7 @@ def facts_of(
     *,
     trouble: Trouble | None = None,
     progress: Progress | None = None,
+    phases: Mapping[str, int] | None = None,
     workers: tuple[Raw, ...] = (),
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
@@ -234,6 +239,7 @@ def facts_of(
         trouble=trouble,
         contest=proposal.scaler.contest,
         progress=progress,
+        phases=phases or {},
         workers=others,
     )
 

@@ -455,6 +455,30 @@ RULES |= {
         "spec.autoscaling.budget",
         "a budget needs a price",
     ),
+    "a budget of something": (
+        {"autoscaling": SCALED | {"budget": {"maxGPUs": 4}}, "accelerator": {"count": 1}},
+        {"autoscaling": SCALED | {"budget": {"replicaCostPerHour": "2"}}, "accelerator": {"count": 1}},
+        "spec.autoscaling.budget",
+        "set maxCostPerHour, maxGPUs or both",
+    ),
+    "GPUs for the budget": (
+        {"autoscaling": SCALED | {"budget": {"maxGPUs": 4}}, "accelerator": {"profile": "H100"}},
+        {"autoscaling": SCALED | {"budget": {"maxGPUs": 4}}, "accelerator": {"count": 0}},
+        "spec.autoscaling.budget.maxGPUs",
+        "a replica has none",
+    ),
+    "GPUs of the fewest": (
+        {
+            "autoscaling": SCALED | {"minReplicas": 2, "budget": {"maxGPUs": 16}},
+            "accelerator": {"count": 4, "nodes": 2},
+        },
+        {
+            "autoscaling": SCALED | {"minReplicas": 2, "budget": {"maxGPUs": 15}},
+            "accelerator": {"count": 4, "nodes": 2},
+        },
+        "spec.autoscaling.budget.maxGPUs",
+        "less than minReplicas take",
+    ),
     "some hardware": (
         {"accelerator": {"profile": "H100"}},
         {"accelerator": {"nodeSelector": {"a": "b"}}},

@@ -1,6 +1,5 @@
-"""Who goes when fewer are wanted, with the real ReplicaSet controller; and what is said of requests that were cut."""
+"""Who goes when fewer are wanted, with the real ReplicaSet controller."""
 
-import json
 import re
 
 import pytest
@@ -41,21 +40,3 @@ def test_the_replicas_with_the_fewest_tokens_in_flight_go(four, kubelet, operato
     assert left.keys() == {a, c}
     assert all("controller.kubernetes.io/pod-deletion-cost" not in annotations for annotations in left.values())
     assert scale(1, a=5, b=0, c=200, d=0).keys() == {c}
-
-
-def test_requests_that_a_replica_cut_are_counted_and_told(four, kubelet, operator, wait):
-    pod = kubelet.pods()[0]
-    four.patch("pod", pod["metadata"]["name"], {"metadata": {"finalizers": ["octavo.test/kubelet"]}})
-    four.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
-    told = json.dumps({"reason": "RequestsCut", "message": "3 requests cut", "requests": 3})
-    now = "2026-01-01T00:00:00Z"
-    ended = {"exitCode": 0, "reason": "Completed", "message": told, "startedAt": now, "finishedAt": now}
-    container = pod["status"]["containerStatuses"][0] | {"ready": False, "state": {"terminated": ended}}
-    status = {"phase": "Succeeded", "containerStatuses": [container]}
-    four.patch("pod", pod["metadata"]["name"], {"status": status}, subresource="status")
-    four.patch("pod", pod["metadata"]["name"], {"metadata": {"finalizers": []}})
-    (event,) = wait(lambda: [e for e in four.list("events.events.k8s.io") if e["reason"] == "RequestsCut"])
-    assert event["type"] == "Warning"
-    assert event["note"].startswith(f"{pod['metadata']['name']} ended with 3 requests cut")
-    series = f'octavo_operator_requests_cut_total{{name="chat",namespace="{four.namespace}"}} 3.0'
-    assert series in operator.http("/metrics")

@@ -1,5 +1,7 @@
 """The load moves the replicas: real operator, real Deployment controller, pods whose /metrics the test writes."""
 
+import signal
+
 import pytest
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
@@ -53,10 +55,14 @@ def test_load_adds_a_replica_and_its_end_removes_it(scaled, kubelet, operator, w
     row = scaled.run("get", "oms", "chat", "--no-headers").stdout.split()
     assert row[1:4] == ["chat", "2", "2"]
 
-    operator.stop()
-    operator.start()
-    operator.wait_for_resyncs(1)
+    generation = scaled.get("deployment")["metadata"]["generation"]
+    for how in (signal.SIGTERM, signal.SIGKILL):  # G9: under load, and nobody touches the number, not for a moment
+        operator.stop(how)
+        operator.start()
+        operator.wait_for_resyncs(1)
+    wait(lambda: scaled.condition("ScalingLimited").get("reason") == "TooManyReplicas")
     assert wanted(scaled) == 2
+    assert scaled.get("deployment")["metadata"]["generation"] == generation
 
     for replica in kubelet.serve():
         replica.waiting = replica.running = replica.used = 0
