@@ -29,7 +29,7 @@ from cluster.progress import Progress
 if TYPE_CHECKING:
     from types import TracebackType
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 180.0
 _DISCOVERED = "__meta_kubernetes_"
 
 
