@@ -147,7 +147,7 @@ class Prometheus:
         return True
 
     def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=90) as answer:
             body: bytes = answer.read()
             return body
 

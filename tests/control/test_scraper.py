@@ -170,7 +170,7 @@ async def test_a_replica_that_hangs_delays_no_others_sample(raw_server, raw_pod,
 
     monkeypatch.setattr("octavo_operator.scraper.fetch", fetch)
     running = asyncio.create_task(scraper._scrape_all(None))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(90):
         await told.wait()
     assert not running.done()
     forever.set()
