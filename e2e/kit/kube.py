@@ -44,12 +44,12 @@ def wait_reachable(url: str) -> None:
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
 
-    wait_until(f"{url} to answer", answers, seconds=30, every=0.2)
+    wait_until(f"{url} to answer", answers, seconds=120, every=0.2)
 
 
 def set_resource(kube: Kube, resource: str, number: int) -> None:
@@ -65,7 +65,7 @@ def set_resource(kube: Kube, resource: str, number: int) -> None:
         status = kube.core.read_node(name).status
         return bool(status.allocatable.get(resource) == str(number))
 
-    wait_until(f"{number} x {resource} on the node", counted, seconds=60)
+    wait_until(f"{number} x {resource} on the node", counted, seconds=180)
 
 
 @dataclass(frozen=True)

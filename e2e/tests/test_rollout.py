@@ -93,7 +93,7 @@ def test_a_rollout_finishes_and_cuts_no_stream(
     gpus(REPLICAS + free)
     old, surges = pods(kube, namespace), set[int]()
     with Load(url, "smollm2", users=4) as load:
-        wait_until("a running stream", lambda: load.tally.pieces > 0, seconds=60)
+        wait_until("a running stream", lambda: load.tally.pieces > 0, seconds=180)
         kube.apply(server(f"with-{free}-free"))
 
         def rolled() -> bool:
@@ -103,10 +103,10 @@ def test_a_rollout_finishes_and_cuts_no_stream(
 
         wait_until("the new pods alone", rolled, seconds=600)
         before = load.tally.finished
-        wait_until("streams from the new pods", lambda: load.tally.finished >= before + 4, seconds=60)
+        wait_until("streams from the new pods", lambda: load.tally.finished >= before + 4, seconds=180)
     load.tally.assert_whole()
     assert (0 in surges) == (free == 0), "in place where no GPU is free, and only there"
-    wait_until("the next rollout to begin with a surge", lambda: surge(kube, namespace) == 1, seconds=30)
+    wait_until("the next rollout to begin with a surge", lambda: surge(kube, namespace) == 1, seconds=180)
     figures.record(
         f"streams lost in a rollout with {free} free GPUs (counted, not real)",
         goal="0",
