@@ -8,7 +8,22 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import cancels, deaf, engine_kills, fleet, keda, longer, lws, memory, nodes, outage, ramps, schemas, upgrade
+from soak import (
+    cancels,
+    deaf,
+    engine_kills,
+    fleet,
+    keda,
+    longer,
+    lws,
+    memory,
+    nodes,
+    outage,
+    ramps,
+    schemas,
+    spread,
+    upgrade,
+)
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -19,7 +34,7 @@ if TYPE_CHECKING:
 RUNNERS = ("sim", "torch")
 SOAKS = (
     "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
-    "schemas", "keda", "lws", "ramps", "memory", "nodes",
+    "schemas", "keda", "lws", "spread", "ramps", "memory", "nodes",
 )  # fmt: skip
 
 
@@ -41,6 +56,7 @@ def main() -> int:
         "schemas": [schemas.run],
         "keda": [keda.run],
         "lws": [lws.run],
+        "spread": [spread.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],

@@ -50,6 +50,7 @@ class Doorbell:
         self._health = health
         self._tell = tell
         self._reports: dict[Bell, Report | None] = {}
+        self._bells = store.while_unchanged(self._find_bells)
 
     def held(self, key: Key, now: float) -> Held | None:
         """What the activators of a ModelServer hold together; None while they are not asked, or one gives no answer."""
@@ -82,7 +83,7 @@ class Doorbell:
             self._reports[bell] = None
             tasks[bell] = asyncio.create_task(self._listen(session, bell), name=f"doorbell {bell.uid}")
 
-    def _bells(self) -> set[Bell]:
+    def _find_bells(self) -> set[Bell]:
         """Also those that end: they still hold what came before."""
         return {Bell(key, pod.uid, pod.ip) for key, pod in self._store.activators() if pod.ready and pod.ip}
 

@@ -66,6 +66,7 @@ class Reader:
         self._period = period
         self._tell = tell
         self._windows: Windows = {}
+        self._sources = store.while_unchanged(self._find_sources)
         self._troubles: dict[Key, Trouble] = {}
         self._answered: float | None = None
 
@@ -112,7 +113,7 @@ class Reader:
             troubles |= {source.key: trouble for part in parts for source in part}
         self._troubles = troubles
 
-    def _sources(self) -> list[Source]:
+    def _find_sources(self) -> list[Source]:
         paces = {key: _pace(self._store, key) for key in self._store.servers()}
         return [
             Source(key, pod.uid, Pod(key.namespace, pod.name), pace)

@@ -98,7 +98,7 @@ class Reconciler:
         proposal = await self._propose(observed, known, previous, now)
         known.scaler = proposal.scaler
         failure, error = await self._apply(key, observed.server, proposal)
-        await self._write_status(observed, proposal, failure, known, now)
+        await self._write_status(observed, previous, proposal, failure, known=known, now=now)
         if error is not None:
             raise error
         return self._again(proposal, failure)
@@ -208,12 +208,20 @@ class Reconciler:
             self._remember(step.manifest, await self._cluster.get(kind, metadata["namespace"], metadata["name"]))
 
     async def _write_status(
-        self, before: Observed, proposal: Proposal, failure: Failure | None, known: _Known, now: float
+        self,
+        before: Observed,
+        previous: ModelServerStatus,
+        proposal: Proposal,
+        failure: Failure | None,
+        *,
+        known: _Known,
+        now: float,
     ) -> None:
         key, after = before.key, self._store.observe(before.key)
         if before.server is None or after.server is None:
             return
-        previous = parse_status(after.server)
+        if after.server is not before.server:
+            previous = parse_status(after.server)
         trouble = self._samples.trouble(key)
         progress = self._startups.of(key) if self._startups else None
         facts = facts_of(

@@ -72,6 +72,8 @@ class Scraper:
         self._period = period
         self._tell = tell
         self._windows: Windows = {}
+        self._targets = store.while_unchanged(self._find_targets)
+        self._asked: list[Target] = []
         self._due: dict[str, float] = {}
 
     def windows(self, key: Key) -> Mapping[str, Window]:
@@ -96,7 +98,9 @@ class Scraper:
 
     async def _scrape_all(self, session: aiohttp.ClientSession) -> None:
         targets = self._targets()
-        self._forget_others(targets)
+        if targets is not self._asked:
+            self._forget_others(targets)
+        self._asked = targets
         now = asyncio.get_running_loop().time()
         await asyncio.gather(*(self._ask(session, target) for target in targets if self._is_due(target, now)))
 
@@ -106,7 +110,7 @@ class Scraper:
             if target.uid in self._windows.get(target.key, {}):
                 self._take(target, await fetch(session, target.url))
 
-    def _targets(self) -> list[Target]:
+    def _find_targets(self) -> list[Target]:
         paces = {key: direct_pace(self._store.server(key) or {}) for key in self._store.servers()}
         return [
             Target(key, pod.uid, pod.ip, pace)

@@ -50,6 +50,7 @@ class Startups:
         self._progress: dict[Starting, Progress] = {}
         self._courses: dict[Starting, Course] = {}
         self._lengths: dict[Key, deque[Mapping[str, float]]] = {}
+        self._starting = store.while_unchanged(self._find_starting)
 
     def of(self, key: Key) -> Progress | None:
         """How far the furthest starting replica of a ModelServer is; None where none says so."""
@@ -71,7 +72,7 @@ class Startups:
                 await asyncio.gather(*(self._ask(session, item) for item in starting))
                 await asyncio.sleep(PERIOD_SECONDS)
 
-    def _starting(self) -> list[Starting]:
+    def _find_starting(self) -> list[Starting]:
         return [
             Starting(key, pod.uid, pod.ip, pod.started_at)
             for key, pod in self._store.replicas()

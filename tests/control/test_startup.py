@@ -194,7 +194,7 @@ async def watched(raw_server, replica):
 
 
 async def until(check):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not check():  # noqa: ASYNC110  what is waited for is no task's of ours
             await asyncio.sleep(0.01)
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from octavo_operator.core.observed import view_pod
@@ -127,3 +129,25 @@ def test_a_replica_is_viewed_as_it_is_now(store, raw_server, raw_pod):
     assert list(store.replicas()) == []
     store.put(at(raw_pod("a"), 12))
     assert [(key, pod.ready) for key, pod in store.replicas()] == [(KEY, False)]
+
+
+def test_what_is_made_of_the_store_is_made_anew_only_after_a_change(store, raw_server, raw_pod):
+    names_of_replicas = store.while_unchanged(lambda: [pod.name for _, pod in store.replicas()])
+    store.put(at(raw_server(), 9))
+    store.put(at(raw_pod("a"), 10))
+    first = names_of_replicas()
+    assert first == ["a"]
+    store.put(at(raw_pod("a"), 10))  # a full list brings it again
+    assert names_of_replicas() is first
+    store.put(at(raw_pod("b"), 11))
+    assert names_of_replicas() == ["a", "b"]
+    store.remove(raw_pod("a"))
+    assert names_of_replicas() == ["b"]
+
+
+def test_objects_that_say_the_same_share_their_words(store, raw_pod):
+    for name in ("a", "b"):
+        store.put(json.loads(json.dumps(raw_pod(name) | {"spec": {"nodeName": "node-1"}})))
+    first, second = store.observe(KEY).pods
+    assert first["spec"]["nodeName"] is second["spec"]["nodeName"]
+    assert first["metadata"]["name"] == "a"

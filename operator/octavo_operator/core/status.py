@@ -238,12 +238,16 @@ def _settle(finding: Finding, facts: Facts, now: float) -> ConditionStatus:
     status = {True: "True", False: "False", None: "Unknown"}[finding.status]
     previous = facts.previous.condition(finding.type)
     same = previous is not None and previous.status == status
+    message = finding.message[:_MESSAGE_LIMIT]
+    said = (status, finding.reason, message, facts.generation)
+    if previous and said == (previous.status, previous.reason, previous.message, previous.observed_generation):
+        return previous
     return ConditionStatus.model_validate(
         {
             "type": finding.type,
             "status": status,
             "reason": finding.reason,
-            "message": finding.message[:_MESSAGE_LIMIT],
+            "message": message,
             "observedGeneration": facts.generation,
             "lastTransitionTime": previous.last_transition_time if previous and same else to_timestamp(now),
         }
