@@ -4,14 +4,16 @@ import pytest
 import yaml
 
 from octavo_operator.__main__ import main
+from octavo_operator.core.desired import fresh_scaler
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.manifest import Defaults, Owner
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import Plan
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import BUILT_IN, ProfileError, extended, settle
-from octavo_operator.core.proposal import fresh_scaler, parse_server, propose
+from octavo_operator.core.proposal import propose
 from octavo_operator.core.render import render
+from octavo_operator.core.server import parse_server
 from octavo_operator.core.spec import parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 

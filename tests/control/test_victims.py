@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_operator.core.clock import from_timestamp
+from octavo_operator.core.desired import Scaler
 from octavo_operator.core.exposition import Sample
 from octavo_operator.core.manifest import Defaults
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.observed import Ending, PodView, ending, view_pod
-from octavo_operator.core.proposal import Scaler, parse_server, propose
+from octavo_operator.core.proposal import propose
+from octavo_operator.core.server import parse_server
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.victims import choose, make_marks
 from octavo_operator.core.window import Window
