@@ -20,7 +20,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from octavo_operator.core.observed import DeploymentView, Footprint, PodView
+from octavo_operator.core.footprint import Footprint
+from octavo_operator.core.observed import DeploymentView, PodView
 from octavo_operator.core.spec import ModelServerSpec
 
 OVERDUE_SECONDS: Final = 60.0
