@@ -80,7 +80,7 @@ def surge(kube: Kube, namespace: str) -> int:
 
 
 @pytest.mark.parametrize("free", [0, 1, 4])
-def test_a_rollout_finishes_and_cuts_no_stream(
+def test_g13_a_rollout_finishes_and_cuts_no_stream(
     url: str,
     kube: Kube,
     namespace: str,

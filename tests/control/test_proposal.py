@@ -212,7 +212,7 @@ def test_replicas_without_a_node_are_counted_and_the_start_up_is_measured(propos
 
 
 @pytest.mark.parametrize("budget", [{"maxCostPerHour": "9", "replicaCostPerHour": "3"}, {"maxGPUs": 7}])
-def test_a_roll_stays_within_the_budget(proposed, budget):
+def test_g17_a_roll_stays_within_the_budget(proposed, budget):
     """G17: where the budget allows for no further replica, an old one goes before a new one comes."""
     spec = {"autoscaling": AUTOSCALING | {"budget": budget}, "accelerator": {"count": 2}}
 

@@ -429,7 +429,7 @@ def changed(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("full", "path"), FULL_EDITS, ids=[".".join(str(part) for part in path) for _, path in FULL_EDITS]
 )
-def test_every_edit_of_the_spec_reaches_the_pod(full, path):
+def test_g12_every_edit_of_the_spec_reaches_the_pod(full, path):
     """production-stack compares a hand-picked list, so that edits of its arguments roll nothing."""
     edited = copy.deepcopy(full)
     node = edited
@@ -578,7 +578,7 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("field", OUTSIDE)
-def test_an_edit_that_does_not_concern_the_pod_does_not_roll_it(field):
+def test_g12_an_edit_that_does_not_concern_the_pod_does_not_roll_it(field):
     before, after = (FULL | changes for changes in OUTSIDE[field])
     assert parse_spec(before) != parse_spec(after)
     assert pod(before) == pod(after)

@@ -54,7 +54,7 @@ def told_of_cuts(kube):
     return [event["note"] for event in kube.list("events.events.k8s.io") if event["reason"] == "RequestsCut"]
 
 
-def test_a_node_drain_takes_one_replica_after_the_other_and_each_drains(two, kubelet, operator, wait):
+def test_g14_a_node_drain_takes_one_replica_after_the_other_and_each_drains(two, kubelet, operator, wait):
     kube, (first, second) = two
     assert evict(kube, first) == ""
     assert "disruption budget" in evict(kube, second)

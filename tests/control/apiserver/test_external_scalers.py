@@ -164,7 +164,7 @@ def test_the_queries_of_the_examples_give_the_load_and_nothing_of_half_of_it(kub
 
 
 @pytest.mark.usefixtures("operator")
-def test_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapter, wait):
+def test_g15_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapter, wait):
     """G15: the HPA writes spec.replicas by the scale subresource, and the operator never does."""
     _, serve = watched
     kube.server(autoscaling=SCALED | {"mode": "Advisory"})

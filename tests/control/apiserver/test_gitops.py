@@ -29,7 +29,7 @@ def settled(kube, replicas):
     return server
 
 
-async def test_git_people_and_the_operator_take_a_hundred_turns_without_a_fight(kube, operator, plane, wait):
+async def test_g15_git_people_and_the_operator_take_a_hundred_turns_without_a_fight(kube, operator, plane, wait):
     """Git applies what it always says, somebody scales, the operator follows: each writes what is its own."""
     async with ApiClient(plane.kubeconfig) as api:
         first = await api.apply(path(kube), IN_GIT, "argocd-controller")

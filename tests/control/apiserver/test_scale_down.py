@@ -24,7 +24,7 @@ def scraped(operator):
     return float(found.group(1)) if found else 0.0
 
 
-def test_the_replicas_with_the_fewest_tokens_in_flight_go(four, kubelet, operator, wait):
+def test_g14_the_replicas_with_the_fewest_tokens_in_flight_go(four, kubelet, operator, wait):
     a, b, c, d = sorted(pod["metadata"]["name"] for pod in kubelet.pods())
 
     def scale(replicas, **used):
