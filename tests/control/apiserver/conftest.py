@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import yaml
 
-from cluster import ControlPlane, tool
+from cluster import ControlPlane
 from cluster.prometheus import Prometheus
+from kit.chart import account_kubeconfig, rendered
 
-ROOT = Path(__file__).parents[3]
 SECONDS = 120.0
 """A deadline costs nothing where it is kept: this one is for busy machines."""
 CASES = count(1)
@@ -290,30 +289,12 @@ def plane() -> Iterator[ControlPlane]:
     with ControlPlane.start() as plane:
         kube = Kube(plane, "octavo-system")
         kube.run("create", "namespace", "octavo-system")
-        wanted = [manifest for manifest in chart_manifests() if manifest["kind"] != "Deployment"]
+        wanted = [manifest for manifest in rendered() if manifest["kind"] != "Deployment"]
         kube.apply({"apiVersion": "v1", "kind": "List", "items": wanted})
         kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
         # The API server publishes the schema a moment after it serves the resource.
         eventually(lambda: kube.run("explain", "modelservers.octavo.dev", check=False).returncode == 0)
         yield plane
-
-
-def account_kubeconfig(plane: ControlPlane, account: str, folder: Path) -> Path:
-    """A kubeconfig with the rights of a ServiceAccount in octavo-system."""
-    token = Kube(plane, "octavo-system").run("create", "token", account, "--duration=2h").stdout.strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    path = folder / f"{account}.kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def chart_manifests(*options: str) -> list[Raw]:
-    images = ("--set=image=operator:1", "--set=runtime.defaultImage=runtime:1")
-    chart = ("template", "octavo", ROOT / "charts/octavo", "--namespace=octavo-system")
-    command = [tool("helm"), *chart, *images, *options]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
 @pytest.fixture(scope="session")
@@ -372,13 +353,13 @@ def kubelet(kube: Kube) -> Iterator[Kubelet]:
 @pytest.fixture
 def chart() -> Callable[..., list[Raw]]:
     """Renders the chart with these options of helm."""
-    return chart_manifests
+    return rendered
 
 
 @pytest.fixture
 def namespaced_operator(plane: ControlPlane, kube: Kube, operator: Operator, tmp_path: Path) -> Iterator[Operator]:
     """An operator for the test's namespace alone, with a Role there and no other right; the other one rests."""
-    manifests = chart_manifests(f"--set=watchNamespaces={{{kube.namespace}}}", "--set=crds.install=false")
+    manifests = rendered(f"--set=watchNamespaces={{{kube.namespace}}}", "--set=crds.install=false")
     system = Kube(plane, "octavo-system")
     for manifest in manifests:
         if manifest["kind"] in ("Role", "RoleBinding") and manifest["metadata"]["namespace"] == kube.namespace:
