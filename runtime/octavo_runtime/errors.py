@@ -3,7 +3,7 @@
     OctavoError
     ├── StartError              the server cannot start; `reason` goes into the termination message
     │   ├── ModelNotFound       the path, repository, revision or bucket is missing, or has no weights
-    │   ├── ModelAccessDenied   the hub or the storage that holds the model refuses us
+    │   ├── ModelAccessDenied   the hub or the storage refuses us, or the files may not be read by our user
     │   ├── ModelFetchFailed    the model cannot be fetched: network, storage, a full disk
     │   ├── ModelUnsupported    architecture, weight format or quantisation that is not served
     │   ├── OutOfMemory         weights or KV cache do not fit

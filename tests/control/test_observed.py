@@ -25,6 +25,7 @@ CASES = {
     "pull backs off": ({"state": {"waiting": {"reason": "ImagePullBackOff"}}}, Reason.IMAGE_PULL, True),
     "pull fails": ({"state": {"waiting": {"reason": "ErrImagePull"}}}, Reason.IMAGE_PULL, True),
     "image name": ({"state": {"waiting": {"reason": "InvalidImageName"}}}, Reason.IMAGE_PULL, True),
+    "registry away": ({"state": {"waiting": {"reason": "RegistryUnavailable"}}}, Reason.IMAGE_PULL, True),
     "secret missing": ({"state": {"waiting": {"reason": "CreateContainerConfigError"}}}, Reason.CONTAINER_CONFIG, True),
     "first end": ({"state": ended()}, Reason.CONTAINER_FAILED, False),
     "loop": ({"state": BACK_OFF, "lastState": ended(), "restartCount": 1}, Reason.CRASH_LOOP, True),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from octavo_runtime.errors import ModelNotFound, ModelUnsupported
+from octavo_runtime.errors import ModelAccessDenied, ModelNotFound, ModelUnsupported
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.spec import (
     CacheShape,
@@ -292,3 +296,27 @@ def test_reading_loads_no_torch(folder):
         f"read_model_info(Path({str(folder())!r})); assert not {{'torch', 'transformers'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@contextmanager
+def nobody():
+    """Root may read everything, so it is not root for a while."""
+    mine = os.geteuid()
+    os.seteuid(mine or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(mine)
+
+
+@pytest.mark.parametrize("locked", ["config.json", "model.safetensors", "."])
+def test_a_file_that_our_user_may_not_read_is_named(locked):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are for their owner alone
+        path = Path(name)
+        (path / "config.json").write_text(json.dumps(LLAMA))
+        (path / "model.safetensors").touch()
+        path.chmod(0o755)
+        (path / locked).chmod(0)
+        with nobody(), pytest.raises(ModelAccessDenied, match=f"{path}.* may not be read by user "):
+            read_model_info(path)
+        path.chmod(0o755)

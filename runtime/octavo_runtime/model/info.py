@@ -6,10 +6,12 @@ gguf_info.py. Whatever is not understood is refused by name, before minutes are 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from typing import TYPE_CHECKING, Any, Final
 
-from octavo_runtime.errors import ModelNotFound, ModelUnsupported
+from octavo_runtime.errors import ModelAccessDenied, ModelNotFound, ModelUnsupported
 from octavo_runtime.model.decoder_config import Needed, cache_shapes, read_decoder
 from octavo_runtime.model.families import FAMILIES
 from octavo_runtime.model.gguf_info import read_gguf_info
@@ -26,6 +28,7 @@ _HIDDEN_KEYS: Final = ("hidden_size", "n_embd", "d_model", "dim")
 _HEAD_KEYS: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads", "decoder_attention_heads")
 _LAYER_KEYS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_READ: Final = ("*.json", "*.safetensors")
 _DTYPES: Final = ("float32", "bfloat16", "float16")
 
 
@@ -33,9 +36,16 @@ def read_model_info(path: Path, *, weights: bool = True) -> ModelInfo:
     """Read the configuration of the model at `path`: a Hugging Face folder, a GGUF file, or a folder with one of these.
 
     Without `weights` a config.json alone is enough.
-    Raises `ModelNotFound` when the path is missing or holds no weights, and `ModelUnsupported` when the architecture,
-    the weights' format or their quantisation is not served.
+    Raises `ModelNotFound` when the path is missing or holds no weights, `ModelAccessDenied` when we may not read it,
+    and `ModelUnsupported` when the architecture, the weights' format or their quantisation is not served.
     """
+    try:
+        return _read(path, weights=weights)
+    except PermissionError as error:
+        raise ModelAccessDenied(f"{error.filename} may not be read by user {os.geteuid()}, whom we run as") from error
+
+
+def _read(path: Path, *, weights: bool) -> ModelInfo:
     if not path.exists():
         raise ModelNotFound(f"{path} does not exist")
     if path.is_file():
@@ -45,6 +55,7 @@ def read_model_info(path: Path, *, weights: bool = True) -> ModelInfo:
     if (path / "config.json").is_file():
         if weights:
             _require_safetensors(path)
+            _require_readable(path)
         return _info_of_config(path, _read_json(path / "config.json"), _read_generation_config(path))
     return read_gguf_info(_only_gguf(path))
 
@@ -74,6 +85,14 @@ def _require_safetensors(folder: Path) -> None:
             "loaded; convert them to safetensors"
         )
     raise ModelNotFound(f"{folder} has a config.json but no *.safetensors weights")
+
+
+def _require_readable(folder: Path) -> None:
+    """Libraries that open these later call a file that is somebody else's a broken one."""
+    for pattern in _READ:
+        for file in sorted(folder.glob(pattern)):
+            if not os.access(file, os.R_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, "may not be read", str(file))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
