@@ -73,13 +73,16 @@ def test_load_adds_a_replica_and_its_end_removes_it(scaled, kubelet, operator, w
     assert scaled.get("modelserver")["metadata"]["generation"] == 1
 
 
-def test_replicas_that_cannot_be_scraped_change_nothing(scaled, kubelet, wait):
+def test_replicas_that_cannot_be_scraped_change_nothing(scaled, kubelet, operator, wait):
     """The load was high and is now unknown: neither more nor fewer replicas, and the condition says why."""
     (replica,) = kubelet.serve()
     replica.broken = True
     wait(lambda: scaled.condition("MetricsFresh").get("status") == "False")
     active = wait(lambda: (found := scaled.condition("ScalingActive"))["status"] == "False" and found)
     assert active["reason"] == "MetricsMissing"
+    (event,) = wait(lambda: events(scaled, "MetricsMissing"))
+    assert event["type"] == "Warning"
+    assert 'conditions{reason="MetricsMissing",status="False",type="MetricsFresh"} ' in operator.http("/metrics")
     assert wanted(scaled) == 1
     assert "load" not in scaled.get("modelserver")["status"]
     replica.broken = False
