@@ -8,7 +8,21 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from soak import api_kills, cancels, engine_kills, fleet, keda, lws, memory, nodes, outage, ramps, schemas, upgrade
+from soak import (
+    api_kills,
+    cancels,
+    engine_kills,
+    fleet,
+    images,
+    keda,
+    lws,
+    memory,
+    nodes,
+    outage,
+    ramps,
+    schemas,
+    upgrade,
+)
 from soak.goals import report
 
 if TYPE_CHECKING:
@@ -19,6 +33,7 @@ if TYPE_CHECKING:
 RUNNERS = ("sim", "torch")
 SOAKS = (
     "kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "lws", "ramps", "memory", "nodes",
+    "images",
 )  # fmt: skip
 
 
@@ -39,6 +54,7 @@ def main() -> int:
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
+        "images": [images.run],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
     met = [report(soak()) for group in chosen.values() for soak in group]
