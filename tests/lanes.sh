@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests, in lanes side by side: those that talk to an API server wait more than they compute.
+# All tests, in lanes side by side: those that talk to an API server wait more than they compute. What is in which lane
+# is a matter of when they end, about the same time.
 # The last lane is shown as it goes, the others when they are over. Arguments go to every pytest.
 set -uo pipefail
 cd "$(dirname "$0")/.."

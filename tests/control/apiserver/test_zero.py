@@ -29,10 +29,12 @@ PID = os.getpid()
 
 
 class Replica:
-    """A runtime that counts: metrics with counters, and a streamed answer to every POST."""
+    """A runtime that counts: metrics with counters, and a streamed answer to every POST. While it is `busy` there is
+    news whenever somebody looks, so that it does not fall asleep before the test wants it to.
+    """
 
     def __init__(self, address):
-        self.address, self.tokens = address, 0
+        self.address, self.tokens, self.busy = address, 0, True
         self._server = None
 
     def start(self):
@@ -40,6 +42,7 @@ class Replica:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                replica.tokens += 5 * replica.busy
                 counters = {
                     "octavo_prompt_tokens_total": replica.tokens,
                     "octavo_generation_tokens_total": replica.tokens,
@@ -208,12 +211,14 @@ def asleep(world, kube, wait, scraped, request):
 
     services = changes(kube, f"/api/v1/namespaces/{kube.namespace}/services")
     deployments = changes(kube, f"/apis/apps/v1/namespaces/{kube.namespace}/deployments")
+    world.replica.busy = False
     wait(lambda: world.wanted() == 0)
     assert world.leads_to() == ASLEEP
     led = wait(lambda: services(lambda spec: spec["selector"] == ASLEEP))
     ended = wait(lambda: deployments(lambda spec: spec["replicas"] == 0))
     assert led < ended, "the Service leads to the activator before the replica goes"
     world.replica.stop()
+    world.replica.busy = True
     wait(lambda: kube.condition().get("reason") == "ScaledToZero")
     return world
 
