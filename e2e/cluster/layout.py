@@ -8,6 +8,7 @@
 ├── build/                 unfinished work, safe to delete
 ├── images/                build storage, base image, OCI layouts
 ├── containerd/            containerd's images and snapshots; kept by `down`
+├── containerd-v2.2.9/     a newer one, for image volumes, with its own below `data`
 └── cluster/               state of the running node; removed by `down`
 ```
 """
@@ -23,6 +24,8 @@ class Layout:
     """All paths of one cache folder."""
 
     cache: Path
+    containerd: Path | None = None
+    """Folder of the containerd that the node runs, and of its images; None for Debian's."""
 
     @property
     def bin(self) -> Path:
@@ -38,7 +41,7 @@ class Layout:
 
     @property
     def containerd_root(self) -> Path:
-        return self.cache / "containerd"
+        return self.containerd / "data" if self.containerd else self.cache / "containerd"
 
     @property
     def state(self) -> Path:

@@ -143,7 +143,9 @@ class _Start:
         _write_json(self._state / "cni" / "10-octavo.conflist", cni_config(self._network, self._state))
         path = self._state / "containerd.toml"
         path.write_text(config)
-        start_daemon("containerd", [debian.find("containerd"), "--config", path], self._state)
+        ours = self._layout.containerd
+        binary = ours / "containerd" if ours else debian.find("containerd")
+        start_daemon("containerd", [binary, "--config", path], self._state)
 
     def _start_store_and_api(self, *, fresh: bool) -> bool:
         """Whether the cluster is a new one: asked for, or because the data of the last one cannot be read."""

@@ -55,7 +55,7 @@ def containerd_config(layout: Layout, *, runc: Path, cni_bin: Path, may_raise_oo
     """The TOML of containerd, version 2 (read by 1.5 to 2.x), with everything of it below our own folders.
 
     `restrict_oom_score_adj` makes containers run where CAP_SYS_RESOURCE is missing (runc fails otherwise with "can't
-    get final child's PID from pipe: EOF").
+    get final child's PID from pipe: EOF"). A containerd beside Debian's names its shim: on PATH is Debian's.
     """
     quoted = json.dumps
     off = [
@@ -64,6 +64,7 @@ def containerd_config(layout: Layout, *, runc: Path, cni_bin: Path, may_raise_oo
         "io.containerd.tracing.processor.v1.otlp",
         "io.containerd.internal.v1.tracing",
     ]
+    shim = f"runtime_path = {quoted(str(layout.containerd / 'containerd-shim-runc-v2'))}" if layout.containerd else ""
     return f"""\
 version = 2
 root = {quoted(str(layout.containerd_root))}
@@ -93,6 +94,7 @@ disabled_plugins = {quoted(off)}
 
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
+      {shim}
 
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         BinaryName = {quoted(str(runc))}

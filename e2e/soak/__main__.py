@@ -13,6 +13,7 @@ from soak import (
     deaf,
     engine_kills,
     fleet,
+    images,
     keda,
     longer,
     lws,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 RUNNERS = ("sim", "torch")
 SOAKS = (
     "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
-    "schemas", "keda", "lws", "spread", "ramps", "memory", "nodes",
+    "schemas", "keda", "lws", "spread", "ramps", "memory", "nodes", "images",
 )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def main() -> int:
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
+        "images": [images.run],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
     met = [report(soak()) for group in chosen.values() for soak in group]

@@ -21,9 +21,9 @@ LAYOUT = Layout(Path("/cache"))
 NETWORK = Network(IPv4Network("10.222.0.0/16"))
 
 
-def containerd(*, may_raise_oom_score=True):
+def containerd(*, may_raise_oom_score=True, layout=LAYOUT):
     text = containerd_config(
-        LAYOUT, runc=Path("/usr/sbin/runc"), cni_bin=Path("/cni"), may_raise_oom_score=may_raise_oom_score
+        layout, runc=Path("/usr/sbin/runc"), cni_bin=Path("/cni"), may_raise_oom_score=may_raise_oom_score
     )
     return tomllib.loads(text)
 
@@ -33,8 +33,18 @@ def test_containerd_keeps_everything_below_our_folders():
     assert config["root"] == "/cache/containerd"
     assert config["state"] == "/cache/cluster/containerd"
     assert config["grpc"]["address"].startswith("/cache/cluster/")
-    runc = config["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]["runc"]
-    assert runc["options"]["Root"].startswith("/cache/cluster/")
+    assert _runc(config)["options"]["Root"].startswith("/cache/cluster/")
+
+
+def test_a_containerd_beside_debians_has_its_own_shim_and_leaves_the_others_images_alone():
+    config = containerd(layout=Layout(Path("/cache"), containerd=Path("/cache/containerd-v2")))
+    assert config["root"] == "/cache/containerd-v2/data"
+    assert _runc(config)["runtime_path"] == "/cache/containerd-v2/containerd-shim-runc-v2"
+    assert "runtime_path" not in _runc(containerd())
+
+
+def _runc(config):
+    return config["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]["runc"]
 
 
 @pytest.mark.parametrize("may", [True, False])

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,10 +21,11 @@ from typing import Any, TypeVar
 import pytest
 
 from cluster import ControlPlane
+from cluster.ports import free_ports
 from cluster.prometheus import Prometheus
 from kit.chart import account_kubeconfig, rendered
 
-SECONDS = 120.0
+SECONDS = 180.0
 """A deadline costs nothing where it is kept: this one is for busy machines."""
 CASES = count(1)
 ADDRESSES = count(1)
@@ -44,7 +44,7 @@ class Kube:
     def run(self, *args: str, stdin: Any = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         text = stdin if isinstance(stdin, str | None) else json.dumps(stdin)
         command = [self.plane.kubectl, f"--kubeconfig={self.plane.kubeconfig}", f"--namespace={self.namespace}", *args]
-        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False, timeout=2 * SECONDS)
         assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
         return done
 
@@ -81,12 +81,14 @@ class Kube:
 
 
 def eventually(check: Callable[[], T], seconds: float = SECONDS) -> T:
-    """The first truthy answer of `check`; an AssertionError inside counts as "not yet" and is shown at the end."""
+    """The first truthy answer of `check`. A failed assertion inside, and a field that is not there, count as "not yet"
+    and are shown at the end.
+    """
     deadline, answer, last = time.monotonic() + seconds, None, None
     while time.monotonic() < deadline:
         try:
             answer = check()
-        except AssertionError as error:
+        except (AssertionError, LookupError) as error:
             last = error
         if answer:
             return answer
@@ -99,7 +101,7 @@ class Operator:
 
     def __init__(self, kubeconfig: Path, log: Path, **environment: str) -> None:
         self.kubeconfig, self.log = kubeconfig, log
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
@@ -120,13 +122,13 @@ class Operator:
         with self.log.open("ab") as out:
             command = [sys.executable, "-m", "octavo_operator", "run"]
             self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        eventually(lambda: self.http("/readyz") == "ok", 90)
+        eventually(lambda: self.http("/readyz") == "ok")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self._process is None:
             return 0
         self._process.send_signal(how)
-        status = self._process.wait(timeout=20)
+        status = self._process.wait(timeout=SECONDS)
         self._process = None
         return status
 
@@ -145,7 +147,7 @@ class Operator:
 
     def http(self, path: str) -> str | None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
                 text: str = answer.read().decode()
                 return text
         except OSError:
@@ -154,17 +156,32 @@ class Operator:
     def requests(self, verbs: str) -> float:
         """Requests to the API server with one of these verbs (a regular expression) since the start."""
         pattern = re.compile(rf'^octavo_operator_api_requests_total{{.*verb="(?:{verbs})"}} (\S+)$', re.MULTILINE)
-        return sum(float(number) for number in pattern.findall(self.http("/metrics") or ""))
+        return sum(float(number) for number in pattern.findall(self.metrics()))
+
+    def wait_for_silence(self, verbs: str) -> float:
+        """Returns their number when none was sent while everything was listed twice more: what was going on is over,
+        events too.
+        """
+
+        def silent() -> bool:
+            before = self.requests(verbs)
+            self.wait_for_resyncs(2)
+            return self.requests(verbs) == before
+
+        eventually(silent)
+        return self.requests(verbs)
+
+    def metrics(self) -> str:
+        """What it counts, when it says so: nothing read is not nothing counted."""
+        return eventually(lambda: self.http("/metrics")) or ""
 
     def wait_for_resyncs(self, number: int) -> None:
         """Returns when everything was listed that many times more."""
         start = self._resyncs()
-        eventually(lambda: self._resyncs() >= start + number, 60)
+        eventually(lambda: self._resyncs() >= start + number)
 
     def _resyncs(self) -> float:
-        found = re.search(
-            r'^octavo_operator_resyncs_total{result="ok"} (\S+)$', self.http("/metrics") or "", re.MULTILINE
-        )
+        found = re.search(r'^octavo_operator_resyncs_total{result="ok"} (\S+)$', self.metrics(), re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 
 
@@ -176,6 +193,7 @@ class Replica:
         self.address = f"127.{50 + pid % 200}.{pid // 200 % 250}.{next(ADDRESSES)}"
         self.running, self.waiting, self.used, self.capacity = 0, 0, 0, 1000
         self.broken = False
+        self.visits = 0
         self.visitors: set[str] = set()
         """The programs that have asked, without their versions."""
         self._server = ThreadingHTTPServer((self.address, 8000), self._handler())
@@ -199,6 +217,7 @@ class Replica:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                replica.visits += 1
                 replica.visitors.add(self.headers.get("User-Agent", "").split("/")[0])
                 self.send_response(500 if replica.broken or self.path != "/metrics" else 200)
                 self.end_headers()
@@ -291,7 +310,7 @@ def plane() -> Iterator[ControlPlane]:
         kube.run("create", "namespace", "octavo-system")
         wanted = [manifest for manifest in rendered() if manifest["kind"] != "Deployment"]
         kube.apply({"apiVersion": "v1", "kind": "List", "items": wanted})
-        kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+        kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=180s")
         # The API server publishes the schema a moment after it serves the resource.
         eventually(lambda: kube.run("explain", "modelservers.octavo.dev", check=False).returncode == 0)
         yield plane
@@ -385,10 +404,3 @@ def namespaced_operator(plane: ControlPlane, kube: Kube, operator: Operator, tmp
 @pytest.fixture
 def wait() -> Callable[..., Any]:
     return eventually
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
