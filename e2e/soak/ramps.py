@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -29,6 +30,7 @@ NAMESPACE: Final = "octavo-ramps"
 NAME: Final = "ramps"
 USERS: Final = 10  # more than two replicas of maxNumSeqs 4 can run at once, so that some wait
 DECISION_SECONDS: Final = 6.0
+USUAL_DECISION_SECONDS: Final = 3.0
 
 
 def run(count: int) -> Iterator[Goal]:
@@ -105,7 +107,9 @@ def _figures(ramps: list[tuple[float, Tally]], steady: Tally, decisions: list[di
     words = f"{again} of {len(decisions)}"
     enough = len(decisions) >= min(2 * len(ramps), 11)
     yield Goal(f"{name}: decisions that their records give again", "all", words, again == len(decisions) and enough)
-    slowest = max(seconds for seconds, _ in ramps)
+    decided = [seconds for seconds, _ in ramps]
+    usual, slowest = median(decided), max(decided)
+    yield Goal(f"{name}: load to decision, median", "3 s", f"{usual:.1f} s", usual <= USUAL_DECISION_SECONDS)
     yield Goal(f"{name}: load to decision, slowest", "6 s", f"{slowest:.1f} s", slowest <= DECISION_SECONDS)
 
 

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from octavo_operator.store import Store
 
-_LABELS = ("type", "status", "reason")
+_LABELS: Final = ("type", "status", "reason")
 
 
 class Tally(Collector):

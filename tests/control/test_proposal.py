@@ -1,5 +1,7 @@
 """From observed objects to a plan: where the number of replicas comes from; a second look finds nothing to do."""
 
+from fractions import Fraction
+
 import pytest
 
 from octavo_operator.core.conditions import Failure
@@ -209,6 +211,20 @@ def test_replicas_without_a_node_are_counted_and_the_start_up_is_measured(propos
     pods = [raw_pod("a", ready=True), raw_pod("b", conditions=homeless)]
     signals = proposed([raw_deployment(2)], pods, autoscaling=AUTOSCALING).signals
     assert (signals.ready, signals.unschedulable, signals.startup_p90) == (1, 1, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "price"),
+    [
+        ({"accelerator": {"profile": "H100", "count": 2}}, Fraction("13.8")),
+        ({"accelerator": {"profile": "H100", "count": 2}, "paused": True}, Fraction("13.8")),
+        ({"accelerator": {"profile": "gone"}, "paused": True}, None),
+        ({"accelerator": {"profile": "gone"}}, None),
+        ({}, None),
+    ],
+)
+def test_a_replica_has_its_price_also_while_nothing_is_done(proposed, spec, price):
+    assert proposed(**spec).price == price
 
 
 @pytest.mark.parametrize("budget", [{"maxCostPerHour": "9", "replicaCostPerHour": "3"}, {"maxGPUs": 7}])

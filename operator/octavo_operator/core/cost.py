@@ -7,13 +7,14 @@ So an idle replica makes tokens dear, and that is what it does.
 """
 
 from fractions import Fraction
+from typing import Final
 
 from octavo_operator.core.status_model import Cost
 from octavo_operator.core.units import in_digits
 from octavo_operator.core.window import Signals
 
-_HOUR_DIGITS = 4
-_TOKENS_DIGITS = 2
+_HOUR_DIGITS: Final = 4
+_TOKENS_DIGITS: Final = 2
 
 
 def describe_cost(price: Fraction | None, replicas: int, signals: Signals, previous: Cost | None) -> Cost | None:

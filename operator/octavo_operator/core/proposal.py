@@ -19,9 +19,10 @@ from octavo_operator.core.manifest import Defaults
 from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
 from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.plan import Plan
-from octavo_operator.core.profiles import price_of
+from octavo_operator.core.profiles import ProfileError, price_of
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.server import Server
+from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.startup import Progress, startup_p90
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.victims import make_marks
@@ -75,8 +76,8 @@ def propose(
     if spec is not None and sleeps(spec):
         signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
     if spec is None or spec.paused:
-        kept = deployment.wanted if deployment else 0
-        return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure)
+        kept, price = deployment.wanted if deployment else 0, _price(server.spec, defaults)
+        return Proposal(server, Plan(), kept, replace(scaler, desired=None), None, signals, failure, price)
     active, current = desired.is_active(spec), desired.current(spec, scaler, deployment, previous)
     decision = desired.decided(spec, current, scaler.memory, signals, now)
     number = decision.replicas if decision and active else current
@@ -94,7 +95,7 @@ def propose(
     memory = desired.memory_after(spec, scaler.memory, decision)
     after = Scaler(number if active else None, memory, contest, left, settled)
     failure = failures.conflict(plan) or no_activator or failures.missing(spec, defaults)
-    return Proposal(server, plan, number, after, decision, signals, failure, price_of(spec, defaults.profiles))
+    return Proposal(server, plan, number, after, decision, signals, failure, _price(spec, defaults))
 
 
 def facts_of(
@@ -128,6 +129,14 @@ def facts_of(
         phases=phases or {},
         workers=others,
     )
+
+
+def _price(spec: ModelServerSpec | None, defaults: Defaults) -> Fraction | None:
+    """Also of one that is paused, or whose spec does not fit: its replicas serve on."""
+    try:
+        return price_of(spec, defaults.profiles) if spec is not None else None
+    except ProfileError:
+        return None
 
 
 def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> DeploymentView | None:
