@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# All tests, in lanes side by side: those that talk to an API server wait more than they compute.
+# All tests, in lanes side by side: those that talk to an API server wait more than they compute. What is in which lane
+# is a matter of when they end, about the same time.
 # The last lane is shown as it goes, the others when they are over. Arguments go to every pytest.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-faults=tests/control/apiserver/test_faults.py
+apiserver=tests/control/apiserver
+long="$apiserver/test_faults.py $apiserver/test_external_scalers.py $apiserver/test_zero.py"
 lanes=(
-	"$faults"
-	"tests/control/apiserver --ignore=$faults"
-	"tests/control tests/cluster --ignore=tests/control/apiserver"
-	"tests --ignore=tests/control --ignore=tests/cluster"
+	"$long"
+	"$apiserver $(printf -- '--ignore=%s ' $long)"
+	"tests/control tests/cluster tests/attention --ignore=$apiserver"
+	"tests --ignore=tests/control --ignore=tests/cluster --ignore=tests/attention"
 )
 
 run() { .venv/bin/python -m pytest $1 "${@:2}"; }  # the lane is several words

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _PREFIX = "octavo-control-plane-"
-_READY_SECONDS = 60.0
+_READY_SECONDS = 180.0
 _OWNER = "owner.json"
 _CONTROLLERS = "--controllers=*,-endpoints-controller"
 """Pods that are played have loopback addresses, which Endpoints may not: refused, and tried again for ever."""

@@ -29,7 +29,7 @@ from cluster.progress import Progress
 if TYPE_CHECKING:
     from types import TracebackType
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 180.0
 _DISCOVERED = "__meta_kubernetes_"
 
 
@@ -147,7 +147,7 @@ class Prometheus:
         return True
 
     def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=90) as answer:
             body: bytes = answer.read()
             return body
 

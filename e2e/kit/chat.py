@@ -34,7 +34,7 @@ def one_connection_each() -> aiohttp.ClientSession:
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(force_close=True, limit=0),
-        timeout=aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=120),
+        timeout=aiohttp.ClientTimeout(total=600, sock_connect=60, sock_read=120),
     )
 
 

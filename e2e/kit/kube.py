@@ -44,12 +44,28 @@ def wait_reachable(url: str) -> None:
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
 
-    wait_until(f"{url} to answer", answers, seconds=30, every=0.2)
+    wait_until(f"{url} to answer", answers, seconds=120, every=0.2)
+
+
+def set_resource(kube: Kube, resource: str, number: int) -> None:
+    """Gives the only node so many of a made-up resource: scheduler and kubelet count it like a device plugin's."""
+    (node,) = kube.core.list_node().items
+    name, path = node.metadata.name, resource.replace("/", "~1")
+    patch = [
+        {"op": "add", "path": f"/status/{kind}/{path}", "value": str(number)} for kind in ("capacity", "allocatable")
+    ]
+    kube.kubectl("patch", "node", name, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")
+
+    def counted() -> bool:
+        status = kube.core.read_node(name).status
+        return bool(status.allocatable.get(resource) == str(number))
+
+    wait_until(f"{number} x {resource} on the node", counted, seconds=180)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from soak import (
-    api_kills,
     cancels,
+    deaf,
     engine_kills,
     fleet,
     images,
     keda,
+    longer,
     lws,
     memory,
     nodes,
     outage,
     ramps,
     schemas,
+    spread,
     upgrade,
 )
 from soak.goals import report
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
 RUNNERS = ("sim", "torch")
 SOAKS = (
-    "kills", "cancels", "fleet", "api-kills", "outage", "upgrade", "schemas", "keda", "lws", "ramps", "memory", "nodes",
-    "images",
+    "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
+    "schemas", "keda", "lws", "images", "spread", "ramps", "memory", "nodes",
 )  # fmt: skip
 
 
@@ -45,16 +47,21 @@ def main() -> int:
         "kills": [partial(engine_kills.run, runner, options.count or 50) for runner in runners],
         "cancels": [partial(cancels.run, runner, options.count or 2000) for runner in runners],
         "fleet": [partial(fleet.run, options.count or 1000, options.seconds or fleet.REST_SECONDS)],
-        "api-kills": [api_kills.run],
+        "api-kills": [longer.api_kills],
+        "api-faults": [partial(longer.api_faults, options.seconds or 30)],
+        "deaf": [partial(deaf.run, options.count or 2)],
+        "election": [partial(longer.election, options.count or 20)],
+        "traces": [partial(longer.traces, options.count or 10_000)],
         "outage": [partial(outage.run, (options.seconds,) if options.seconds else (60, 600))],
         "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
         "schemas": [schemas.run],
         "keda": [keda.run],
         "lws": [lws.run],
+        "images": [images.run],  # before what leaves a node up
+        "spread": [spread.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
-        "images": [images.run],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
     met = [report(soak()) for group in chosen.values() for soak in group]
@@ -69,9 +76,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--count",
         type=int,
         help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), ModelServers (default 1000; "
-        "upgrade: 20)",
+        "upgrade: 20), silences (deaf: 2), ends of a leader (election: 20), traces (default 10000)",
     )
-    parser.add_argument("--seconds", type=int, help="outage (default: one of 60 s, one of 600 s), fleet: its rest")
+    parser.add_argument(
+        "--seconds", type=int, help="outage (default: one of 60 s, one of 600 s), api-faults (30), fleet: its rest"
+    )
     parser.add_argument(
         "--earlier", default=upgrade.EARLIER, help="commit to upgrade from (default: %(default)s; needs a full clone)"
     )

@@ -9,6 +9,7 @@ import asyncio
 import subprocess
 from base64 import b64encode
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from cluster import ControlPlane
     from cluster.lws import LeaderWorkerSet
     from kit.api_client import ApiClient
     from soak.plane import Raw
 
 NO_ROOM: Final = "0/{rooms} nodes are available: {rooms} Insufficient nvidia.com/gpu."
+
+
+@dataclass(frozen=True)
+class Administrator:
+    """All rights on one API server of this machine."""
+
+    kubectl: Path
+    kubeconfig: Path
+    pki: Path
+    """The folder with its certificates."""
 
 
 class Nodes:
@@ -72,11 +82,11 @@ async def played(api: ApiClient) -> AsyncIterator[Nodes]:
 
 
 @contextmanager
-def controller(built: LeaderWorkerSet, plane: ControlPlane, folder: Path) -> Iterator[None]:
+def controller(built: LeaderWorkerSet, api: Administrator, folder: Path) -> Iterator[None]:
     """Its process, its CRDs, and its webhooks under an address of this machine."""
     port, probes = free_ports(2)
-    trusted = certificates(plane, folder / "certificates")
-    kubectl = [str(plane.kubectl), f"--kubeconfig={plane.kubeconfig}"]
+    trusted = certificates(api.pki, folder / "certificates")
+    kubectl = [str(api.kubectl), f"--kubeconfig={api.kubeconfig}"]
     manifests = [*(yaml.safe_load(path.read_text()) for path in built.crds), *_webhooks(built, port, trusted)]
     apply = [*kubectl, "apply", "--server-side", "-f", "-"]
     quiet = subprocess.DEVNULL
@@ -84,7 +94,7 @@ def controller(built: LeaderWorkerSet, plane: ControlPlane, folder: Path) -> Ite
     subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], check=True, stdout=quiet)
     config = folder / "lws.yaml"
     config.write_text(yaml.safe_dump(_configuration(port, probes, trusted)))
-    command = ["env", f"KUBECONFIG={plane.kubeconfig}", str(built.manager), f"--config={config}"]
+    command = ["env", f"KUBECONFIG={api.kubeconfig}", str(built.manager), f"--config={config}"]
     child = start_child("lws", [*command, "--metrics-bind-address=0", "--leader-elect=false"], folder)
     try:
         yield

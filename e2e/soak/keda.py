@@ -228,7 +228,7 @@ def _running(built: Keda, plane: ControlPlane, folder: Path) -> Iterator[None]:
         [*kubectl, "apply", "--server-side", "-f", "-"], input=manifests, text=True, check=True, stdout=quiet
     )
     subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], check=True, stdout=quiet)
-    certs = certificates(plane, folder / "certificates")
+    certs = certificates(plane.folder / "pki", folder / "certificates")
     operator = [
         str(built.operator),
         f"--cert-dir={certs}",

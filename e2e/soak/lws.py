@@ -21,7 +21,7 @@ from cluster import ControlPlane, Progress, paths, versions
 from cluster.lws import leader_worker_set
 from kit.api_client import ApiClient
 from soak.goals import Goal
-from soak.groups import Nodes, controller, played
+from soak.groups import Administrator, Nodes, controller, played
 from soak.plane import (
     DEPLOYMENTS,
     NAMESPACE,
@@ -57,7 +57,9 @@ def run() -> Iterator[Goal]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-lws-")))
         plane = stack.enter_context(ControlPlane.start())
         install(plane)
-        stack.enter_context(controller(built, plane, folder))
+        stack.enter_context(
+            controller(built, Administrator(plane.kubectl, plane.kubeconfig, plane.folder / "pki"), folder)
+        )
         yield from asyncio.run(_measure(plane, folder))
 
 

@@ -159,11 +159,11 @@ def kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> st
     return subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def certificates(plane: ControlPlane, folder: Path) -> Path:
+def certificates(pki: Path, folder: Path) -> Path:
     """A folder as controllers want it: a certificate for this machine, and the authority that the API server trusts."""
     folder.mkdir()
     for source, target in (("server.crt", "tls.crt"), ("server.key", "tls.key"), ("ca.crt", "ca.crt")):
-        shutil.copy(plane.folder / "pki" / source, folder / target)
+        shutil.copy(pki / source, folder / target)
     return folder
 
 

@@ -19,13 +19,12 @@ from cluster import versions
 from cluster.layout import paths
 from cluster.progress import Progress
 from cluster.toolchain import go_binary, go_environment
-from soak import chart
+from kit.chart import rendered
 from soak.goals import Goal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ("v1.31.0", "v1.34.0", versions.KUBERNETES)
 """The oldest that the chart takes (kubeVersion), one between, and the one that everything else is tested with."""
 OPTIONS: Final = (
@@ -41,6 +40,7 @@ SPECS: Final = (
     {"model": {"source": {"hub": {"repo": "org/model"}}}, "accelerator": {"profile": "H100", "count": 2}},
     {"model": {"source": {"s3": {"uri": "s3://models/smol"}}, "cache": {"pvc": {"claimName": "cache"}}}},
     {"model": {"source": {"oci": {"image": "example.invalid/smol:1"}}}},
+    {"model": {"source": {"hub": {"repo": "org/model"}}, "cache": {"claim": {"size": "20Gi"}}}},
     {
         "model": _MODEL,
         "autoscaling": {"maxReplicas": 3, "targets": {"waitingPerReplica": 1}, "scaleToZero": {}},
@@ -76,7 +76,7 @@ def run() -> Iterator[Goal]:
 
 def _chart() -> Iterator[Raw]:
     for values in OPTIONS:
-        yield from chart.rendered(ROOT / "charts/octavo", values)
+        yield from rendered(*(f"--set={value}" for value in values))
 
 
 def _children() -> Iterator[Raw]:

@@ -22,12 +22,12 @@ OPERATOR = ("-n", install.SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/name=octavo
 @contextmanager
 def operator_stopped(kube: Kube) -> Iterator[None]:
     kube.kubectl("scale", "deployment", *OPERATOR, "--replicas=0")
-    kube.kubectl("wait", "pod", *OPERATOR, "--for=delete", "--timeout=90s")
+    kube.kubectl("wait", "pod", *OPERATOR, "--for=delete", "--timeout=300s")
     try:
         yield
     finally:
         kube.kubectl("scale", "deployment", *OPERATOR, "--replicas=1")
-        kube.kubectl("wait", "deployment", *OPERATOR, "--for=condition=Available", "--timeout=90s")
+        kube.kubectl("wait", "deployment", *OPERATOR, "--for=condition=Available", "--timeout=300s")
 
 
 def children(kube: Kube, name: str, namespace: str) -> str:
@@ -40,7 +40,7 @@ def test_children_go_with_their_modelserver(
 ) -> None:
     name = f"gone-{str(running).lower()}"
     kube.apply(make(name, namespace))
-    wait_until("a pod", lambda: len(kube.pods(name, namespace)) == 1, seconds=60)
+    wait_until("a pod", lambda: len(kube.pods(name, namespace)) == 1, seconds=180)
     with nullcontext() if running else operator_stopped(kube):
-        kube.kubectl("delete", "modelserver", name, "-n", namespace, "--wait=true", "--timeout=20s")
-        wait_until("no child left", lambda: not children(kube, name, namespace), seconds=30)
+        kube.kubectl("delete", "modelserver", name, "-n", namespace, "--wait=true", "--timeout=120s")
+        wait_until("no child left", lambda: not children(kube, name, namespace), seconds=180)

@@ -6,13 +6,12 @@ like one of a device plugin. Replicas run the simulated runner, so nothing compu
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kit import figures
-from kit.kube import wait_reachable, wait_until
+from kit.kube import set_resource, wait_reachable, wait_until
 from kit.load import Load
 
 if TYPE_CHECKING:
@@ -32,31 +31,13 @@ RUNTIME = {
 }
 
 
-def set_gpus(kube: Kube, number: int) -> None:
-    """Gives the only node so many of them."""
-    (node,) = kube.core.list_node().items
-    path = GPU.replace("/", "~1")
-    patch = [
-        {"op": "add", "path": f"/status/{kind}/{path}", "value": str(number)} for kind in ("capacity", "allocatable")
-    ]
-    kube.kubectl(
-        "patch", "node", node.metadata.name, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}"
-    )
-
-    def counted() -> bool:
-        status = kube.core.read_node(node.metadata.name).status
-        return bool(status.allocatable.get(GPU) == str(number))
-
-    wait_until(f"{number} x {GPU} on the node", counted, seconds=60)
-
-
 @pytest.fixture(scope="module")
 def gpus(where: Target) -> Iterator[Callable[[int], None]]:
     """Sets their number; none are left behind."""
     if not where.kube.on_this_machine:
         pytest.skip("writes a made-up GPU into the node's status, which is for a node of one's own")
-    yield lambda number: set_gpus(where.kube, number)
-    set_gpus(where.kube, 0)
+    yield lambda number: set_resource(where.kube, GPU, number)
+    set_resource(where.kube, GPU, 0)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +80,7 @@ def surge(kube: Kube, namespace: str) -> int:
 
 
 @pytest.mark.parametrize("free", [0, 1, 4])
-def test_a_rollout_finishes_and_cuts_no_stream(
+def test_g13_a_rollout_finishes_and_cuts_no_stream(
     url: str,
     kube: Kube,
     namespace: str,
@@ -112,7 +93,7 @@ def test_a_rollout_finishes_and_cuts_no_stream(
     gpus(REPLICAS + free)
     old, surges = pods(kube, namespace), set[int]()
     with Load(url, "smollm2", users=4) as load:
-        wait_until("a running stream", lambda: load.tally.pieces > 0, seconds=60)
+        wait_until("a running stream", lambda: load.tally.pieces > 0, seconds=180)
         kube.apply(server(f"with-{free}-free"))
 
         def rolled() -> bool:
@@ -122,10 +103,10 @@ def test_a_rollout_finishes_and_cuts_no_stream(
 
         wait_until("the new pods alone", rolled, seconds=600)
         before = load.tally.finished
-        wait_until("streams from the new pods", lambda: load.tally.finished >= before + 4, seconds=60)
+        wait_until("streams from the new pods", lambda: load.tally.finished >= before + 4, seconds=180)
     load.tally.assert_whole()
     assert (0 in surges) == (free == 0), "in place where no GPU is free, and only there"
-    wait_until("the next rollout to begin with a surge", lambda: surge(kube, namespace) == 1, seconds=30)
+    wait_until("the next rollout to begin with a surge", lambda: surge(kube, namespace) == 1, seconds=180)
     figures.record(
         f"streams lost in a rollout with {free} free GPUs (counted, not real)",
         goal="0",

@@ -66,7 +66,7 @@ def test_held_streams_wake_a_replica_and_it_sleeps_again(
     wait_until("no replica", lambda: is_asleep(kube, namespace), seconds=300)
     with FirstPod(kube, namespace) as pod, Load(where.url(NAME, namespace), "smollm2", users=3, max_tokens=16) as load:
         wait_until("a first token", lambda: load.tally.first_piece_seconds, seconds=240, every=0.05)
-        wait_until("the pod's times", lambda: pod.ready, seconds=60)
+        wait_until("the pod's times", lambda: pod.ready, seconds=180)
         wait_until("answers past the activator", lambda: load.tally.finished >= 12, seconds=240)
     load.tally.assert_whole()
     start, first = pod.ready - pod.created, load.tally.first_piece_seconds[0]

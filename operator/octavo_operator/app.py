@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from octavo_operator.scraper import Scraper
 from octavo_operator.settings import Settings
 from octavo_operator.startups import Startups
 from octavo_operator.store import Store, slim
+from octavo_operator.tally import Tally
 from octavo_operator.web import make_app, serving
 from octavo_operator.workqueue import WorkQueue
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 async def serve(settings: Settings) -> None:
     """The operator's life: list, then watch, reconcile and scrape until SIGTERM. Raises when a part fails for good."""
     metrics, store, fence = Metrics(), Store(), Fence(Timing(settings.lease_duration))
+    metrics.registry.register(Tally(store))
     health = Health(asyncio.get_running_loop().time)
     queue = WorkQueue(metrics, health)
     async with (
@@ -53,7 +56,7 @@ async def serve(settings: Settings) -> None:
         samples = ChosenSamples(store, direct=scraper, prometheus=reader)
         recorder = Recorder(cluster, settings.instance)
         doorbell = Doorbell(store, metrics, health, queue.add)
-        startups, departures = Startups(store, health, queue.add), Departures()
+        startups, departures = Startups(store, health, queue.add), Departures(time.time())
         reconciler = Reconciler(
             cluster,
             store,
@@ -140,8 +143,8 @@ def _without_collections() -> Iterator[None]:
 def _listener(store: Store, queue: WorkQueue, metrics: Metrics, departures: Departures) -> Listener:
     def listen(kind: str, gone: bool, raw: dict[str, Any]) -> None:
         metrics.watch_events.labels(kind=kind).inc()
-        if gone and kind == "Pod":
-            departures.see(raw)
+        if kind == "Pod":
+            departures.see(raw, gone=gone)
         asked = not gone and store.asks_anew(raw)
         take = store.remove if gone else store.put
         key = take(slim(raw), watched=True)

@@ -11,21 +11,14 @@ from typing import Final
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core.conditions import Failure
+from octavo_operator.core.desired import Scaler, fresh_scaler
 from octavo_operator.core.errors import ClusterError, Rejected, Unavailable
 from octavo_operator.core.events import cut_event, status_events, step_events
 from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.names import OPTIONAL_KINDS, Reason
 from octavo_operator.core.plan import Plan, Step
-from octavo_operator.core.proposal import (
-    Proposal,
-    Scaler,
-    Server,
-    facts_of,
-    fresh_scaler,
-    parse_server,
-    parse_status,
-    propose,
-)
+from octavo_operator.core.proposal import Proposal, facts_of, propose
+from octavo_operator.core.server import Server, parse_server, parse_status
 from octavo_operator.core.status import compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.departures import Cut, Departures
@@ -232,11 +225,18 @@ class Reconciler:
             previous,
             trouble=trouble,
             progress=progress,
+            phases=self._startups.phases(key) if self._startups else None,
             workers=after.workers,
         )
         server = proposal.server
         status = compute_status(
-            server.owner, server.spec, facts, signals=proposal.signals, decision=proposal.decision, now=now
+            server.owner,
+            server.spec,
+            facts,
+            signals=proposal.signals,
+            decision=proposal.decision,
+            now=now,
+            price=proposal.price,
         )
         self._count(key, proposal)
         if not worth_writing(previous, status, now - known.last_write):

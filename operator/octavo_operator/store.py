@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from octavo_operator.core import names
+from octavo_operator.core.footprint import part_of
 from octavo_operator.core.observed import PodView, leads_to_activator, view_pod
 from octavo_operator.core.profiles import BUILT_IN
 
@@ -174,19 +175,11 @@ class Store:
 
 def slim(raw: Mapping[str, Any]) -> Raw:
     """The object without managedFields, which nobody here reads and which are half of its size; of a pod's spec, which
-    is most of what is kept for each replica, only what is asked of its node (core/observed.py).
+    is most of what is kept for each replica, only what is asked of its node.
     """
     metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
     spec = raw.get("spec", {})
-    return {**raw, "metadata": metadata} | ({"spec": _footprint(spec)} if "containers" in spec else {})
-
-
-def _footprint(spec: Mapping[str, Any]) -> Raw:
-    def amounts(container: Mapping[str, Any]) -> Raw:
-        return {key: container[key] for key in ("name", "resources", "restartPolicy") if key in container}
-
-    lists = {key: [amounts(item) for item in spec[key]] for key in ("containers", "initContainers") if key in spec}
-    return {key: spec[key] for key in ("nodeSelector", "affinity") if key in spec} | lists
+    return {**raw, "metadata": metadata} | ({"spec": part_of(spec)} if "containers" in spec else {})
 
 
 def _shared(value: Any) -> Any:  # noqa: ANN401  JSON

@@ -23,7 +23,7 @@ def test_it_serves_runs_controllers_survives_an_outage_and_leaves_nothing():
     with ControlPlane.start() as plane:
         folder, processes = plane.folder, [identify(plane.apiserver_pid), identify(plane.etcd_pid)]
         kubectl(plane, "create", "deployment", "web", "--image=web", "--replicas=2")
-        assert wait_until(lambda: len(kubectl(plane, "get", "pods", "-o", "name").split()) == 2, timeout=60)
+        assert wait_until(lambda: len(kubectl(plane, "get", "pods", "-o", "name").split()) == 2, timeout=120)
 
         plane.stop_apiserver()
         with pytest.raises(subprocess.CalledProcessError):
@@ -51,7 +51,7 @@ def test_it_dies_with_a_killed_owner_and_the_next_start_sweeps_its_folder(tmp_pa
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    assert wait_until(lambda: not [pid for pid in pids if identify(int(pid))], timeout=10)
+    assert wait_until(lambda: not [pid for pid in pids if identify(int(pid))], timeout=90)
     assert [str(swept) for swept in sweep_abandoned(tmp_path)] == [folder]
     assert not list(tmp_path.iterdir())
 

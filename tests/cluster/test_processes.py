@@ -48,7 +48,7 @@ def test_a_pid_file_that_was_cut_off_names_nobody(tmp_path, content):
 def test_a_zombie_is_not_alive():
     child = subprocess.Popen(["true"])
     # Until it is waited for, an ended child keeps its pid.
-    assert wait_until(lambda: identify(child.pid) is None, timeout=10)
+    assert wait_until(lambda: identify(child.pid) is None, timeout=90)
     child.wait()
 
 
@@ -65,9 +65,9 @@ def test_a_name_with_parentheses_and_spaces_does_not_confuse_the_parse(tmp_path)
 
 
 def test_a_process_without_a_pid_file_is_found_by_its_mark(tmp_path):
-    child = subprocess.Popen(["sleep", "60"], env={**os.environ, MARKER: str(tmp_path)})
+    child = subprocess.Popen(["sleep", "600"], env={**os.environ, MARKER: str(tmp_path)})
     try:
-        assert wait_until(lambda: marked_processes(tmp_path) == [child.pid], timeout=10)
+        assert wait_until(lambda: marked_processes(tmp_path) == [child.pid], timeout=90)
         assert marked_processes(tmp_path / "other") == []
     finally:
         child.kill()
@@ -77,7 +77,7 @@ def test_a_process_without_a_pid_file_is_found_by_its_mark(tmp_path):
 def test_a_child_dies_with_the_process_that_started_it(tmp_path):
     program = (
         "import sys, time, pathlib; from cluster.processes import start_child; "
-        "print(start_child('sleeper', ['sleep', '60'], pathlib.Path(sys.argv[1])).pid, flush=True); time.sleep(60)"
+        "print(start_child('sleeper', ['sleep', '600'], pathlib.Path(sys.argv[1])).pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -88,11 +88,11 @@ def test_a_child_dies_with_the_process_that_started_it(tmp_path):
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     # The signal is asked for just before the child's program starts: wait until that has happened.
-    assert wait_until(lambda: b"sleep" in _command(pid), timeout=10)
+    assert wait_until(lambda: b"sleep" in _command(pid), timeout=90)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert wait_until(lambda: identify(pid) is None, timeout=10)
+    assert wait_until(lambda: identify(pid) is None, timeout=90)
 
 
 def _command(pid):

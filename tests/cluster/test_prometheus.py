@@ -32,7 +32,7 @@ def address():
 def test_it_scrapes_with_the_labels_of_a_pod_monitor_and_keeps_its_data(tmp_path, address):
     with Prometheus(tmp_path).start() as prometheus:
         prometheus.scrape([Target("default", "chat-1", "chat", address)])
-        assert wait_until(lambda: prometheus.query("octavo_requests_waiting"), 60)
+        assert wait_until(lambda: prometheus.query("octavo_requests_waiting"), 120)
         (series,) = prometheus.query("octavo_requests_waiting")
         assert series["value"][1] == "3"
         expected = {

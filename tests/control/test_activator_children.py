@@ -51,6 +51,7 @@ def test_golden_children_of_one_that_may_be_idle(golden, children):
 
 def test_there_are_no_others(children):
     beside = {"InferencePool", "HTTPRoute"}  # where the cluster has them and the spec wants them
+    beside |= {"PersistentVolumeClaim"}  # where the spec wants one
     beside |= {f"{kind}-group" for kind in ("Service", "LeaderWorkerSet")}  # where a replica takes several nodes
     assert set(children()) == {kind + suffix for kind, suffix in names.CHILDREN} - beside
     plain = children(autoscaling={key: value for key, value in ZERO.items() if key != "scaleToZero"})

@@ -158,7 +158,7 @@ def test_g17_the_budget_outweighs_every_other_bound():
     """Dynamo exceeded its budget. Here it also wins over maxReplicas, and says so."""
     decision = run(load(3, kv=1.0), 3, policy=replace(POLICY, affordable=4))
     assert (decision.replicas, decision.limited_by) == (4, Reason.BUDGET_EXHAUSTED)
-    assert decision.message.endswith("the budget pays for 4")
+    assert decision.message.endswith("the budget allows for 4")
     lowered = run(load(6, kv=1.0), 6, policy=replace(POLICY, affordable=4))
     assert (lowered.replicas, lowered.reason) == (4, Reason.BUDGET_EXHAUSTED)
 

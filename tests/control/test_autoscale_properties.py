@@ -65,6 +65,8 @@ def test_the_number_is_always_within_the_bounds_and_has_a_reason(seen, policy, c
     assert policy.min_replicas <= decision.replicas <= policy.max_replicas
     assert decision.reason
     assert decision.message
+    assert "\n" not in decision.message
+    assert len(decision.message) <= 256  # one sentence, and whole in the history too
 
 
 @settings(deadline=None)

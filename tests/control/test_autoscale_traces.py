@@ -38,6 +38,7 @@ def policies(draw: st.DrawFn) -> ScalingPolicy:
         up_window=draw(st.sampled_from([0.0, 15.0])),
         down_window=draw(st.sampled_from([0.0, 60.0, 300.0])),
         ttft_p95=draw(st.sampled_from([None, 1.0])),
+        itl_p95=draw(st.sampled_from([None, 0.1])),
         max_num_seqs=draw(st.sampled_from([None, 32])),
     )
 
@@ -105,6 +106,8 @@ NAMES = (
     "octavo_generation_tokens_total",
     'octavo_time_to_first_token_seconds_bucket{le="1"}',
     'octavo_time_to_first_token_seconds_bucket{le="+Inf"}',
+    'octavo_inter_token_latency_seconds_bucket{le="0.1"}',
+    'octavo_inter_token_latency_seconds_bucket{le="+Inf"}',
 )
 
 

@@ -133,6 +133,16 @@ def test_a_start_is_told_with_what_it_usually_takes():
     startup = {"phase": "fetch", "progressPercent": 40, "etaSeconds": 9, "p50Seconds": 30, "p90Seconds": 35}
     text = printed(detail(server(startup=startup | {"loadingSeconds": 20}), [], [], NOW))
     assert "now fetch 40%, 9 s left; 30 s at p50, 35 s at p90 (loading 20 s)" in text
+    text = printed(detail(server(startup=startup | {"loadingSeconds": 20, "fetchSeconds": 12}), [], [], NOW))
+    assert "(loading 20 s: fetch 12 s)" in text
+
+
+def test_what_a_replica_carries_and_what_all_cost_is_told():
+    capacity = {"kvCacheTokens": 16384, "kvTokens": 9800, "promptTokensPerSecond": 560}
+    text = printed(detail(server(capacity=capacity, cost={"perHour": "13.8", "perMillionTokens": "0.42"}), [], [], NOW))
+    assert "16,384 KV tokens fit, 9,800 seen before requests waited, 560 prompt tokens/s" in text
+    assert "13.8 an hour, 0.42 for a million tokens" in text
+    assert "Cost" not in printed(detail(server(), [], [], NOW))
 
 
 def test_the_newest_events_come_last_and_are_few():

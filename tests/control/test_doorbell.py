@@ -19,7 +19,7 @@ from octavo_operator.metrics import Metrics
 from octavo_operator.store import Key, Store
 
 KEY = Key("default", "chat")
-SECONDS = 30.0
+SECONDS = 90.0
 NUMBERS = itertools.count(1)
 
 

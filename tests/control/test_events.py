@@ -54,6 +54,45 @@ def test_waiting_for_a_node_is_a_warning_and_starting_is_none():
     assert status_events(ModelServerStatus(), status("False", Reason.STARTING)) == ()
 
 
+def sampled(fresh, active, reason, fresh_reason=Reason.METRICS_MISSING):
+    def condition(kind, value, why):
+        return ConditionStatus(
+            type=kind,
+            status=value,
+            reason=why,
+            message=f"words about {why}",
+            observed_generation=1,
+            last_transition_time="2026-01-01T00:00:00Z",
+        )
+
+    found = (condition("MetricsFresh", fresh, fresh_reason), condition("ScalingActive", active, reason))
+    return ModelServerStatus(conditions=found)
+
+
+WORKS = sampled("True", "True", Reason.AS_NEEDED, Reason.SCRAPED)
+
+
+@pytest.mark.parametrize(
+    ("blind", "reason"),
+    [
+        (sampled("False", "False", Reason.METRICS_MISSING), Reason.METRICS_MISSING),
+        (sampled("False", "True", Reason.AS_NEEDED, Reason.PROMETHEUS_UNAVAILABLE), Reason.PROMETHEUS_UNAVAILABLE),
+        (sampled("Unknown", "False", Reason.METRICS_UNUSABLE), Reason.METRICS_UNUSABLE),
+    ],
+)
+def test_an_autoscaler_that_drives_nothing_is_a_warning_once(blind, reason):
+    """llm-d#2310: inert, while every health check is green."""
+    (event,) = status_events(WORKS, blind)
+    assert (event.type, event.reason, event.action) == ("Warning", reason, "Scale")
+    assert event.note == f"words about {reason}"
+    assert status_events(blind, blind) == status_events(blind, WORKS) == ()
+
+
+def test_samples_that_nobody_decides_on_may_be_missing():
+    fixed = sampled("True", "False", Reason.FIXED_REPLICAS, Reason.SCRAPED)
+    assert status_events(fixed, sampled("False", "False", Reason.FIXED_REPLICAS)) == ()
+
+
 def test_an_unchanged_status_is_no_event():
     same = status("False", Reason.CRASH_LOOP, stalled=True, last=decision(1, 2))
     assert status_events(same, same) == ()

@@ -101,7 +101,7 @@ def test_a_budget_that_pays_for_less_than_is_asked_for_is_told():
     assert (enough.status, enough.reason) == (True, Reason.WITHIN_BUDGET)
     (short,) = found(waiting=40, replicas=4)
     assert (short.status, short.reason) == (False, Reason.BUDGET_EXHAUSTED)
-    assert "pays for 4" in short.message
+    assert "allows for 4" in short.message
     assert budget_ok(spec, None) == []
 
 
@@ -119,7 +119,7 @@ def cached(raw_deployment):
     def find(*pods, progress=None, previous=None):
         status = ModelServerStatus(conditions=(previous,) if previous else ())
         facts = Facts(1, 1, 1, False, None, view_deployment(raw_deployment(1)), live_pods(pods), status)
-        (found,) = model_cached(spec, replace(facts, progress=progress))
+        (found,) = model_cached(spec, replace(facts, progress=progress), "chat")
         return found
 
     return find
@@ -143,4 +143,4 @@ def test_a_model_is_cached_when_a_replica_has_it_and_that_is_remembered(cached, 
 
 def test_a_model_that_is_not_kept_on_a_claim_has_no_such_condition(raw_deployment):
     facts = Facts(1, 1, 1, False, None, view_deployment(raw_deployment(1)), (), ModelServerStatus())
-    assert model_cached(parse_spec(MODEL), facts) == []
+    assert model_cached(parse_spec(MODEL), facts, "chat") == []

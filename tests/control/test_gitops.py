@@ -13,10 +13,12 @@ from lupa import lua51
 
 from octavo_operator.core.conditions import Failure
 from octavo_operator.core.crd import build_crd
+from octavo_operator.core.desired import Scaler
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import Plan
-from octavo_operator.core.proposal import Proposal, Scaler, facts_of, parse_server, parse_status
+from octavo_operator.core.proposal import Proposal, facts_of
+from octavo_operator.core.server import parse_server, parse_status
 from octavo_operator.core.startup import Progress
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from octavo_operator.core.desired import Scaler
 from octavo_operator.core.groups import view_groups, view_workload, without_a_node
 from octavo_operator.core.manifest import Defaults, Owner, slot
 from octavo_operator.core.memory import ScalerMemory
@@ -13,8 +14,9 @@ from octavo_operator.core.names import OPTIONAL_KINDS, WORKLOADS, Condition, Rea
 from octavo_operator.core.observed import live_pods
 from octavo_operator.core.plan import difference
 from octavo_operator.core.profiles import BUILT_IN, settle
-from octavo_operator.core.proposal import Scaler, facts_of, parse_server, propose
+from octavo_operator.core.proposal import facts_of, propose
 from octavo_operator.core.render import render
+from octavo_operator.core.server import parse_server
 from octavo_operator.core.spec import parse_spec
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus

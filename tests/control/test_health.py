@@ -5,6 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
+from cluster.ports import free_ports
 from octavo_operator.core.errors import Unavailable
 from octavo_operator.handlers import EndlessBackoffs
 from octavo_operator.health import LONGEST_SILENCE, Health
@@ -43,11 +44,12 @@ def test_a_deaf_watch_is_a_problem(clock):
     assert health.problems() == ("the watch of Pod stopped",)
 
 
-async def test_the_three_pages(clock, unused_tcp_port):
+async def test_the_three_pages(clock):
     health, metrics = Health(clock), Metrics()
     metrics.scrapes.labels(result="ok").inc()
-    url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with serving(make_app(metrics, health), unused_tcp_port), aiohttp.ClientSession() as session:
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    async with serving(make_app(metrics, health), port), aiohttp.ClientSession() as session:
 
         async def get(path):
             async with session.get(url + path) as answer:

@@ -4,13 +4,16 @@ import pytest
 import yaml
 
 from octavo_operator.__main__ import main
+from octavo_operator.core.desired import fresh_scaler
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.manifest import Defaults, Owner
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import Plan
+from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.profiles import BUILT_IN, ProfileError, extended, settle
-from octavo_operator.core.proposal import fresh_scaler, parse_server, propose
+from octavo_operator.core.proposal import propose
 from octavo_operator.core.render import render
+from octavo_operator.core.server import parse_server
 from octavo_operator.core.spec import parse_spec
 from octavo_operator.core.status_model import ModelServerStatus
 
@@ -37,7 +40,7 @@ def priced(raw_spec):
         budget = {"maxCostPerHour": most}
         scaling = {"minReplicas": least, "maxReplicas": 9, "targets": {"waitingPerReplica": 1}, "budget": budget}
         spec = parse_spec(raw_spec(accelerator=accelerator, autoscaling=scaling))
-        return settle(spec, profiles).autoscaling.budget.replicas
+        return settle(spec, profiles).affordable
 
     return build
 
@@ -92,6 +95,23 @@ def test_without_a_profile_nothing_is_chosen(pod):
 )
 def test_a_budget_counts_with_the_price_of_the_gpus(priced, most, accelerator, expected):
     assert priced(most, **accelerator) == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "accelerator", "expected"),
+    [
+        ({"maxGPUs": 8}, {"count": 2}, 4),
+        ({"maxGPUs": 7}, {"profile": "H100", "count": 2}, 3),
+        ({"maxGPUs": 32}, {"count": 8, "nodes": 2}, 2),
+        ({"maxGPUs": 8, "maxCostPerHour": "20"}, {"profile": "H100"}, 2),
+        ({"maxGPUs": 1, "maxCostPerHour": "20"}, {"profile": "H100"}, 1),
+    ],
+)
+def test_a_budget_counts_gpus_and_the_smaller_bound_holds(raw_spec, budget, accelerator, expected):
+    scaling = {"maxReplicas": 9, "targets": {"waitingPerReplica": 1}, "budget": budget}
+    spec = settle(parse_spec(raw_spec(accelerator=accelerator, autoscaling=scaling)), BUILT_IN)
+    assert spec.affordable == expected
+    assert ScalingPolicy.of(spec, spec.autoscaling, 0.0).affordable == expected
 
 
 def test_a_budget_that_does_not_pay_for_the_fewest_is_named(priced):

@@ -3,13 +3,15 @@
 import pytest
 
 from octavo_operator.core.conditions import Failure
+from octavo_operator.core.desired import Scaler, fresh_scaler
 from octavo_operator.core.exposition import Sample
 from octavo_operator.core.learn import Learned
 from octavo_operator.core.manifest import Defaults
 from octavo_operator.core.memory import Change, ScalerMemory
 from octavo_operator.core.names import Reason
-from octavo_operator.core.proposal import Scaler, facts_of, fresh_scaler, parse_server, parse_status, propose
+from octavo_operator.core.proposal import facts_of, propose
 from octavo_operator.core.scaling_log import log_decision
+from octavo_operator.core.server import parse_server, parse_status
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Window
@@ -71,7 +73,7 @@ def test_what_is_settled_is_not_looked_at_again_until_a_child_or_a_wish_changes(
     children = [with_version(manifest, 10) for manifest in manifests(proposed(replicas=3))]
     settled = proposed(children, replicas=3)
     assert settled.scaler.settled is not None
-    monkeypatch.setattr("octavo_operator.core.proposal.render", None)  # it would raise
+    monkeypatch.setattr("octavo_operator.core.wanted.render", None)  # it would raise
     assert proposed(children, replicas=3, scaler=settled.scaler).plan == settled.plan
     monkeypatch.undo()
     for index, child in enumerate(children):
@@ -209,12 +211,13 @@ def test_replicas_without_a_node_are_counted_and_the_start_up_is_measured(propos
     assert (signals.ready, signals.unschedulable, signals.startup_p90) == (1, 1, 30.0)
 
 
-def test_a_roll_stays_within_the_budget(proposed):
-    """G17: where the budget pays for no further replica, an old one goes before a new one comes."""
-    budget = {"maxCostPerHour": "9", "replicaCostPerHour": "3"}
+@pytest.mark.parametrize("budget", [{"maxCostPerHour": "9", "replicaCostPerHour": "3"}, {"maxGPUs": 7}])
+def test_g17_a_roll_stays_within_the_budget(proposed, budget):
+    """G17: where the budget allows for no further replica, an old one goes before a new one comes."""
+    spec = {"autoscaling": AUTOSCALING | {"budget": budget}, "accelerator": {"count": 2}}
 
     def surge(desired):
-        proposal = proposed([], scaler=Scaler(desired, ScalerMemory(NOW)), autoscaling=AUTOSCALING | {"budget": budget})
+        proposal = proposed([], scaler=Scaler(desired, ScalerMemory(NOW)), **spec)
         (deployment,) = [item for item in manifests(proposal) if item["kind"] == "Deployment"]
         return deployment["spec"]["replicas"] + deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
 

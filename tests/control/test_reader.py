@@ -29,7 +29,7 @@ from octavo_operator.store import Key, Store
 EXAMPLES = Path(__file__).parents[2] / "charts/octavo/examples"
 KEY = Key("default", "chat")
 SCALED = {"maxReplicas": 3, "targets": {"waitingPerReplica": 2}, "metrics": {"source": "Prometheus"}}
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Replica:
@@ -125,8 +125,8 @@ async def test_samples_of_a_real_prometheus_are_those_that_it_scraped(prometheus
         assert told == [KEY]
         assert reader.trouble(KEY) is None
 
-        replica.values[names.METRIC_WAITING] = 40
         replica.latencies = {"0.5": 0, "1.0": 50, "+Inf": 50}
+        replica.values[names.METRIC_WAITING] = 40  # last: it is what is waited for
         await read_until(reader, client, lambda: reader.windows(KEY)["uid-chat-1"].samples[-1].waiting == 40)
         now = time.time()
         signals = aggregate(reader.windows(KEY), {"uid-chat-1": 0.0}, now, pace=window.pace)

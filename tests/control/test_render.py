@@ -60,6 +60,7 @@ S3: dict[str, Any] = {
     "region": "eu-central-1",
     "credentialsSecretRef": {"name": "minio"},
 }
+CLAIM: dict[str, Any] = {"size": "200Gi", "storageClassName": "fast", "accessMode": "ReadWriteOnce"}
 OCI: dict[str, Any] = {
     "image": "example.invalid/smol:1",
     "path": "smol",
@@ -71,6 +72,7 @@ FETCHED: dict[str, dict[str, Any]] = {
     "hub": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"sizeLimit": "20Gi"}}},
     "s3": FULL | {"model": FULL["model"] | {"source": {"s3": S3}, "cache": {"pvc": {"claimName": "cache"}}}},
     "oci": FULL | {"model": FULL["model"] | {"source": {"oci": OCI}}},
+    "claim": FULL | {"model": FULL["model"] | {"source": {"hub": HUB}, "cache": {"claim": CLAIM}}},
 }
 
 INSTALLED = Defaults(
@@ -111,7 +113,8 @@ def test_golden_children(golden, raw_spec, name, full):
 
 
 def test_children_are_applied_in_their_order():
-    assert tuple(children(FULL | {"networking": ROUTED}, 2, INSTALLED)) == CHILD_KINDS
+    claimed = FETCHED["claim"] | {"networking": ROUTED}
+    assert tuple(children(claimed, 2, INSTALLED)) == CHILD_KINDS
 
 
 def test_a_pod_says_what_template_it_is_of_and_scaling_makes_no_new_one():
@@ -295,6 +298,23 @@ def test_a_model_of_s3_comes_with_the_secrets_keys_and_keeps_its_files_on_the_cl
     assert {"name": "AWS_SKIP_SIGNATURE", "value": "true"} in anonymous
 
 
+def test_a_claim_is_made_where_one_is_asked_for_and_mounted_by_its_name(raw_spec):
+    found = children(FETCHED["claim"])
+    assert found["PersistentVolumeClaim"]["metadata"]["name"] == "chat"
+    assert found["PersistentVolumeClaim"]["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "200Gi"}},
+    }
+    template = pod(FETCHED["claim"])["spec"]
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": "chat"}} in template["volumes"]
+    assert template["securityContext"]["fsGroup"] == template["securityContext"]["runAsGroup"]
+    least = FULL | {"model": {"source": {"hub": {"repo": "a/b"}}, "cache": {"claim": {"size": "1Gi"}}}}
+    spec = children(least)["PersistentVolumeClaim"]["spec"]
+    assert spec == {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    assert "PersistentVolumeClaim" not in children(FETCHED["s3"]).keys() | children(raw_spec()).keys()
+
+
 def test_a_model_in_an_image_is_mounted_by_the_node():
     template = pod(FETCHED["oci"])["spec"]
     (container,) = template["containers"]
@@ -393,6 +413,8 @@ FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
 GROUPED = PROFILED | {"accelerator": {"profile": "H100", "count": 8, "nodes": 4}}
 FULL_EDITS += [(GROUPED, ("accelerator", name)) for name in ("count", "nodes")]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
+# The claim is a child of its own, and the pods mount it by its name.
+FULL_EDITS = [(full, path) for full, path in FULL_EDITS if "claim" not in path]
 
 
 def changed(value: Any) -> Any:
@@ -407,7 +429,7 @@ def changed(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("full", "path"), FULL_EDITS, ids=[".".join(str(part) for part in path) for _, path in FULL_EDITS]
 )
-def test_every_edit_of_the_spec_reaches_the_pod(full, path):
+def test_g12_every_edit_of_the_spec_reaches_the_pod(full, path):
     """production-stack compares a hand-picked list, so that edits of its arguments roll nothing."""
     edited = copy.deepcopy(full)
     node = edited
@@ -442,28 +464,132 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
     edited |= {("accelerator", "tolerations", name) for name in ("value", "tolerationSeconds")}
     edited |= {("runtime", "env", "valueFrom", "configMapKeyRef", "optional")}
     edited |= {("runtime", "env", "valueFrom", "fieldRef", "apiVersion")}
-    edited |= {("accelerator", "costPerHour")}  # for the budget alone
+    edited |= {("accelerator", "costPerHour")}  # for the money alone, below
+    edited |= {("model", "cache", "claim", name) for name in CLAIM}  # below
     edited = {path[:1] if path[0] == "podTemplate" else path for path in edited}
     edited = {path[:2] if path[:2] == ("accelerator", "nodeSelector") else path for path in edited}
     described = {path for path in schema_paths(spec) if path[0] in OF_THE_POD}
     assert described - edited == set()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"replicas": 7},
-        {"autoscaling": {"maxReplicas": 9, "targets": {"waitingPerReplica": 1}}},
-        {"paused": True},
-        {"networking": {"networkPolicy": {"allowedFrom": [{"podSelector": {}}]}}},
-        {"disruption": {"maxUnavailable": 2}},
-        {"rollout": {"strategy": "InPlace"}},
-        {"networking": ROUTED},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_edits_that_do_not_concern_the_pod_do_not_roll_it(changes):
-    assert pod(FULL | changes) == pod(FULL)
+def scaled(**more: Any) -> dict[str, Any]:
+    return {"autoscaling": {"maxReplicas": 9, "targets": {"waitingPerReplica": 4}} | more}
+
+
+def scheduled(**more: Any) -> dict[str, Any]:
+    day = {"name": "day", "days": ["Mon"], "from": "08:00", "to": "20:00", "timeZone": "Etc/UTC", "minReplicas": 2}
+    return scaled(schedules=[day | more])
+
+
+def budgeted(**budget: Any) -> dict[str, Any]:
+    return scaled(budget={"maxCostPerHour": "90", "maxGPUs": 9, "replicaCostPerHour": "2.5"} | budget)
+
+
+def window(way: str, seconds: str) -> dict[str, Any]:
+    return scaled(behavior={way: {"stabilizationWindow": seconds}})
+
+
+def zero(**more: Any) -> dict[str, Any]:
+    return scaled(scaleToZero=more)
+
+
+def route(**more: Any) -> dict[str, Any]:
+    return {"networking": {"httpRoute": {"parentRefs": [{"name": "public"} | more]}}}
+
+
+def picker(**more: Any) -> dict[str, Any]:
+    return {"networking": {"inferencePool": {"endpointPickerRef": {"name": "picker"} | more}}}
+
+
+def peer(**peer: Any) -> dict[str, Any]:
+    return {"networking": {"networkPolicy": {"allowedFrom": [peer]}}}
+
+
+def claimed(**more: Any) -> dict[str, Any]:
+    return {"model": FETCHED["claim"]["model"] | {"cache": {"claim": CLAIM | more}}}
+
+
+def hosts(*names: str) -> dict[str, Any]:
+    return {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "hostnames": names}}}
+
+
+def chosen(label: str) -> dict[str, Any]:
+    return {"matchLabels": {"app": label}}
+
+
+# Of each field that concerns no pod: two specs that differ in it.
+OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "replicas": ({"replicas": 2}, {"replicas": 7}),
+    "paused": ({"paused": False}, {"paused": True}),
+    "rollout.strategy": ({"rollout": {"strategy": "Auto"}}, {"rollout": {"strategy": "InPlace"}}),
+    "disruption.maxUnavailable": ({"disruption": {"maxUnavailable": 1}}, {"disruption": {"maxUnavailable": 2}}),
+    "autoscaling.mode": (scaled(mode="Off"), scaled(mode="Advisory")),
+    "autoscaling.minReplicas": (scaled(minReplicas=1), scaled(minReplicas=3)),
+    "autoscaling.maxReplicas": (scaled(), scaled(maxReplicas=8)),
+    "autoscaling.targets.kvUtilizationPercent": tuple(
+        scaled(targets={"kvUtilizationPercent": percent}) for percent in (60, 70)
+    ),
+    "autoscaling.targets.waitingPerReplica": (scaled(), scaled(targets={"waitingPerReplica": 5})),
+    "autoscaling.metrics.source": tuple(scaled(metrics={"source": name}) for name in ("Direct", "Prometheus")),
+    "autoscaling.metrics.staleAfter": tuple(
+        scaled(metrics={"source": "Prometheus", "staleAfter": age}) for age in ("30s", "45s")
+    ),
+    "autoscaling.behavior.scaleUp.stabilizationWindow": (window("scaleUp", "0s"), window("scaleUp", "9s")),
+    "autoscaling.behavior.scaleDown.stabilizationWindow": (window("scaleDown", "1m"), window("scaleDown", "9m")),
+    "autoscaling.slo.ttftP95": tuple(scaled(slo={"ttftP95": limit}) for limit in ("1s", "2s")),
+    "autoscaling.slo.itlP95": tuple(scaled(slo={"itlP95": limit}) for limit in ("80ms", "90ms")),
+    "autoscaling.budget.maxCostPerHour": (budgeted(), budgeted(maxCostPerHour="80")),
+    "autoscaling.budget.maxGPUs": (budgeted(), budgeted(maxGPUs=8)),
+    "autoscaling.budget.replicaCostPerHour": (budgeted(), budgeted(replicaCostPerHour="2.6")),
+    "autoscaling.schedules.name": (scheduled(), scheduled(name="night")),
+    "autoscaling.schedules.days": (scheduled(), scheduled(days=["Tue"])),
+    "autoscaling.schedules.from": (scheduled(), scheduled(**{"from": "09:00"})),
+    "autoscaling.schedules.to": (scheduled(), scheduled(to="21:00")),
+    "autoscaling.schedules.timeZone": (scheduled(), scheduled(timeZone="Europe/Berlin")),
+    "autoscaling.schedules.minReplicas": (scheduled(), scheduled(minReplicas=3)),
+    "autoscaling.scaleToZero.idleAfter": (zero(idleAfter="1m"), zero(idleAfter="2m")),
+    "autoscaling.scaleToZero.maxHeldRequests": (zero(maxHeldRequests=10), zero(maxHeldRequests=20)),
+    "autoscaling.scaleToZero.holdTimeout": (zero(holdTimeout="1m"), zero(holdTimeout="2m")),
+    "networking.httpRoute.parentRefs.name": (route(), route(name="private")),
+    "networking.httpRoute.parentRefs.namespace": (route(), route(namespace="gateways")),
+    "networking.httpRoute.parentRefs.sectionName": (route(), route(sectionName="https")),
+    "networking.httpRoute.parentRefs.port": (route(), route(port=8443)),
+    "networking.httpRoute.hostnames": (hosts("a.example.com"), hosts("b.example.com")),
+    "networking.inferencePool.endpointPickerRef.name": (picker(), picker(name="other")),
+    "networking.inferencePool.endpointPickerRef.port": (picker(), picker(port=9003)),
+    "networking.inferencePool.endpointPickerRef.failureMode": (picker(), picker(failureMode="FailOpen")),
+    "networking.networkPolicy.enabled": ({}, {"networking": {"networkPolicy": {"enabled": False}}}),
+    "networking.networkPolicy.allowedFrom.namespaceSelector.matchLabels": tuple(
+        peer(namespaceSelector=chosen(label)) for label in "ab"
+    ),
+    "networking.networkPolicy.allowedFrom.podSelector.matchLabels": tuple(
+        peer(podSelector=chosen(label)) for label in "ab"
+    ),
+    "networking.networkPolicy.allowedFrom.ipBlock.cidr": tuple(
+        peer(ipBlock={"cidr": cidr}) for cidr in ("10.0.0.0/8", "10.0.0.0/9")
+    ),
+    "model.cache.claim.size": (claimed(), claimed(size="300Gi")),
+    "model.cache.claim.storageClassName": (claimed(), claimed(storageClassName="slow")),
+    "model.cache.claim.accessMode": (claimed(), claimed(accessMode="ReadWriteMany")),
+    "accelerator.costPerHour": tuple(
+        {"accelerator": FULL["accelerator"] | {"costPerHour": price}} for price in ("2.5", "3")
+    ),
+}
+
+
+@pytest.mark.parametrize("field", OUTSIDE)
+def test_g12_an_edit_that_does_not_concern_the_pod_does_not_roll_it(field):
+    before, after = (FULL | changes for changes in OUTSIDE[field])
+    assert parse_spec(before) != parse_spec(after)
+    assert pod(before) == pod(after)
+
+
+def test_the_edits_above_are_all_other_fields():
+    """A field that is added elsewhere must be added to OUTSIDE, and so must leave the pods alone."""
+    spec = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    described = {".".join(path) for path in schema_paths(spec) if path[0] in ELSEWHERE}
+    claims = {f"model.cache.claim.{name}" for name in CLAIM}
+    assert set(OUTSIDE) == described | {"accelerator.costPerHour"} | claims
 
 
 def test_the_number_of_replicas_does_not_roll_the_pods(raw_spec):

@@ -3,13 +3,15 @@
 import pytest
 
 from octavo_operator.core import names
+from octavo_operator.core.desired import Scaler, fresh_scaler
 from octavo_operator.core.exposition import Sample
 from octavo_operator.core.held import Held
 from octavo_operator.core.manifest import Defaults, slot
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.pace import DIRECT
-from octavo_operator.core.proposal import Scaler, facts_of, fresh_scaler, parse_server, parse_status, propose
+from octavo_operator.core.proposal import facts_of, propose
+from octavo_operator.core.server import parse_server, parse_status
 from octavo_operator.core.spec_metrics import pace_of
 from octavo_operator.core.status import compute_status
 from octavo_operator.core.status_model import ModelServerStatus

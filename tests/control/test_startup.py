@@ -9,6 +9,7 @@ from aiohttp import web
 from octavo_operator import startups as startups_module
 from octavo_operator.core import names
 from octavo_operator.core.clock import to_timestamp
+from octavo_operator.core.course import Course, typical
 from octavo_operator.core.observed import view_pod
 from octavo_operator.core.startup import (
     LONGEST_STARTUP_SECONDS,
@@ -115,6 +116,39 @@ def test_nothing_known_is_nothing_said():
     assert describe_startup((), Progress("weights", 0), None) == Startup(phase="weights", progress_percent=0)
 
 
+def test_the_phases_of_loading_are_told_apart_and_outlive_the_process_that_saw_them():
+    seen = {"process": 1, "fetch": 20, "weights": 7, "warmup": 2}
+    said = describe_startup(pods(30), None, None, seen)
+    assert (said.fetch_seconds, said.weights_seconds, said.warmup_seconds) == (20, 7, 2)
+    later = describe_startup(pods(30), None, said, {"weights": 9})
+    assert (later.fetch_seconds, later.weights_seconds, later.warmup_seconds) == (20, 9, 2)
+    assert describe_startup((), None, later).fetch_seconds == 20
+
+
+def watched_from(*looks, began=0.0):
+    course = Course(began)
+    for moment, phase in looks:
+        course = course.at(phase, moment)
+    return course
+
+
+def test_a_phase_lasts_until_the_next_one_is_seen():
+    course = watched_from((2, "process"), (4, "fetch"), (6, "fetch"), (30, "weights"), (40, "warmup"))
+    assert course.lengths(42) == {"process": 4, "fetch": 26, "weights": 10, "warmup": 2}
+    assert watched_from().lengths(42) == {}
+    assert watched_from((2, "process"), (3, "fetch")).lengths(1)["fetch"] == 0  # another clock
+
+
+def test_of_a_start_that_was_joined_in_the_middle_the_first_phase_is_not_known():
+    assert watched_from((100, "fetch"), (130, "weights")).lengths(140) == {"weights": 10}
+
+
+def test_the_median_start_counts():
+    starts = [{"fetch": 10.0, "weights": 5.0}, {"fetch": 30.0}, {"fetch": 20.4}]
+    assert typical(starts) == {"fetch": 20, "weights": 5}
+    assert typical([]) == {}
+
+
 def test_what_cannot_be_a_start_teaches_nothing():
     late = LONGEST_STARTUP_SECONDS + 1
     assert startup_p90(pods(late, -5)) is None
@@ -128,7 +162,7 @@ def test_what_cannot_be_a_start_teaches_nothing():
 @pytest.fixture
 async def replica(monkeypatch):
     """Answers /startupz with what the test says; `asked` counts."""
-    said = {"status": 503, "body": {"phase": "fetch", "progress": 0.3, "seconds_left": 8}, "asked": 0}
+    said = {"status": 503, "body": {"phase": "fetch", "progress": 0.3, "seconds_left": 8}, "asked": 0, "now": BORN + 12}
 
     async def answer(_):
         said["asked"] += 1
@@ -153,14 +187,14 @@ async def watched(raw_server, replica):
     server = raw_server()
     server["metadata"] |= {"name": "chat", "namespace": "team"}
     store.put(server)
-    startups = Startups(store, Health(lambda: 0.0), lambda key, _: told.append(key))
+    startups = Startups(store, Health(lambda: 0.0), lambda key, _: told.append(key), lambda: replica["now"])
     task = asyncio.create_task(startups.run())
     yield store, startups, told, replica
     task.cancel()
 
 
 async def until(check):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not check():  # noqa: ASYNC110  what is waited for is no task's of ours
             await asyncio.sleep(0.01)
 
@@ -195,3 +229,16 @@ async def test_a_replica_that_serves_is_not_starting_any_more(watched):
     served["metadata"]["resourceVersion"] = "6"
     store.put(served)
     await until(lambda: startups.of(Key("team", "chat")) is None)
+
+
+async def test_a_start_that_was_watched_teaches_how_long_its_phases_take(watched):
+    store, startups, _, said = watched
+    key, served = Key("team", "chat"), raw_pod(ready_after=47)
+    store.put(raw_pod())  # its container has run since 10
+    await until(lambda: startups.of(key) == Progress("fetch", 30, 8))
+    said["body"], said["now"] = {"phase": "weights", "progress": 0.0}, BORN + 40
+    await until(lambda: startups.of(key) == Progress("weights", 0))
+    assert startups.phases(key) == {}
+    served["metadata"]["resourceVersion"] = "6"
+    store.put(served)
+    await until(lambda: startups.phases(key) == {"fetch": 30, "weights": 7})

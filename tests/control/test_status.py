@@ -7,10 +7,12 @@ import pytest
 
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.conditions import Failure
+from octavo_operator.core.desired import Scaler
 from octavo_operator.core.memory import ScalerMemory
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.plan import Plan
-from octavo_operator.core.proposal import Proposal, Scaler, facts_of, parse_server, parse_status
+from octavo_operator.core.proposal import Proposal, facts_of
+from octavo_operator.core.server import parse_server, parse_status
 from octavo_operator.core.status import NOISE_PERIOD_SECONDS, compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Signals, Trouble

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from octavo_operator.core.units import parse_duration, parse_quantity, same_quantity
+from octavo_operator.core.units import in_digits, parse_duration, parse_quantity, same_quantity, two_digits
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,15 @@ def test_equal_amounts_in_different_notations_are_the_same():
     assert same_quantity("0.5", "500m")
     assert not same_quantity("1", "1Gi")
     assert not same_quantity("banana", "banana")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(20.700000000000003, "20.7"), (0.0, "0"), (0.01254, "0.01254"), (1234567, "1235000"), (190, "190")],
+)
+def test_a_number_of_a_status_has_no_exponent(value, text):
+    assert in_digits(value, 4) == text
+
+
+def test_two_digits_say_how_much():
+    assert [two_digits(value) for value in (0, 7.4, 99.6, 1234, 98765)] == [0, 7, 100, 1200, 99000]

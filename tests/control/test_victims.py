@@ -1,14 +1,19 @@
 """Which replicas go: pods and their samples -> the marks that the ReplicaSet's controller goes by."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octavo_operator.core.clock import from_timestamp
+from octavo_operator.core.desired import Scaler
 from octavo_operator.core.exposition import Sample
 from octavo_operator.core.manifest import Defaults
 from octavo_operator.core.memory import ScalerMemory
-from octavo_operator.core.observed import PodView, requests_cut, view_pod
-from octavo_operator.core.proposal import Scaler, parse_server, propose
+from octavo_operator.core.observed import Ending, PodView, ending, view_pod
+from octavo_operator.core.proposal import propose
+from octavo_operator.core.server import parse_server
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.victims import choose, make_marks
 from octavo_operator.core.window import Window
@@ -126,17 +131,40 @@ def last_words(raw_pod, text):
 )
 def test_what_was_cut_is_read_from_the_last_words(raw_pod, text, cut):
     raw = last_words(raw_pod, text)
-    assert requests_cut(raw) == cut
+    assert ending(raw) == (Ending(0.0, cut) if cut else None)
     assert view_pod(raw).problem is None
 
 
 def test_an_end_is_told_once_and_to_its_own_server(raw_pod):
     departures, told = Departures(), last_words(raw_pod, '{"reason": "RequestsCut", "requests": 3}')
-    departures.see(told)
-    departures.see(raw_pod("other", ready=True))
+    departures.see(told, gone=True)
+    departures.see(told, gone=True)
+    departures.see(raw_pod("other", ready=True), gone=True)
     assert departures.take(Key("default", "another")) == ()
     assert [(cut.pod, cut.requests) for cut in departures.take(Key("default", "chat"))] == [("chat-1", 3)]
     assert departures.take(Key("default", "chat")) == ()
-    departures.see(told)
+    again = last_words(raw_pod, '{"reason": "RequestsCut", "requests": 4}')
+    departures.see(again, gone=True)
     departures.forget_all()
+    departures.see(again, gone=True)
     assert departures.take(Key("default", "chat")) == ()
+
+
+def test_a_pod_that_stays_after_its_end_is_told_of_at_once_and_not_again(raw_pod):
+    """A node that is taken away ends its pods by itself: they stay, as failed ones, until somebody cleans up."""
+
+    def ended(finished, cut):
+        words = json.dumps({"reason": "RequestsCut", "requests": cut})
+        terminated = {"exitCode": 0, "reason": "Completed", "message": words, "finishedAt": finished}
+        return raw_pod(container={"state": {"terminated": terminated}})
+
+    departures, key = Departures(from_timestamp("2026-01-01T00:10:00Z")), Key("default", "chat")
+    departures.see(ended("2026-01-01T00:10:05Z", 2), gone=False)
+    assert [cut.requests for cut in departures.take(key)] == [2]
+    departures.see(ended("2026-01-01T00:10:05Z", 2), gone=False)
+    departures.see(ended("2026-01-01T00:10:05Z", 2), gone=True)
+    assert departures.take(key) == ()
+    departures.see(ended("2026-01-01T00:12:00Z", 1), gone=False)  # its container was started again, and has ended again
+    assert [cut.requests for cut in departures.take(key)] == [1]
+    departures.see(ended("2026-01-01T00:09:59Z", 5), gone=False)  # before this process: another one has told
+    assert departures.take(key) == ()

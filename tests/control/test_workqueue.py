@@ -33,7 +33,7 @@ async def running(queue):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while not condition():  # noqa: ASYNC110  the condition is any expression
             await asyncio.sleep(0.01)
 

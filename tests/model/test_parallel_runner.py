@@ -91,5 +91,5 @@ def test_a_rank_that_is_lost_ends_the_process_with_its_reason(runners, lost):
     _, leading = runners
     assert not lost
     leading._workers._members[0].process.send_signal(signal.SIGKILL)
-    assert leading.heard.wait(60)
+    assert leading.heard.wait(180)
     assert lost[0] == "rank 1 of 2 ended with status -9"

@@ -43,7 +43,7 @@ class Threads:
 
     def __init__(self, size):
         self.size = size
-        self._barrier = threading.Barrier(size, timeout=60)
+        self._barrier = threading.Barrier(size, timeout=300)
         self._parts = [None] * size
         self._rank = threading.local()
 

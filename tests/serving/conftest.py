@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -51,7 +52,10 @@ def sim_model(tmp_path_factory) -> Path:
     return folder
 
 
-def poll(condition, what, seconds=60.0):
+PATIENCE = 180.0  # seconds; a deadline costs nothing where it is kept, and four lanes of tests share the machine
+
+
+def poll(condition, what, seconds=PATIENCE):
     """Poll until `condition()` is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
@@ -64,6 +68,35 @@ def poll(condition, what, seconds=60.0):
 def wait_for():
     """`wait_for(condition, what, seconds)` polls with a deadline."""
     return poll
+
+
+class Gate:
+    """A profile for `--sim-profile` that is a pipe: an engine that starts stands still before it, for as long as the
+    test wants it to load.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+
+    def open(self, step_time: dict[str, float]) -> None:
+        """The engine that is there, or comes next, goes on with these times."""
+        pipe = poll(self._reader, "an engine at the gate")
+        os.write(pipe, json.dumps(step_time).encode())
+        os.close(pipe)
+
+    def _reader(self) -> int | None:
+        try:
+            return os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nobody reads
+                return None
+            raise
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return Gate(tmp_path / "gate")
 
 
 class Process:
@@ -104,10 +137,10 @@ class Server:
         found = poll(lambda: re.search(r"listening on .* port (\d+)", self.log()) or self.exited(), "listening")
         assert found is not self.process, f"the server ended:\n{self.log()}"
         self.url = f"http://127.0.0.1:{found[1]}"
-        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
         return self
 
-    def started(self, seconds=60.0) -> Server:
+    def started(self, seconds=PATIENCE) -> Server:
         self.listening()
         poll(lambda: self.client.get("/startupz").status_code == 200 or self.exited(), "started", seconds)
         assert self.process.poll() is None, f"the server ended:\n{self.log()}"
@@ -142,7 +175,7 @@ class Server:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def exit_status(self, seconds=60.0) -> int:
+    def exit_status(self, seconds=PATIENCE) -> int:
         return self.process.wait(seconds)
 
     def close(self) -> None:

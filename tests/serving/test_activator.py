@@ -3,20 +3,14 @@
 import argparse
 import asyncio
 import json
-import socket
 
 import aiohttp
 
+from cluster.ports import free_ports
 from octavo_operator.activator.command import running
 
-SECONDS = 90.0
+SECONDS = 180.0
 TOKENS = 40
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def stream(session, port, tokens=TOKENS):
@@ -43,7 +37,7 @@ async def held(session, control, number):
 
 
 async def test_a_stream_waits_for_a_replica_that_loads_and_for_the_one_after_a_replica_that_ends(launch):
-    port, control, replica = free_port(), free_port(), free_port()
+    port, control, replica = free_ports(3)
     options = argparse.Namespace(
         upstream=f"http://127.0.0.1:{replica}",
         model="sim-model",

@@ -12,12 +12,18 @@ from urllib.parse import urlsplit
 
 import httpx
 
+PATIENCE = 180.0  # seconds
+
 
 async def test_requests_beyond_the_queue_are_told_to_come_back(start_server):
-    server = start_server("--max-num-seqs", "1", "--max-queued-requests", "2", "--sim-step-time", "0.01")
-    request = {"prompt": "a", "max_tokens": 100, "ignore_eos": True}
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:
-        answers = await asyncio.gather(*(client.post("/v1/completions", json=request) for _ in range(8)))
+    server = start_server("--max-num-seqs", "1", "--max-queued-requests", "2")
+    request = {"prompt": "a", "max_tokens": 5, "ignore_eos": True}
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
+        with stopped(server):  # so that nobody makes room before all have asked
+            asked = {asyncio.create_task(client.post("/v1/completions", json=request)) for _ in range(8)}
+            while len([task for task in asked if task.done()]) < 5:
+                await asyncio.wait({task for task in asked if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
+        answers = await asyncio.gather(*asked)
     refused = [answer for answer in answers if answer.status_code != 200]
     assert len(refused) == 5
     for answer in refused:
@@ -26,20 +32,40 @@ async def test_requests_beyond_the_queue_are_told_to_come_back(start_server):
         assert answer.json()["error"]["code"] == "engine_overloaded"
 
 
-async def test_a_cache_that_is_too_small_for_all_makes_them_take_turns(start_server):
+def test_a_cache_that_is_too_small_for_all_makes_them_take_turns(start_server):
     # 64 bytes per token: 40 blocks of 16 tokens
     server = start_server("--kv-cache-memory", "40Ki", "--max-model-len", "400")
     assert server.metric("octavo_kv_tokens_capacity") == 640
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:
-
-        async def text(seed):
-            request = {"prompt": "abc", "max_tokens": 300, "seed": seed, "ignore_eos": True}
-            return (await client.post("/v1/completions", json=request)).json()["choices"][0]["text"]
-
-        together = await asyncio.gather(*(text(seed) for seed in range(8)))
-        assert server.metric("octavo_preemptions_total") > 0
-        assert together == [await text(seed) for seed in range(8)]
+    requests = [{"prompt": "abc", "max_tokens": 300, "seed": seed, "ignore_eos": True} for seed in range(8)]
+    with contextlib.ExitStack() as streams:
+        with stopped(server):  # so that nobody is done before the last has come
+            answers = [streams.enter_context(streamed(server, request)) for request in requests]
+        together = [text_of(answer) for answer in answers]
+    assert server.metric("octavo_preemptions_total") > 0
+    alone = [server.client.post("/v1/completions", json=request).json() for request in requests]
+    assert together == [body["choices"][0]["text"] for body in alone]
     assert server.metric("octavo_kv_tokens_used") == 0
+
+
+@contextlib.contextmanager
+def stopped(server):
+    """The engine stands still: requests are taken in and not computed."""
+    engine = server.engine()
+    engine.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        engine.send(signal.SIGCONT)
+
+
+def streamed(server, request):
+    """Its headers come when the engine has been given it."""
+    return server.client.stream("POST", "/v1/completions", json=request | {"stream": True})
+
+
+def text_of(answer):
+    events = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: {")]
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
 def test_the_cache_bounds_what_a_request_may_ask_for(start_server):
@@ -60,23 +86,12 @@ def post(url, body):
 
 def test_prompts_beyond_the_token_limit_are_told_to_come_back(start_server, wait_for):
     server = start_server("--max-queued-tokens", "100")
-    engine = server.engine()
-    engine.send(signal.SIGSTOP)  # so that nothing leaves the queue
-    try:
-        with contextlib.ExitStack() as streams:
-            answers = [
-                streams.enter_context(
-                    server.client.stream(
-                        "POST", "/v1/completions", json={"prompt": "a" * size, "max_tokens": 1, "stream": True}
-                    )
-                )
-                for size in (40, 41, 40, 19, 1)
-            ]
-            assert [answer.status_code for answer in answers] == [200, 200, 503, 200, 503]
-            refused = json.loads(answers[2].read())
-            assert int(answers[2].headers["retry-after"]) >= 1
-    finally:
-        engine.send(signal.SIGCONT)
+    with stopped(server), contextlib.ExitStack() as streams:  # nothing leaves the queue
+        requests = [{"prompt": "a" * size, "max_tokens": 1} for size in (40, 41, 40, 19, 1)]
+        answers = [streams.enter_context(streamed(server, request)) for request in requests]
+        assert [answer.status_code for answer in answers] == [200, 200, 503, 200, 503]
+        refused = json.loads(answers[2].read())
+        assert int(answers[2].headers["retry-after"]) >= 1
     assert refused["error"]["code"] == "engine_overloaded"
     assert "81 prompt tokens are queued" in refused["error"]["message"]
     assert server.metric("octavo_admission_rejections_total", reason="queued_tokens") == 2
@@ -103,7 +118,7 @@ async def test_cancels_at_any_moment_leave_every_block_free(start_server, wait_f
             writer.transport.abort()
 
     await asyncio.gather(*(cancel_some(40) for _ in range(50)))
-    wait_for(lambda: is_idle(server), "all blocks given back", 60)
+    wait_for(lambda: is_idle(server), "all blocks given back")
     capacity = int(server.metric("octavo_kv_tokens_capacity"))
     whole_cache = {"prompt": "a" * 10, "max_tokens": capacity - 10, "ignore_eos": True}
     assert server.client.post("/v1/completions", json=whole_cache).json()["usage"]["total_tokens"] == capacity
@@ -121,7 +136,7 @@ def test_readers_that_have_stalled_cost_little_memory(start_server, wait_for):
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             reader.connect((url.hostname, url.port))
             reader.sendall(request)
-        wait_for(lambda: finished(server) == 201, "all are computed", 120)
+        wait_for(lambda: finished(server) == 201, "all are computed", 2 * PATIENCE)
         assert resident_bytes(server.process.pid) - before < 50 << 20
 
 

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 
 import pytest
 
@@ -56,9 +55,8 @@ def test_readers_never_see_half_a_state(page_fd):
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        deadline = time.monotonic() + 1
         last = 0
-        while time.monotonic() < deadline:
+        while last < 20_000:
             state = reader.read()
             assert state.steps == state.generation_tokens == state.beat
             assert state.running == state.steps % 1000
@@ -67,7 +65,6 @@ def test_readers_never_see_half_a_state(page_fd):
     finally:
         stop.set()
         thread.join()
-    assert last > 100
 
 
 def test_totals_go_on_where_an_earlier_engine_left_off_and_gauges_do_not():

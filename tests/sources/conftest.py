@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if cuts is None:
             self.storage.reached.set()
-            self.storage.resume.wait(60)
+            self.storage.resume.wait(600)
 
 
 class HubHandler(Handler):
@@ -258,7 +258,7 @@ class Fetching:
         )  # fmt: skip
         self.log = ""
 
-    def lines(self, seconds: float = 60.0) -> list[dict[str, object]]:
+    def lines(self, seconds: float = 180.0) -> list[dict[str, object]]:
         """All that it says until its end."""
         out, self.log = self.process.communicate(timeout=seconds)
         return [json.loads(line) for line in out.splitlines()]
@@ -315,7 +315,7 @@ def fetch(tmp_path, monkeypatch):
 def wait_for():
     """`wait_for(condition, what)` polls with a deadline."""
 
-    def poll(condition, what, seconds=60.0):
+    def poll(condition, what, seconds=180.0):
         deadline = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < deadline, f"{what}: not within {seconds} s"

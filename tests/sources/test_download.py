@@ -154,14 +154,14 @@ def test_two_at_once_fetch_once(tmp_path):
     class Slow(Memory):
         def read(self, file, start):
             begun.set()
-            assert go_on.wait(60)
+            assert go_on.wait(180)
             yield from super().read(file, start)
 
     first, second = Slow(), Memory()
     folders = []
     one = threading.Thread(target=lambda: folders.append(Download(first, listing(), tmp_path / "model").run()))
     one.start()
-    assert begun.wait(60)
+    assert begun.wait(180)
     waited = threading.Event()
 
     def wait(seconds):
@@ -170,7 +170,7 @@ def test_two_at_once_fetch_once(tmp_path):
         threading.Event().wait(seconds)
 
     folders.append(Download(second, listing(), tmp_path / "model", sleep=wait).run())
-    one.join(60)
+    one.join(180)
     assert waited.is_set()
     assert second.starts == []
     assert folders == [tmp_path / "model"] * 2

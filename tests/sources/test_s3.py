@@ -31,7 +31,7 @@ def test_a_single_gguf_object(bucket, fetch):
 def test_a_killed_fetch_is_resumed(bucket, start_fetch, tmp_path, wait_for):
     bucket.stalls["model.safetensors"] = 1_040_000
     fetching = start_fetch(MODEL, bucket)
-    assert bucket.reached.wait(60)
+    assert bucket.reached.wait(180)
     cache = tmp_path / "cache" / "s3"
     wait_for(lambda: [part for part in cache.rglob("model.safetensors.part") if part.stat().st_size > 500_000], "bytes")
     fetching.kill()

@@ -33,7 +33,7 @@ class Server:
 
     def listening(self, wait_for):
         found = wait_for(lambda: re.search(r"listening on .* port (\d+)", self.log()), "listening")
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=60, trust_env=False)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=180, trust_env=False)
         return self
 
     def get(self, path):
@@ -68,7 +68,7 @@ def serve(hub, tmp_path):
 def test_a_remote_model_is_fetched_while_the_probes_tell_and_is_kept_by_restarts(hub, serve, wait_for):
     hub.stalls["model.safetensors"] = 900_000
     server = serve("hf://team/model").listening(wait_for)
-    assert hub.reached.wait(60)
+    assert hub.reached.wait(180)
     found = wait_for(lambda: (body := server.get("/startupz").json())["progress"] > 0.5 and body, "progress")
     assert found["phase"] == "fetch"
     assert 0.5 < found["progress"] < 1
@@ -97,17 +97,17 @@ def test_a_remote_model_is_fetched_while_the_probes_tell_and_is_kept_by_restarts
 def test_sigterm_ends_a_fetch_at_once(hub, serve, wait_for):
     hub.stalls["model.safetensors"] = 100
     server = serve("hf://team/model").listening(wait_for)
-    assert hub.reached.wait(60)
+    assert hub.reached.wait(180)
     (fetching,) = server.children()
     server.process.terminate()
-    assert server.process.wait(60) == 0
+    assert server.process.wait(180) == 0
     wait_for(lambda: not Path(f"/proc/{fetching}").exists(), "the fetching process is gone")
 
 
 def test_a_killed_server_takes_its_fetch_along(hub, serve, wait_for):
     hub.stalls["model.safetensors"] = 100
     server = serve("hf://team/model").listening(wait_for)
-    assert hub.reached.wait(60)
+    assert hub.reached.wait(180)
     (fetching,) = server.children()
     server.process.kill()
     server.process.wait()
@@ -123,7 +123,7 @@ def test_a_killed_server_takes_its_fetch_along(hub, serve, wait_for):
 
 def test_what_cannot_be_fetched_ends_the_start_with_its_reason(serve):
     server = serve("team/other")
-    assert server.process.wait(60) == 2
+    assert server.process.wait(180) == 2
     told = json.loads(server.termination_log.read_text())
     assert told["reason"] == "ModelNotFound"
     assert "team/other" in told["message"]

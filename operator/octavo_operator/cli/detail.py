@@ -43,6 +43,10 @@ def _headline(server: Raw) -> RenderableType:
     running, waiting = load.get("running", UNKNOWN), load.get("waiting", UNKNOWN)
     if startup := part(status, "startup"):
         table.add_row("Start", safe(_start(startup)))
+    if capacity := part(status, "capacity"):
+        table.add_row("A replica", safe(_capacity(capacity)))
+    if cost := part(status, "cost"):
+        table.add_row("Cost", safe(_cost(cost)))
     table.add_row("Load", safe(f"KV {kv(status)}, {running} running, {waiting} waiting"))
     return table
 
@@ -56,10 +60,28 @@ def _start(startup: Raw) -> str:
     if "p50Seconds" in startup:
         parts = ((kind, startup.get(f"{kind}Seconds")) for kind in ("scheduling", "pulling", "loading"))
         told = ", ".join(f"{kind} {seconds} s" for kind, seconds in parts if seconds is not None)
+        phases = ((kind, startup.get(f"{kind}Seconds")) for kind in ("fetch", "weights", "warmup"))
+        if split := ", ".join(f"{kind} {seconds} s" for kind, seconds in phases if seconds is not None):
+            told += f": {split}"
         words.append(
             f"{startup['p50Seconds']} s at p50, {startup['p90Seconds']} s at p90" + (f" ({told})" if told else "")
         )
     return "; ".join(words)
+
+
+def _capacity(capacity: Raw) -> str:
+    """What one replica carries."""
+    words = [f"{capacity.get('kvCacheTokens', 0):,} KV tokens fit"]
+    if "kvTokens" in capacity:
+        words.append(f"{capacity['kvTokens']:,} seen before requests waited")
+    if "promptTokensPerSecond" in capacity:
+        words.append(f"{capacity['promptTokensPerSecond']:,} prompt tokens/s")
+    return ", ".join(words)
+
+
+def _cost(cost: Raw) -> str:
+    tokens = f", {cost['perMillionTokens']} for a million tokens" if "perMillionTokens" in cost else ""
+    return f"{cost.get('perHour', UNKNOWN)} an hour{tokens}"
 
 
 def _conditions(server: Raw, now: float) -> RenderableType:

@@ -95,7 +95,7 @@ def _candidates(last: LastDecision, inputs: Inputs | None) -> RenderableType:
     if inputs is not None:
         policy = inputs.policy
         scheduled = f", the minimum by schedule {policy.scheduled_by}" if policy.scheduled_by else ""
-        budget = f", the budget pays for {policy.affordable}" if policy.affordable is not None else ""
+        budget = f", the budget allows for {policy.affordable}" if policy.affordable is not None else ""
         table.add_row("bounds", "", safe(f"{policy.min_replicas} to {policy.max_replicas}{scheduled}{budget}"))
     return table
 

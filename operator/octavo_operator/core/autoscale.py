@@ -8,7 +8,7 @@
                 down: the highest `high` of its window; after a whole window only
     step        up: at most max(2 * before, before + 4) in 15 s, none while a replica finds no node;
                 down: one, 15 s apart, and only if the rest carries the load
-    clamp       minReplicas .. maxReplicas, and never more than the budget pays for
+    clamp       minReplicas .. maxReplicas, and never more than the budget allows for
 
 With scaleToZero (`_wish`): idle for `idleAfter`, and the Service leads to the activator, which answers -> 0, whatever
 the window. At 0 a held request wakes, and so does an activator that is silent for a minute. While no replica is ready,
@@ -237,7 +237,7 @@ def _clamp(wish: Wish, case: Case) -> Wish:
     elif wish.replicas < policy.min_replicas and not (wish.replicas == 0 and policy.may_sleep):
         wish = _raised(wish, case)
     if policy.affordable is not None and wish.replicas > policy.affordable:
-        wish = _bounded(wish, case, policy.affordable, Reason.BUDGET_EXHAUSTED, "the budget pays for")
+        wish = _bounded(wish, case, policy.affordable, Reason.BUDGET_EXHAUSTED, "the budget allows for")
     return wish
 
 

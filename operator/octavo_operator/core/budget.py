@@ -1,4 +1,4 @@
-"""How many replicas a budget pays for."""
+"""How many replicas an amount of money pays for."""
 
 from octavo_operator.core.units import parse_quantity
 

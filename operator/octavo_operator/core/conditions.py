@@ -10,8 +10,8 @@
 `Reconciling` and `Stalled` are there only while true (kstatus, "abnormal-true"), never both.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from octavo_operator.core.contest import NO_CONTEST, Contest
@@ -47,6 +47,8 @@ class Facts:
     contest: Contest = NO_CONTEST
     progress: Progress | None = None
     """Of the start of the replica that is furthest."""
+    phases: Mapping[str, int] = field(default_factory=dict)
+    """Seconds that each phase of a start takes here, as far as they were seen."""
     workers: tuple[PodView, ...] = ()
     """The pods of groups that are not leaders (groups.py)."""
 

@@ -142,6 +142,8 @@ def _columns() -> list[Schema]:
         _column("REASON", f"{ready}.reason", "string", "Why it is ready or not"),
         _column("AGE", ".metadata.creationTimestamp", "date", "Time since creation"),
         _column("RUNNING", ".status.load.running", "integer", "Requests that run", wide=True),
+        _column("COST/H", ".status.cost.perHour", "string", "What all replicas cost in an hour", wide=True),
+        _column("COST/1M", ".status.cost.perMillionTokens", "string", "What a million tokens cost now", wide=True),
         _column("URL", ".status.url", "string", "Endpoint inside the cluster", wide=True),
         _column("MESSAGE", f"{ready}.message", "string", "Why it is ready or not, in words", wide=True),
     ]

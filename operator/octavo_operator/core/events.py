@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.names import NOT_SCALED, Condition, Reason
 from octavo_operator.core.plan import Step
 from octavo_operator.core.status_model import LastDecision, ModelServerStatus
 
@@ -30,9 +30,14 @@ def step_events(steps: Iterable[Step]) -> tuple[Event, ...]:
 
 
 def status_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
-    """Scaling, a rollout that takes capacity away, and changes of Ready."""
+    """Scaling, an autoscaler that drives nothing, a rollout that takes capacity away, and changes of Ready."""
     scaling = _scaling_events(_last(previous), _last(new))
-    return (*scaling, *_rollout_events(previous, new), *_ready_events(previous, new))
+    return (
+        *scaling,
+        *_blind_events(previous, new),
+        *_rollout_events(previous, new),
+        *_ready_events(previous, new),
+    )
 
 
 def cut_event(pod: str, requests: int) -> Event:
@@ -53,6 +58,21 @@ def _scaling_events(before: LastDecision | None, after: LastDecision | None) -> 
     limit = f" (limited by {after.limited_by})" if after.limited_by else ""
     note = f"{after.from_} -> {after.to} replicas, {after.reason}: {after.message}{limit}"
     return (Event("Normal", reason, "Scale", note),)
+
+
+def _blind_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
+    """Every replica serves and the autoscaler drives nothing (llm-d#2310): nobody looks at a condition then.
+
+    Samples are missing, or, for a minute now, replicas answer with nothing that can be used.
+    """
+    before, after = previous.condition(Condition.SCALING_ACTIVE), new.condition(Condition.SCALING_ACTIVE)
+    if after is None or after.reason in NOT_SCALED:
+        return ()
+    was, fresh = previous.condition(Condition.METRICS_FRESH), new.condition(Condition.METRICS_FRESH)
+    missing = fresh is not None and fresh.status == "False" and (was is None or was.status != "False")
+    useless = after.reason == Reason.METRICS_UNUSABLE and (before is None or before.reason != after.reason)
+    told = [fresh] * missing + [after] * useless
+    return tuple(Event("Warning", item.reason, "Scale", item.message) for item in told if item is not None)
 
 
 def _rollout_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:

@@ -8,13 +8,13 @@ and the model is where it is kept.
                         False     one is not
                         Unknown   too few requests to say
                         absent    the spec names none
-    BudgetOK            True      the budget pays for what the load asks for
+    BudgetOK            True      the budget allows for what the load asks for
                         False     it does not: fewer replicas than asked for
                         absent    the spec names none, or nothing is decided
-    ModelCached         True      a replica of the newest revision has fetched, or found, the model on model.cache.pvc
+    ModelCached         True      a replica of the newest revision has fetched, or found, the model on the claim
                         False     it is being fetched, how far
                         Unknown   no replica has said
-                        absent    nothing is cached: model.cache.pvc is not set
+                        absent    nothing is kept on one: neither model.cache.claim nor model.cache.pvc is set
 
 Ready tells of a node that is missing only while a replica that must serve lacks one; one that the autoscaler has asked
 for, beyond minReplicas, would wait unseen.
@@ -72,24 +72,27 @@ def slo_met(spec: ModelServerSpec | None, signals: Signals) -> list[Finding]:
 
 
 def budget_ok(spec: ModelServerSpec | None, decision: Decision | None) -> list[Finding]:
-    """Whether the budget pays for what is asked; none where the spec names none or nothing is decided."""
+    """Whether the budget allows for what is asked; none where the spec names none or nothing is decided."""
     affordable = decision.inputs.policy.affordable if decision and decision.inputs else None
     if spec is None or decision is None or affordable is None:
         return []
     kind = Condition.BUDGET_OK
     if Reason.BUDGET_EXHAUSTED in decision.limiters:
         asked = max(decision.candidates.values(), default=decision.replicas)
-        message = f"{asked} replicas are asked for, the budget pays for {affordable}"
+        message = f"{asked} replicas are asked for, the budget allows for {affordable}"
         return [Finding(kind, False, Reason.BUDGET_EXHAUSTED, message)]
-    return [Finding(kind, True, Reason.WITHIN_BUDGET, f"{decision.replicas} of {affordable} replicas that it pays for")]
+    return [
+        Finding(kind, True, Reason.WITHIN_BUDGET, f"{decision.replicas} of {affordable} replicas that it allows for")
+    ]
 
 
-def model_cached(spec: ModelServerSpec | None, facts: Facts) -> list[Finding]:
+def model_cached(spec: ModelServerSpec | None, facts: Facts, server: str) -> list[Finding]:
     """Whether the model's files are on the claim that keeps them; none where there is no such claim."""
-    if spec is None or spec.model.cache is None or spec.model.cache.pvc is None:
+    claim = spec.model.cache.claim_name(server) if spec and spec.model.cache else None
+    if spec is None or claim is None:
         return []
     kind = Condition.MODEL_CACHED
-    there = f"{model_argument(spec.model)} is on the claim {spec.model.cache.pvc.claim_name}"
+    there = f"{model_argument(spec.model)} is on the claim {claim}"
     newest = facts.deployment.revision if facts.deployment else None
     serves = any(pod.ready and pod.revision == newest for pod in facts.pods)
     before, progress = facts.previous.condition(kind), facts.progress

@@ -42,6 +42,7 @@ RESOURCES: Final = {
     "Event": Resource("events.k8s.io", "v1", "events"),
     "Lease": Resource("coordination.k8s.io", "v1", "leases"),
     "ConfigMap": Resource("", "v1", "configmaps"),
+    "PersistentVolumeClaim": Resource("", "v1", "persistentvolumeclaims"),
 }
 """Every kind that the operator reads or writes."""
 
@@ -50,6 +51,7 @@ CHILD_KINDS: Final = (
     "NetworkPolicy",
     "Service",
     "PodDisruptionBudget",
+    "PersistentVolumeClaim",
     "Deployment",
     "PodMonitor",
     "InferencePool",
@@ -258,6 +260,9 @@ class Reason:
     SCALED_DOWN: Final = "ScaledDown"
     ADVISED: Final = "Advised"
 
+
+NOT_SCALED: Final = frozenset({Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF})
+"""Why nothing is decided on a ModelServer."""
 
 RUNTIME_REASONS: Final = frozenset(
     {

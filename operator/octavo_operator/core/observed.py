@@ -22,13 +22,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, Final
 
 from octavo_operator.core import names
 from octavo_operator.core.clock import from_timestamp
+from octavo_operator.core.footprint import NO_FOOTPRINT, Footprint, footprint_of
 from octavo_operator.core.names import Reason
-from octavo_operator.core.units import parse_quantity
 
 Raw = Mapping[str, Any]
 
@@ -63,24 +62,11 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a pod asks of its node: labels and affinity, and the amounts of each container that runs with the others."""
+class Ending:
+    """When a container ended, by its node's clock in whole seconds, 0 where it does not say; what it had to cut."""
 
-    place: tuple[Raw, Raw] = ({}, {})
-    requests: tuple[Raw, ...] = ()
-
-    @property
-    def resources(self) -> frozenset[str]:
-        """The names of what it asks for."""
-        return frozenset(name for amounts in self.requests for name in amounts)
-
-    def amount(self, resource: str) -> Fraction:
-        """How much of it, all containers together."""
-        return sum((parse_quantity(amounts.get(resource, "0")) for amounts in self.requests), Fraction(0))
-
-    def covers(self, other: "Footprint", resources: Iterable[str]) -> bool:
-        """Whether the other one fits where this one is, as far as these resources are concerned."""
-        return self.place == other.place and all(self.amount(name) >= other.amount(name) for name in resources)
+    time: float
+    requests_cut: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +92,7 @@ class PodView:
     problem: Problem | None
     ends_by: float = 0.0
     """When it is killed at the latest; 0 for one that stays."""
-    footprint: Footprint = Footprint()
+    footprint: Footprint = NO_FOOTPRINT
     scheduled_at: float = 0.0
     """When it got its node; 0 before."""
     started_at: float = 0.0
@@ -141,7 +127,7 @@ class DeploymentView:
     pods_refused: str | None
     in_place: bool = False
     """Whether an old replica goes before a new one comes."""
-    footprint: Footprint = Footprint()
+    footprint: Footprint = NO_FOOTPRINT
     grouped: bool = False
     """Whether each replica is a group of pods: then these are the facts of a LeaderWorkerSet (groups.py)."""
 
@@ -157,7 +143,7 @@ def view_template(template: Raw) -> DeploymentView:
         available=0,
         deadline_exceeded=None,
         pods_refused=None,
-        footprint=_footprint(template.get("spec", {})),
+        footprint=footprint_of(template.get("spec", {})),
     )
 
 
@@ -199,7 +185,7 @@ def view_pod(raw: Raw) -> PodView:
         revision=_revision(metadata),
         problem=replace(problem, message=f"{metadata['name']}: {problem.message}") if problem and group else problem,
         ends_by=from_timestamp(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else 0.0,
-        footprint=_footprint(raw.get("spec", {})),
+        footprint=footprint_of(raw.get("spec", {})),
         scheduled_at=_moment(_condition(status, "PodScheduled"), "lastTransitionTime"),
         started_at=_moment(_container(status).get("state", {}).get("running") or {}, "startedAt"),
         marked=names.DELETION_COST in metadata.get("annotations", {}),
@@ -208,12 +194,12 @@ def view_pod(raw: Raw) -> PodView:
     )
 
 
-def requests_cut(raw: Raw) -> int:
-    """How many requests a replica that has ended says it has cut: those still under way at the end of its drain."""
+def ending(raw: Raw) -> Ending | None:
+    """The end of a replica that says it has cut requests: those still under way at the end of its drain."""
     ended: Raw = _container(raw.get("status", {})).get("state", {}).get("terminated") or {}
     told = _told(ended.get("message", ""))
     cut = told.get("requests") if told and told["reason"] == Reason.REQUESTS_CUT else None
-    return cut if isinstance(cut, int) and cut > 0 else 0
+    return Ending(_moment(ended, "finishedAt"), cut) if isinstance(cut, int) and cut > 0 else None
 
 
 def _group(metadata: Raw) -> Group | None:
@@ -230,12 +216,6 @@ def _moment(raw: Raw, field: str) -> float:
 def _container(status: Raw) -> Raw:
     found: Raw = next((item for item in status.get("containerStatuses", ()) if item["name"] == names.CONTAINER), {})
     return found
-
-
-def _footprint(spec: Raw) -> Footprint:
-    beside = [item for item in spec.get("initContainers", ()) if item.get("restartPolicy") == "Always"]
-    requests = tuple(item.get("resources", {}).get("requests", {}) for item in (*spec.get("containers", ()), *beside))
-    return Footprint((spec.get("nodeSelector", {}), spec.get("affinity", {}).get("nodeAffinity", {})), requests)
 
 
 def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:

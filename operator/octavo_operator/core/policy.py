@@ -15,7 +15,7 @@ DEFAULT_KV_TARGET: Final = 0.8
 class ScalingPolicy:
     """`max_num_seqs` is what one replica runs at once, where the spec says so; latencies and windows are seconds.
 
-    `affordable` is the number of replicas that the budget pays for, None without a budget; `scheduled_by` names the
+    `affordable` is the number of replicas that the budget allows for, None without a budget; `scheduled_by` names the
     schedule that raised the minimum, which is 0 for an idle ModelServer with `idle_after`.
     """
 
@@ -38,7 +38,7 @@ class ScalingPolicy:
         floor = floor_at([item.resolved() for item in autoscaling.schedules], now)
         zero, least = autoscaling.scale_to_zero, autoscaling.min_replicas
         raised = floor if floor and (zero or floor.replicas > least) else None
-        percent, slo, budget = autoscaling.targets.kv_utilization_percent, autoscaling.slo, autoscaling.budget
+        percent, slo = autoscaling.targets.kv_utilization_percent, autoscaling.slo
         return cls(
             min_replicas=max(raised.replicas, least) if raised else least,
             max_replicas=autoscaling.max_replicas,
@@ -49,7 +49,7 @@ class ScalingPolicy:
             max_num_seqs=spec.runtime.max_num_seqs,
             ttft_p95=slo.ttft_p95 / 1000 if slo and slo.ttft_p95 else None,
             itl_p95=slo.itl_p95 / 1000 if slo and slo.itl_p95 else None,
-            affordable=budget.replicas if budget else None,
+            affordable=spec.affordable,
             scheduled_by=raised.name if raised else None,
             idle_after=zero.idle_after if zero else None,
         )

@@ -16,17 +16,18 @@ L40S) divided by its GPUs, in $, from memory: check them against what you pay, a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import ceil
 from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from octavo_operator.core.budget import affordable
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.schema import Memory, Price, SpecModel
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator, Toleration
-from octavo_operator.core.spec_scaling import Budget
 from octavo_operator.core.units import parse_quantity
 
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
@@ -122,28 +123,37 @@ def settle(spec: ModelServerSpec, profiles: Profiles) -> ModelServerSpec:
     profile = profiles.of(spec.accelerator)
     _check_memory(spec, profile)
     budget = spec.autoscaling.budget if spec.autoscaling else None
-    if spec.autoscaling is None or budget is None or budget.replica_cost_per_hour is not None:
+    most = budget.max_cost_per_hour if budget else None
+    if spec.autoscaling is None or budget is None or most is None or budget.replica_cost_per_hour is not None:
         return spec
-    priced = budget.model_copy(update={"replica_cost_per_hour": _price(spec.accelerator, profile)})
-    if priced.replicas < spec.autoscaling.min_replicas:
-        raise SpecError("spec.autoscaling.budget.maxCostPerHour", _too_little(priced, spec.autoscaling.min_replicas))
+    price, least = _budgeted(spec, profiles), spec.autoscaling.min_replicas
+    if affordable(most, price) < least:
+        raise SpecError("spec.autoscaling.budget.maxCostPerHour", _too_little(most, price, least))
+    priced = budget.model_copy(update={"replica_cost_per_hour": price})
     return spec.model_copy(update={"autoscaling": spec.autoscaling.model_copy(update={"budget": priced})})
 
 
-def _price(accelerator: Accelerator | None, profile: Profile | None) -> str:
-    """Of one replica for an hour, in millionths, which every quantity can be written in."""
-    each = accelerator.cost_per_hour if accelerator else None
-    each = each or (profile.cost_per_hour if profile else None)
-    if accelerator is None or each is None:
-        raise SpecError(
-            "spec.autoscaling.budget.replicaCostPerHour", f"set it: profile {_named(accelerator)} has no costPerHour"
-        )
-    return f"{ceil(parse_quantity(each) * accelerator.gpus * 10**6)}u"
+def price_of(spec: ModelServerSpec, profiles: Profiles) -> Fraction | None:
+    """Of one replica for an hour: as its budget says, else of its GPUs; None where nobody has said."""
+    budget = spec.autoscaling.budget if spec.autoscaling else None
+    if budget is not None and budget.replica_cost_per_hour is not None:
+        return parse_quantity(budget.replica_cost_per_hour)
+    profile, own = profiles.of(spec.accelerator), spec.accelerator.cost_per_hour if spec.accelerator else None
+    each = own or (profile.cost_per_hour if profile else None)
+    return parse_quantity(each) * spec.gpus if each is not None else None
 
 
-def _too_little(budget: Budget, replicas: int) -> str:
-    price = float(parse_quantity(budget.replica_cost_per_hour or "0"))
-    return f"{budget.max_cost_per_hour} does not pay for minReplicas {replicas} at {price:g} each"
+def _budgeted(spec: ModelServerSpec, profiles: Profiles) -> str:
+    """The price in millionths, which every quantity can be written in."""
+    price = price_of(spec, profiles)
+    if price is None:
+        why = f"set it: profile {_named(spec.accelerator)} has no costPerHour"
+        raise SpecError("spec.autoscaling.budget.replicaCostPerHour", why)
+    return f"{ceil(price * 10**6)}u"
+
+
+def _too_little(most: str, price: str, replicas: int) -> str:
+    return f"{most} does not pay for minReplicas {replicas} at {float(parse_quantity(price)):g} each"
 
 
 def _check_memory(spec: ModelServerSpec, profile: Profile | None) -> None:

@@ -33,6 +33,7 @@ from octavo_operator.core.pod_template import patched
 from octavo_operator.core.profiles import PRODUCT_LABEL, Profile
 from octavo_operator.core.routes import make_http_route, make_inference_pool
 from octavo_operator.core.sources import (
+    make_cache_claim,
     model_argument,
     model_volume,
     pull_seconds,
@@ -71,6 +72,7 @@ def render(
         *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
         make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
         make_disruption_budget(spec, owner, replicas),
+        make_cache_claim(spec.model, owner),
         *make_workload(spec, owner, replicas, defaults, in_place=in_place),
         make_pod_monitor(spec, owner, defaults),
         make_inference_pool(spec, owner, defaults),
@@ -120,7 +122,11 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
     pod |= {
         "terminationGracePeriodSeconds": _grace_seconds(spec),
         "containers": [_container(spec, name, defaults)],
-        "volumes": [model_volume(spec.model), {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}}, *_shared_memory(spec)],
+        "volumes": [
+            model_volume(spec.model, name),
+            {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+            *_shared_memory(spec),
+        ],
     }
     return pod | _pull_secret(spec) | _placement(spec.accelerator, defaults.profiles.of(spec.accelerator))
 

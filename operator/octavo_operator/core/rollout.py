@@ -7,8 +7,9 @@
     Auto       1, then 0  0, then 1        surge, until the scheduler finds no room for a new replica where the end of
                                            an old one makes it; then in place until the rollout is over
 
-A budget that pays for no further replica wins over all three. Both ways are one replica at a time, and the Deployment's
-controller counts new replicas that do not serve as unavailable: when they crash, it takes no further old one.
+A budget that allows for no further replica wins over all three. Both ways are one replica at a time, and the
+Deployment's controller counts new replicas that do not serve as unavailable: when they crash, it takes no further old
+one.
 
 What is asked is the scheduler, by way of the new pod: it knows taints, quotas, topology and fragments of nodes, which a
 look at free accelerators would have to guess. That a rollout is in place stands in the Deployment itself, so a restart
@@ -19,7 +20,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from octavo_operator.core.observed import DeploymentView, Footprint, PodView
+from octavo_operator.core.footprint import Footprint
+from octavo_operator.core.observed import DeploymentView, PodView
 from octavo_operator.core.spec import ModelServerSpec
 
 OVERDUE_SECONDS: Final = 60.0
@@ -43,8 +45,7 @@ def replaces_in_place(
     left: float | None = None,
 ) -> bool:
     """Whether an old replica goes before a new one comes. `left`: when a pod that ends was seen last."""
-    budget = spec.autoscaling.budget if spec.autoscaling else None
-    if budget and replicas >= budget.replicas:
+    if spec.affordable is not None and replicas >= spec.affordable:
         return True
     if spec.rollout.strategy != "Auto" or deployment is None:
         return spec.rollout.strategy == "InPlace"

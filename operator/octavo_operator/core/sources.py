@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from octavo_operator.core import names
-from octavo_operator.core.manifest import Manifest
+from octavo_operator.core.manifest import Manifest, Owner, child
 from octavo_operator.core.spec_model import Model
 from octavo_operator.core.spec_source import HubSource, OciSource, PvcSource, S3Source
 
@@ -64,8 +64,22 @@ def source_env(model: Model) -> list[Manifest]:
             return []
 
 
-def model_volume(model: Model) -> Manifest:
-    """The volume at `names.MODELS_FOLDER`."""
+def make_cache_claim(model: Model, owner: Owner) -> Manifest | None:
+    """The claim for what is fetched; None where none is asked for."""
+    claim = model.cache.claim if model.cache else None
+    if claim is None:
+        return None
+    storage_class = {"storageClassName": claim.storage_class_name} if claim.storage_class_name else {}
+    resources = {"requests": {"storage": claim.size}}
+    return child(
+        owner,
+        "PersistentVolumeClaim",
+        spec={"accessModes": [claim.access_mode], "resources": resources} | storage_class,
+    )
+
+
+def model_volume(model: Model, server: str) -> Manifest:
+    """The volume at `names.MODELS_FOLDER` of the pods of a ModelServer."""
     if model.source.pvc:
         return _claim(model.source.pvc.claim_name, readOnly=True)
     if model.source.oci:
@@ -73,14 +87,14 @@ def model_volume(model: Model) -> Manifest:
         policy = {"pullPolicy": oci.pull_policy} if oci.pull_policy else {}
         return {"name": "model", "image": {"reference": oci.image, **policy}}
     cache = model.cache
-    if cache and cache.pvc:
-        return _claim(cache.pvc.claim_name)
+    if cache and (name := cache.claim_name(server)):
+        return _claim(name)
     return {"name": "model", "emptyDir": {"sizeLimit": cache.size_limit} if cache and cache.size_limit else {}}
 
 
 def shares_a_volume(model: Model) -> bool:
     """Whether the replicas write to a claim, which must then belong to their group."""
-    return model.cache is not None and model.cache.pvc is not None
+    return model.cache is not None and model.cache.size_limit is None
 
 
 def egress(model: Model) -> list[Manifest]:

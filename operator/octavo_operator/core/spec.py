@@ -36,7 +36,7 @@ class Rollout(SpecModel):
         default="Auto",
         description="Surge: a new replica serves before an old one goes, which needs a free accelerator. InPlace: an "
         "old one goes first, which takes its capacity away for the time of a start. Auto: Surge, and InPlace for the "
-        "rest of a rollout when no accelerator is free. Where a budget pays for no further replica it is always "
+        "rest of a rollout when no accelerator is free. Where a budget allows for no further replica it is always "
         "InPlace. Default: Auto.",
     )
 
@@ -47,7 +47,7 @@ _COUNTED: Final = f"accelerator.count sets {_TENSOR_PARALLEL}: leave it away"
 
 
 def _has_gpus(spec: "ModelServerSpec") -> bool:
-    return spec.accelerator is not None and spec.accelerator.gpus > 0
+    return spec.gpus > 0
 
 
 def _cache_fits(spec: "ModelServerSpec") -> bool:
@@ -76,6 +76,7 @@ def _somebody_wakes(spec: "ModelServerSpec") -> bool:
 
 
 _ON_CPU: Final = "!has(self.accelerator) || (has(self.accelerator.count) && self.accelerator.count == 0)"
+_COUNTS_GPUS: Final = "has(self.autoscaling) && has(self.autoscaling.budget) && has(self.autoscaling.budget.maxGPUs)"
 _PRICE_NEEDED: Final = (
     "a budget needs a price: set budget.replicaCostPerHour, accelerator.costPerHour or accelerator.profile"
 )
@@ -85,7 +86,23 @@ def _has_a_price(spec: "ModelServerSpec") -> bool:
     budget = spec.autoscaling.budget if spec.autoscaling else None
     hardware = spec.accelerator
     priced = hardware is not None and (hardware.profile is not None or hardware.cost_per_hour is not None)
-    return budget is None or budget.replica_cost_per_hour is not None or priced
+    return budget is None or budget.max_cost_per_hour is None or budget.replica_cost_per_hour is not None or priced
+
+
+_GPUS_NEEDED: Final = "maxGPUs counts GPUs, and a replica has none: set accelerator.count or profile, or remove maxGPUs"
+_GPUS_OF_THE_FEWEST: Final = "maxGPUs is less than minReplicas take: raise it, or lower minReplicas"
+
+
+def _has_gpus_to_count(spec: "ModelServerSpec") -> bool:
+    budget = spec.autoscaling.budget if spec.autoscaling else None
+    return budget is None or budget.max_gpus is None or _has_gpus(spec)
+
+
+def _gpus_suffice(spec: "ModelServerSpec") -> bool:
+    budget = spec.autoscaling.budget if spec.autoscaling else None
+    if spec.autoscaling is None or budget is None or budget.max_gpus is None:
+        return True
+    return spec.autoscaling.min_replicas * spec.gpus <= budget.max_gpus
 
 
 class ModelServerSpec(SpecModel):
@@ -101,11 +118,19 @@ class ModelServerSpec(SpecModel):
             ),
             rule(
                 """!has(self.autoscaling) || !has(self.autoscaling.budget)
+                    || !has(self.autoscaling.budget.maxCostPerHour)
                     || has(self.autoscaling.budget.replicaCostPerHour)
                     || (has(self.accelerator)
                     && (has(self.accelerator.profile) || has(self.accelerator.costPerHour)))""",
                 _PRICE_NEEDED,
                 fieldPath=".autoscaling.budget",
+            ),
+            rule(f"!({_COUNTS_GPUS}) || !({_ON_CPU})", _GPUS_NEEDED, fieldPath=".autoscaling.budget.maxGPUs"),
+            rule(
+                f"""!({_COUNTS_GPUS}) || ({_ON_CPU}) || self.autoscaling.budget.maxGPUs >= self.autoscaling.minReplicas
+                    * (has(self.accelerator.count) ? self.accelerator.count : 1) * self.accelerator.nodes""",
+                _GPUS_OF_THE_FEWEST,
+                fieldPath=".autoscaling.budget.maxGPUs",
             ),
             rule(
                 f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.resources)
@@ -134,6 +159,8 @@ class ModelServerSpec(SpecModel):
 
     checks: ClassVar = (
         (_has_a_price, _PRICE_NEEDED),
+        (_has_gpus_to_count, _GPUS_NEEDED),
+        (_gpus_suffice, _GPUS_OF_THE_FEWEST),
         (_cache_fits, _CACHE_FITS),
         (_is_divided_once, _COUNTED),
         (_somebody_wakes, _NOBODY_WAKES),
@@ -175,6 +202,17 @@ class ModelServerSpec(SpecModel):
     def nodes(self) -> int:
         """Nodes of one replica; with several it is a group of pods."""
         return self.accelerator.nodes if self.accelerator else 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica, on all of its nodes; 0 on a CPU."""
+        return self.accelerator.gpus if self.accelerator else 0
+
+    @property
+    def affordable(self) -> int | None:
+        """Replicas that the budget allows for, once their price is known (profiles.py); None without a budget."""
+        budget = self.autoscaling.budget if self.autoscaling else None
+        return budget.replicas(self.gpus) if budget else None
 
     @model_validator(mode="after")
     def _one_scaler(self) -> Self:

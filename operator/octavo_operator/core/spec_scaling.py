@@ -107,21 +107,41 @@ class Slo(SpecModel):
     )
 
 
-class Budget(SpecModel):
-    """What the replicas may cost. It wins over every other bound. Both are in the same currency."""
+_SOME_BUDGET: Final = "set maxCostPerHour, maxGPUs or both"
 
-    max_cost_per_hour: Price = Field(description="Most that all replicas together may cost in an hour. Example: '25'.")
-    replica_cost_per_hour: Price | None = Field(
-        default=None,
-        description="Price of one replica for an hour. Default: accelerator.costPerHour, or else that of "
-        "accelerator.profile, for each of its GPUs. Example: '2.5'.",
+
+class Budget(SpecModel):
+    """What the replicas may cost, and the GPUs that they may take. It wins over every other bound."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule("has(self.maxCostPerHour) || has(self.maxGPUs)", _SOME_BUDGET))
     )
 
-    @property
-    def replicas(self) -> int:
-        """Replicas that it pays for, once their price is known (profiles.py)."""
-        assert self.replica_cost_per_hour is not None, "settle fills it in"
-        return affordable(self.max_cost_per_hour, self.replica_cost_per_hour)
+    checks: ClassVar = ((lambda self: self.max_cost_per_hour is not None or self.max_gpus is not None, _SOME_BUDGET),)
+
+    max_cost_per_hour: Price | None = Field(
+        default=None, description="Most that all replicas together may cost in an hour. Example: '25'."
+    )
+    max_gpus: int | None = Field(
+        default=None,
+        alias="maxGPUs",
+        ge=1,
+        le=100_000,
+        description="Most GPUs that all replicas together may take, also while they are replaced. Example: 8.",
+    )
+    replica_cost_per_hour: Price | None = Field(
+        default=None,
+        description="Price of one replica for an hour, in the currency of maxCostPerHour. Default: "
+        "accelerator.costPerHour, or else that of accelerator.profile, for each of its GPUs. Example: '2.5'.",
+    )
+
+    def replicas(self, gpus: int) -> int:
+        """Replicas of so many GPUs that it allows for, once their price is known (profiles.py)."""
+        bounds = [self.max_gpus // gpus] if self.max_gpus is not None else []
+        if self.max_cost_per_hour is not None:
+            assert self.replica_cost_per_hour is not None, "settle fills it in"
+            bounds.append(affordable(self.max_cost_per_hour, self.replica_cost_per_hour))
+        return min(bounds)
 
 
 class ScheduledMinimum(SpecModel):
@@ -193,7 +213,7 @@ def _minutes(clock: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-_AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour)
+_AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour) || !has(self.budget.maxCostPerHour)
     || !isQuantity(string(self.budget.maxCostPerHour))
     || !isQuantity(string(self.budget.replicaCostPerHour))
     || quantity(string(self.budget.maxCostPerHour)).asApproximateFloat()
@@ -247,7 +267,7 @@ class Autoscaling(SpecModel):
     metrics: MetricsSource = Field(default=MetricsSource(), description="Where the samples of the load come from.")
     behavior: Behavior = Field(default=Behavior(), description="How fast the number of replicas follows the load.")
     slo: Slo | None = Field(default=None, description="Latencies to keep to. Default: none.")
-    budget: Budget | None = Field(default=None, description="What the replicas may cost. Default: no limit.")
+    budget: Budget | None = Field(default=None, description="What the replicas may cost, and take. Default: no limit.")
 
     schedules: tuple[ScheduledMinimum, ...] = Field(
         default=(),
@@ -271,9 +291,10 @@ class Autoscaling(SpecModel):
 
     @model_validator(mode="after")
     def _affordable(self) -> Self:
-        budget = self.budget
-        if budget and budget.replica_cost_per_hour and budget.replicas < self.min_replicas:
-            raise ValueError(f"budget.maxCostPerHour {budget.max_cost_per_hour} does not pay for minReplicas")
+        most = self.budget.max_cost_per_hour if self.budget else None
+        price = self.budget.replica_cost_per_hour if self.budget else None
+        if most is not None and price is not None and affordable(most, price) < self.min_replicas:
+            raise ValueError(f"budget.maxCostPerHour {most} does not pay for minReplicas")
         return self
 
     @model_validator(mode="after")

@@ -200,21 +200,56 @@ class CacheClaim(SpecModel):
     )
 
 
-_ONE_CACHE: Final = "set exactly one of pvc and sizeLimit"
+class OwnClaim(SpecModel):
+    """A PersistentVolumeClaim under the ModelServer's name, which the operator makes and which goes with it."""
+
+    size: Memory = Field(
+        description="Bytes that it asks for, as a quantity. It may grow later where its storage class allows that. "
+        "Example: 200Gi.",
+    )
+    storage_class_name: str | None = Field(
+        default=None,
+        max_length=253,
+        pattern=SUBDOMAIN,
+        description="Storage class. It cannot be changed later. Default: the cluster's own.",
+    )
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = Field(
+        default="ReadWriteMany",
+        description="ReadWriteMany: all replicas share it, one fetches and the others wait for it. ReadWriteOnce: all "
+        "replicas must be on one node. It cannot be changed later. Default: ReadWriteMany.",
+    )
+
+
+_ONE_CACHE: Final = "set exactly one of claim, pvc and sizeLimit"
 
 
 class Cache(SpecModel):
     """Where fetched files are kept; exactly one member is set."""
 
-    model_config = ConfigDict(json_schema_extra=rules(rule("has(self.pvc) != has(self.sizeLimit)", _ONE_CACHE)))
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("(has(self.claim) ? 1 : 0) + (has(self.pvc) ? 1 : 0) + (has(self.sizeLimit) ? 1 : 0) == 1", _ONE_CACHE)
+        )
+    )
 
-    checks: ClassVar = ((lambda self: (self.pvc is None) != (self.size_limit is None), _ONE_CACHE),)
+    checks: ClassVar = ((lambda self: [self.claim, self.pvc, self.size_limit].count(None) == 2, _ONE_CACHE),)
 
+    claim: OwnClaim | None = Field(
+        default=None,
+        description="Keep them on a volume that is claimed for this ModelServer and goes with it: for several "
+        "replicas, and beyond their end.",
+    )
     pvc: CacheClaim | None = Field(
-        default=None, description="Keep them on a volume, beyond the end of a replica and for several of them."
+        default=None, description="Keep them on a volume of your own, which may serve several ModelServers."
     )
     size_limit: Memory | None = Field(
         default=None,
         description="Keep them on the node's disk while the pod is there. A pod that takes more is evicted. "
         "Example: 20Gi.",
     )
+
+    def claim_name(self, server: str) -> str | None:
+        """The claim that keeps them; None where the node's disk does. Its own one has the ModelServer's name."""
+        if self.pvc is not None:
+            return self.pvc.claim_name
+        return server if self.claim is not None else None

@@ -6,7 +6,7 @@ the scheduler            image, volumes             fetch, weights, warm-up: /st
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -24,6 +24,7 @@ PHASES: Final = {
     "tokenizer": "loading the tokenizer",
 }
 """The phases of the runtime's /startupz, in their order (tests/contract holds them equal), in words."""
+_LEARNED_PHASES: Final = ("fetch", "weights", "warmup")
 _STEP: Final = 5
 """Percent: a finer one would write the status for nothing."""
 _LONGEST_LEFT: Final = 10 * 86400
@@ -75,10 +76,20 @@ def startup_p90(pods: Iterable[PodView]) -> float | None:
     return starts[math.ceil(0.9 * len(starts)) - 1] if starts else None
 
 
-def describe_startup(pods: tuple[PodView, ...], progress: Progress | None, previous: Startup | None) -> Startup | None:
-    """The status' part on starts. What was learned stays when the replicas that it was learned from are gone."""
+def describe_startup(
+    pods: tuple[PodView, ...],
+    progress: Progress | None,
+    previous: Startup | None,
+    phases: Mapping[str, int] | None = None,
+) -> Startup | None:
+    """The status' part on starts. What was learned stays when the replicas that it was learned from are gone.
+
+    `phases` are the seconds that each took, as far as this process has seen it (course.py).
+    """
     starts = [pod for pod in pods if _started(pod)]
     learned = _learned(starts) if starts else _only_learned(previous)
+    if learned is not None:
+        learned = learned.model_copy(update=_phases(phases or {}, previous))
     if progress is None:
         return learned
     now = {"phase": progress.phase, "progress_percent": progress.percent, "eta_seconds": progress.seconds_left}
@@ -94,6 +105,11 @@ def _learned(starts: list[PodView]) -> Startup:
         pulling_seconds=_median(pod.started_at - pod.scheduled_at for pod in starts if pod.started_at),
         loading_seconds=_median(pod.ready_since - pod.started_at for pod in starts if pod.started_at),
     )
+
+
+def _phases(seen: Mapping[str, int], previous: Startup | None) -> dict[str, int | None]:
+    fields = {phase: f"{phase}_seconds" for phase in _LEARNED_PHASES}
+    return {field: seen.get(phase, getattr(previous, field, None)) for phase, field in fields.items()}
 
 
 def _only_learned(previous: Startup | None) -> Startup | None:

@@ -15,13 +15,15 @@ generation.
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
 """
 
-import math
+from fractions import Fraction
 from typing import Final
 
 from octavo_operator.core import names
 from octavo_operator.core.autoscale import Decision
+from octavo_operator.core.capacity import describe_capacity
 from octavo_operator.core.clock import to_timestamp
 from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
+from octavo_operator.core.cost import describe_cost
 from octavo_operator.core.findings import Finding, budget_ok, capacity_available, model_cached, slo_met
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
@@ -38,13 +40,13 @@ from octavo_operator.core.status_model import (
     ModelStatus,
     Scaling,
 )
+from octavo_operator.core.units import two_digits
 from octavo_operator.core.window import Signals
 
 NOISE_PERIOD_SECONDS: Final = 10.0
 """Load and its wording are written at most this often; everything else at once."""
 
 _MESSAGE_LIMIT: Final = 1024
-_NOT_SCALED: Final = (Reason.FIXED_REPLICAS, Reason.PAUSED, Reason.INVALID_SPEC, Reason.OFF)
 _BLIND: Final = (
     Reason.METRICS_MISSING,
     Reason.METRICS_UNUSABLE,
@@ -64,8 +66,12 @@ def compute_status(
     signals: Signals,
     decision: Decision | None,
     now: float,
+    price: Fraction | None = None,
 ) -> ModelServerStatus:
-    """The status of a ModelServer; `spec` is None where it did not parse, `decision` where nothing was decided."""
+    """The status of a ModelServer; `spec` is None where it did not parse, `decision` where nothing was decided.
+
+    `price` is that of one replica for an hour, None where nobody has said.
+    """
     verdict = judge(facts)
     findings = [
         *_summary(facts, verdict),
@@ -76,7 +82,7 @@ def compute_status(
         capacity_available(facts),
         *slo_met(spec, signals),
         *budget_ok(spec, decision),
-        *model_cached(spec, facts),
+        *model_cached(spec, facts, owner.name),
         *_contended(facts),
     ]
     deployment = facts.deployment
@@ -91,7 +97,9 @@ def compute_status(
         url=url(owner),
         model=ModelStatus(served_name=served_name(spec, owner.name)) if spec else facts.previous.model,
         load=_load(facts, signals),
-        startup=describe_startup(facts.pods, facts.progress, facts.previous.startup),
+        startup=describe_startup(facts.pods, facts.progress, facts.previous.startup, facts.phases),
+        capacity=describe_capacity(decision, signals, facts.previous.capacity),
+        cost=describe_cost(price, deployment.replicas if deployment else 0, signals, facts.previous.cost),
         scaling=_log(facts, spec, decision, now),
     )
 
@@ -110,7 +118,8 @@ def _without_noise(status: ModelServerStatus) -> ModelServerStatus:
         if condition.type != Condition.SLO_MET  # a latency at its limit is on either side of it, look by look
     )
     startup = status.startup and status.startup.model_copy(update={"eta_seconds": None})
-    return status.model_copy(update={"load": None, "startup": startup, "conditions": quiet})
+    noise = {"load": None, "capacity": None, "cost": None}
+    return status.model_copy(update=noise | {"startup": startup, "conditions": quiet})
 
 
 def _summary(facts: Facts, verdict: Verdict) -> list[Finding]:
@@ -192,7 +201,7 @@ def _why_fixed(facts: Facts, spec: ModelServerSpec | None) -> tuple[str, str]:
 
 def _as_before(facts: Facts, kind: str) -> Finding:
     previous = facts.previous.condition(kind)
-    if previous is None or previous.reason in _NOT_SCALED:
+    if previous is None or previous.reason in names.NOT_SCALED:
         return Finding(kind, None, Reason.OBSERVING, "no sample yet")
     status = {"True": True, "False": False}.get(previous.status)
     return Finding(kind, status, previous.reason, previous.message)
@@ -252,18 +261,11 @@ def _load(facts: Facts, signals: Signals) -> Load | None:
         return None
     return Load(
         kv_utilization_percent=min(100, 5 * round(20 * signals.kv_utilization)),
-        waiting=_two_digits(signals.waiting),
-        running=_two_digits(signals.running),
-        kv_tokens_in_use=_two_digits(signals.kv_used),
+        waiting=two_digits(signals.waiting),
+        running=two_digits(signals.running),
+        kv_tokens_in_use=two_digits(signals.kv_used),
         kv_tokens_capacity=round(signals.kv_capacity),
     )
-
-
-def _two_digits(value: float) -> int:
-    """To two significant digits: 7 stays 7, 1234 becomes 1200."""
-    number = round(value)
-    grain = 10 ** max(0, math.floor(math.log10(number)) - 1) if number else 1
-    return round(number / grain) * grain
 
 
 def _log(facts: Facts, spec: ModelServerSpec | None, decision: Decision | None, now: float) -> Scaling | None:

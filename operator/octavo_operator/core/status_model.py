@@ -65,6 +65,43 @@ class Startup(StatusModel):
     loading_seconds: int | None = Field(
         default=None, ge=0, description="From there until it is ready (fetch, weights, warm-up), median."
     )
+    fetch_seconds: int | None = Field(
+        default=None, ge=0, description="Of those, fetching the model: median of the last starts that were watched."
+    )
+    weights_seconds: int | None = Field(default=None, ge=0, description="Loading the weights, likewise.")
+    warmup_seconds: int | None = Field(default=None, ge=0, description="Warming up, likewise.")
+
+
+class Capacity(StatusModel):
+    """What one replica carries, as it was measured; the autoscaler divides the load by it."""
+
+    kv_cache_tokens: int = Field(ge=0, description="KV tokens that fit into its cache.")
+    kv_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="KV tokens that one was seen to hold while requests waited, to two digits: it carries no more. "
+        "Absent while none was seen at its limit.",
+    )
+    prompt_tokens_per_second: int | None = Field(
+        default=None,
+        ge=0,
+        description="Prompt tokens that one was seen to compute per second while requests waited, to two digits. "
+        "Absent likewise.",
+    )
+
+
+class Cost(StatusModel):
+    """What the replicas cost, in the currency of the prices. Absent where no price is known."""
+
+    per_hour: str = Field(
+        max_length=32, description="All replicas that are there, for an hour, those that start or drain too."
+    )
+    per_million_tokens: str | None = Field(
+        default=None,
+        max_length=32,
+        description="A million tokens at the present load, those of prompts and of answers together. Absent while "
+        "none are computed. Example: '0.42'.",
+    )
 
 
 class DecisionInputs(StatusModel):
@@ -157,7 +194,7 @@ class ModelServerStatus(StatusModel):
         max_length=16,
         description="Observations: Ready (the summary), Available, Progressing, ScalingActive, ScalingLimited, "
         "MetricsFresh, CapacityAvailable; SLOMet with autoscaling.slo, BudgetOK with autoscaling.budget, ModelCached "
-        "with model.cache.pvc; Reconciling, Stalled or Contended only while true.",
+        "with a claim in model.cache; Reconciling, Stalled or Contended only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int = Field(default=0, ge=0, description="Replicas that exist, of any revision.")
@@ -175,6 +212,12 @@ class ModelServerStatus(StatusModel):
     model: ModelStatus | None = Field(default=None, description="The model as clients see it.")
     load: Load | None = Field(default=None, description="Load of all ready replicas together. Absent while unknown.")
     startup: Startup | None = Field(default=None, description="How far a start is, and how long starts take.")
+    capacity: Capacity | None = Field(default=None, description="What one replica carries, as it was measured.")
+    cost: Cost | None = Field(
+        default=None,
+        description="What the replicas cost: by autoscaling.budget.replicaCostPerHour, accelerator.costPerHour or "
+        "accelerator.profile.",
+    )
     scaling: Scaling | None = Field(default=None, description="How the number of replicas came about.")
 
     def condition(self, kind: str) -> ConditionStatus | None:

@@ -1,6 +1,8 @@
-"""Durations and quantities, the two notations of a spec that are not plain numbers."""
+"""Durations and quantities, the two notations of a spec that are not plain numbers; and rounding for a status."""
 
+import math
 import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
@@ -41,3 +43,15 @@ def same_quantity(left: str | int, right: str | int) -> bool:
         return parse_quantity(left) == parse_quantity(right)
     except ValueError:
         return False
+
+
+def two_digits(value: float) -> int:
+    """To two significant digits: 7 stays 7, 1234 becomes 1200."""
+    number = round(value)
+    grain = 10 ** max(0, math.floor(math.log10(number)) - 1) if number else 1
+    return round(number / grain) * grain
+
+
+def in_digits(value: float, digits: int) -> str:
+    """A number with so many significant digits, written without an exponent: a CRD has no floats."""
+    return format(Decimal(f"{value:.{digits}g}").normalize(), "f")

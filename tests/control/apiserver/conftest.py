@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import yaml
 
-from cluster import ControlPlane, tool
+from cluster import ControlPlane
+from cluster.ports import free_ports
 from cluster.prometheus import Prometheus
+from kit.chart import account_kubeconfig, rendered
 
-ROOT = Path(__file__).parents[3]
-SECONDS = 120.0
+SECONDS = 180.0
 """A deadline costs nothing where it is kept: this one is for busy machines."""
 CASES = count(1)
 ADDRESSES = count(1)
@@ -45,7 +44,7 @@ class Kube:
     def run(self, *args: str, stdin: Any = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         text = stdin if isinstance(stdin, str | None) else json.dumps(stdin)
         command = [self.plane.kubectl, f"--kubeconfig={self.plane.kubeconfig}", f"--namespace={self.namespace}", *args]
-        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False, timeout=2 * SECONDS)
         assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
         return done
 
@@ -82,12 +81,14 @@ class Kube:
 
 
 def eventually(check: Callable[[], T], seconds: float = SECONDS) -> T:
-    """The first truthy answer of `check`; an AssertionError inside counts as "not yet" and is shown at the end."""
+    """The first truthy answer of `check`. A failed assertion inside, and a field that is not there, count as "not yet"
+    and are shown at the end.
+    """
     deadline, answer, last = time.monotonic() + seconds, None, None
     while time.monotonic() < deadline:
         try:
             answer = check()
-        except AssertionError as error:
+        except (AssertionError, LookupError) as error:
             last = error
         if answer:
             return answer
@@ -100,7 +101,7 @@ class Operator:
 
     def __init__(self, kubeconfig: Path, log: Path, **environment: str) -> None:
         self.kubeconfig, self.log = kubeconfig, log
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self._environment = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_RUNTIME_IMAGE": "octavo.local/runtime:dev",
@@ -121,13 +122,13 @@ class Operator:
         with self.log.open("ab") as out:
             command = [sys.executable, "-m", "octavo_operator", "run"]
             self._process = subprocess.Popen(command, env=self._environment, stdout=out, stderr=out)
-        eventually(lambda: self.http("/readyz") == "ok", 90)
+        eventually(lambda: self.http("/readyz") == "ok")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self._process is None:
             return 0
         self._process.send_signal(how)
-        status = self._process.wait(timeout=20)
+        status = self._process.wait(timeout=SECONDS)
         self._process = None
         return status
 
@@ -146,7 +147,7 @@ class Operator:
 
     def http(self, path: str) -> str | None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
                 text: str = answer.read().decode()
                 return text
         except OSError:
@@ -155,17 +156,32 @@ class Operator:
     def requests(self, verbs: str) -> float:
         """Requests to the API server with one of these verbs (a regular expression) since the start."""
         pattern = re.compile(rf'^octavo_operator_api_requests_total{{.*verb="(?:{verbs})"}} (\S+)$', re.MULTILINE)
-        return sum(float(number) for number in pattern.findall(self.http("/metrics") or ""))
+        return sum(float(number) for number in pattern.findall(self.metrics()))
+
+    def wait_for_silence(self, verbs: str) -> float:
+        """Returns their number when none was sent while everything was listed twice more: what was going on is over,
+        events too.
+        """
+
+        def silent() -> bool:
+            before = self.requests(verbs)
+            self.wait_for_resyncs(2)
+            return self.requests(verbs) == before
+
+        eventually(silent)
+        return self.requests(verbs)
+
+    def metrics(self) -> str:
+        """What it counts, when it says so: nothing read is not nothing counted."""
+        return eventually(lambda: self.http("/metrics")) or ""
 
     def wait_for_resyncs(self, number: int) -> None:
         """Returns when everything was listed that many times more."""
         start = self._resyncs()
-        eventually(lambda: self._resyncs() >= start + number, 60)
+        eventually(lambda: self._resyncs() >= start + number)
 
     def _resyncs(self) -> float:
-        found = re.search(
-            r'^octavo_operator_resyncs_total{result="ok"} (\S+)$', self.http("/metrics") or "", re.MULTILINE
-        )
+        found = re.search(r'^octavo_operator_resyncs_total{result="ok"} (\S+)$', self.metrics(), re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 
 
@@ -177,6 +193,7 @@ class Replica:
         self.address = f"127.{50 + pid % 200}.{pid // 200 % 250}.{next(ADDRESSES)}"
         self.running, self.waiting, self.used, self.capacity = 0, 0, 0, 1000
         self.broken = False
+        self.visits = 0
         self.visitors: set[str] = set()
         """The programs that have asked, without their versions."""
         self._server = ThreadingHTTPServer((self.address, 8000), self._handler())
@@ -200,6 +217,7 @@ class Replica:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                replica.visits += 1
                 replica.visitors.add(self.headers.get("User-Agent", "").split("/")[0])
                 self.send_response(500 if replica.broken or self.path != "/metrics" else 200)
                 self.end_headers()
@@ -290,30 +308,12 @@ def plane() -> Iterator[ControlPlane]:
     with ControlPlane.start() as plane:
         kube = Kube(plane, "octavo-system")
         kube.run("create", "namespace", "octavo-system")
-        wanted = [manifest for manifest in chart_manifests() if manifest["kind"] != "Deployment"]
+        wanted = [manifest for manifest in rendered() if manifest["kind"] != "Deployment"]
         kube.apply({"apiVersion": "v1", "kind": "List", "items": wanted})
-        kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=30s")
+        kube.run("wait", "--for=condition=Established", "crd/modelservers.octavo.dev", "--timeout=180s")
         # The API server publishes the schema a moment after it serves the resource.
         eventually(lambda: kube.run("explain", "modelservers.octavo.dev", check=False).returncode == 0)
         yield plane
-
-
-def account_kubeconfig(plane: ControlPlane, account: str, folder: Path) -> Path:
-    """A kubeconfig with the rights of a ServiceAccount in octavo-system."""
-    token = Kube(plane, "octavo-system").run("create", "token", account, "--duration=2h").stdout.strip()
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    path = folder / f"{account}.kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def chart_manifests(*options: str) -> list[Raw]:
-    images = ("--set=image=operator:1", "--set=runtime.defaultImage=runtime:1")
-    chart = ("template", "octavo", ROOT / "charts/octavo", "--namespace=octavo-system")
-    command = [tool("helm"), *chart, *images, *options]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
 @pytest.fixture(scope="session")
@@ -372,13 +372,13 @@ def kubelet(kube: Kube) -> Iterator[Kubelet]:
 @pytest.fixture
 def chart() -> Callable[..., list[Raw]]:
     """Renders the chart with these options of helm."""
-    return chart_manifests
+    return rendered
 
 
 @pytest.fixture
 def namespaced_operator(plane: ControlPlane, kube: Kube, operator: Operator, tmp_path: Path) -> Iterator[Operator]:
     """An operator for the test's namespace alone, with a Role there and no other right; the other one rests."""
-    manifests = chart_manifests(f"--set=watchNamespaces={{{kube.namespace}}}", "--set=crds.install=false")
+    manifests = rendered(f"--set=watchNamespaces={{{kube.namespace}}}", "--set=crds.install=false")
     system = Kube(plane, "octavo-system")
     for manifest in manifests:
         if manifest["kind"] in ("Role", "RoleBinding") and manifest["metadata"]["namespace"] == kube.namespace:
@@ -404,10 +404,3 @@ def namespaced_operator(plane: ControlPlane, kube: Kube, operator: Operator, tmp
 @pytest.fixture
 def wait() -> Callable[..., Any]:
     return eventually
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -155,7 +155,7 @@ def test_the_operators_pod_passes_the_restricted_pod_security_standard(chart, ku
     template = operator_pod(chart())
     metadata = {"name": "operator", "namespace": kube.namespace, "labels": template["metadata"]["labels"]}
     spec = template["spec"] | {"serviceAccountName": "default"}
-    kube.run("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+    kube.run("wait", "--for=create", "serviceaccount/default", "--timeout=180s")
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     kube.run("create", "--dry-run=server", "-f", "-", stdin=manifest)
 

@@ -19,7 +19,7 @@ def plugin(kube):
         path = os.pathsep.join(str(folder) for folder in folders)
         command = ["kubectl", "octavo", *arguments, "-n", kube.namespace, f"--kubeconfig={kube.plane.kubeconfig}"]
         environment = os.environ | {"PATH": path}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
 
     return run
 

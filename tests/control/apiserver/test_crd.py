@@ -359,9 +359,15 @@ RULES |= {
     ),
     "one cache": (
         cached(pvc={"claimName": "cache"}),
-        cached(pvc={"claimName": "cache"}, sizeLimit="20Gi"),
+        cached(claim={"size": "20Gi"}, sizeLimit="20Gi"),
         "spec.model.cache",
-        "exactly one of pvc and sizeLimit",
+        "exactly one of claim, pvc and sizeLimit",
+    ),
+    "how a claim is shared": (
+        cached(claim={"size": "20Gi", "accessMode": "ReadWriteOnce"}),
+        cached(claim={"size": "20Gi", "accessMode": "ReadOnlyMany"}),
+        "spec.model.cache.claim.accessMode",
+        "ReadWriteMany",
     ),
     "the cache is the operator's": (
         {"runtime": {"args": ["--block-size", "32"]}},
@@ -454,6 +460,30 @@ RULES |= {
         {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"count": 1}},
         "spec.autoscaling.budget",
         "a budget needs a price",
+    ),
+    "a budget of something": (
+        {"autoscaling": SCALED | {"budget": {"maxGPUs": 4}}, "accelerator": {"count": 1}},
+        {"autoscaling": SCALED | {"budget": {"replicaCostPerHour": "2"}}, "accelerator": {"count": 1}},
+        "spec.autoscaling.budget",
+        "set maxCostPerHour, maxGPUs or both",
+    ),
+    "GPUs for the budget": (
+        {"autoscaling": SCALED | {"budget": {"maxGPUs": 4}}, "accelerator": {"profile": "H100"}},
+        {"autoscaling": SCALED | {"budget": {"maxGPUs": 4}}, "accelerator": {"count": 0}},
+        "spec.autoscaling.budget.maxGPUs",
+        "a replica has none",
+    ),
+    "GPUs of the fewest": (
+        {
+            "autoscaling": SCALED | {"minReplicas": 2, "budget": {"maxGPUs": 16}},
+            "accelerator": {"count": 4, "nodes": 2},
+        },
+        {
+            "autoscaling": SCALED | {"minReplicas": 2, "budget": {"maxGPUs": 15}},
+            "accelerator": {"count": 4, "nodes": 2},
+        },
+        "spec.autoscaling.budget.maxGPUs",
+        "less than minReplicas take",
     ),
     "some hardware": (
         {"accelerator": {"profile": "H100"}},

@@ -17,7 +17,7 @@ from kit.api_proxy import ApiProxy
 pytestmark = pytest.mark.apiserver
 
 ROUNDS = int(os.environ.get("OCTAVO_ELECTION_ROUNDS", "1"))
-LEASE_SECONDS = int(os.environ.get("OCTAVO_ELECTION_SECONDS", "4"))
+LEASE_SECONDS = int(os.environ.get("OCTAVO_ELECTION_SECONDS", "8"))
 
 
 class Journal:

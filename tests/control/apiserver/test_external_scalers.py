@@ -164,7 +164,7 @@ def test_the_queries_of_the_examples_give_the_load_and_nothing_of_half_of_it(kub
 
 
 @pytest.mark.usefixtures("operator")
-def test_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapter, wait):
+def test_g15_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapter, wait):
     """G15: the HPA writes spec.replicas by the scale subresource, and the operator never does."""
     _, serve = watched
     kube.server(autoscaling=SCALED | {"mode": "Advisory"})
@@ -174,7 +174,7 @@ def test_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapte
     hpa = example("hpa.yaml")
     hpa["metadata"]["namespace"] = kube.namespace
     kube.apply(hpa)
-    wait(lambda: kube.get("modelserver")["spec"].get("replicas") == 2, 120)
+    wait(lambda: kube.get("modelserver")["spec"].get("replicas") == 2)
     wait(lambda: len(serve()) == 2 and kube.get("deployment")["spec"]["replicas"] == 2)
     kube.server(autoscaling=SCALED | {"mode": "Advisory"})  # what Git does every few minutes
     assert kube.get("modelserver")["spec"]["replicas"] == 2
@@ -194,8 +194,8 @@ def test_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapte
         found = next((item for item in conditions if item["type"] == "ScalingActive"), {})
         return found.get("status") == "False"
 
-    wait(blind, 120)
-    wait(lambda: adapter.asked >= seen + 2, 120)
+    wait(blind)
+    wait(lambda: adapter.asked >= seen + 2)
     assert kube.get("modelserver")["spec"]["replicas"] == 2
 
     # The one scaler: while Octavo scales, the HPA is refused, and says so.
@@ -210,7 +210,7 @@ def test_an_hpa_scales_and_octavo_advises_and_nobody_flaps(kube, watched, adapte
         found = next((item for item in conditions if item["type"] == "AbleToScale"), {})
         return found.get("status") == "False" and found
 
-    assert ".spec.replicas" in wait(refused, 180)["message"]
+    assert ".spec.replicas" in wait(refused)["message"]
     assert "replicas" not in kube.get("modelserver")["spec"]
 
 

@@ -110,7 +110,7 @@ def test_a_replica_of_several_nodes_from_its_creation_to_its_end(kube, kubelet, 
     assert not any(kube.find(kind) for kind in ("deployment", "service", "serviceaccount")), "nothing half-made"
 
     kube.apply(CRD)
-    kube.run("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
+    kube.run("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=180s")
     groups = wait(lambda: kube.find(NAME, "chat-group"))
     assert (groups["spec"]["replicas"], groups["spec"]["leaderWorkerTemplate"]["size"]) == (2, 2)
     assert kube.get("service", "chat-group")["spec"]["clusterIP"] == "None"
@@ -125,8 +125,7 @@ def test_a_replica_of_several_nodes_from_its_creation_to_its_end(kube, kubelet, 
     policy = kube.get("networkpolicy")["spec"]["podSelector"]["matchExpressions"][0]
     assert len(selected(kube, policy)) == 4
 
-    operator.wait_for_resyncs(1)
-    writes = operator.requests("PATCH|POST")
+    writes = operator.wait_for_silence("PATCH|POST")
     operator.wait_for_resyncs(2)
     assert operator.requests("PATCH|POST") == writes, "what the kind defaults is no drift"
 

@@ -35,7 +35,7 @@ def test_profiles_come_change_break_and_go(kube, profiles, operator, wait):
 
     profiles(mine="gpuMemory: 8Gi\nnodeSelector: {pool: a}")
     wait(lambda: kube.find("deployment") and nodes(kube) == {"pool": "a"})
-    assert kube.condition()["reason"] != "UnknownProfile"
+    wait(lambda: kube.condition()["reason"] != "UnknownProfile")
     profiles(mine="gpuMemory: 8Gi\nnodeSelector: {pool: b}")
     wait(lambda: nodes(kube) == {"pool": "b"})
 

@@ -99,7 +99,7 @@ def test_a_new_revision_that_crashes_in_place_stops_and_the_old_one_serves_on(ro
     last = {"terminated": {"exitCode": 1, "reason": "Error"}}
     roll.kubelet.fail({"waiting": {"reason": "CrashLoopBackOff"}}, restarts=3, last=last)
     wait(lambda: roll.kube.condition().get("reason") == "CrashLoopBackOff")
-    assert "the rollout stops here, 1 old replicas serve on" in roll.kube.condition()["message"]
+    wait(lambda: "the rollout stops here, 1 old replicas serve on" in roll.kube.condition()["message"])
     operator.wait_for_resyncs(2)
     assert len([pod for pod in roll.kubelet.pods() if pod["metadata"]["name"] in roll.old]) == 1
     assert roll.kube.condition("Available")["status"] == "True"

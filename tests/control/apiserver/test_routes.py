@@ -94,7 +94,7 @@ def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, o
     assert kube.find("deployment"), "the rest is made"
     try:
         kube.apply({"apiVersion": "v1", "kind": "List", "items": [ROUTES, POOLS]})
-        kube.run("wait", "--for=condition=Established", *NAMES, "--timeout=30s")
+        kube.run("wait", "--for=condition=Established", *NAMES, "--timeout=180s")
         route = wait(lambda: kube.find("httproutes.gateway.networking.k8s.io"))
         pool = wait(lambda: kube.find("inferencepools.inference.networking.k8s.io"))
         assert route["spec"]["rules"][0]["backendRefs"][0]["kind"] == "InferencePool"
@@ -102,8 +102,7 @@ def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, o
         assert pool["spec"]["targetPorts"] == [{"number": 8000}]
         wait(lambda: kube.condition().get("reason") == "Starting")
 
-        operator.wait_for_resyncs(1)
-        writes = operator.requests("PATCH|POST")
+        writes = operator.wait_for_silence("PATCH|POST")
         operator.wait_for_resyncs(2)
         assert operator.requests("PATCH|POST") == writes, "what the kinds default is no drift"
 

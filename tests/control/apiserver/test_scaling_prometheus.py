@@ -24,7 +24,7 @@ def wanted(kube):
 
 
 def decisions(operator):
-    counted = re.findall(r"^octavo_operator_decisions_total{.*} (\S+)$", operator.http("/metrics") or "", re.MULTILINE)
+    counted = re.findall(r"^octavo_operator_decisions_total{.*} (\S+)$", operator.metrics(), re.MULTILINE)
     return sum(map(float, counted))
 
 
@@ -49,9 +49,11 @@ def test_a_life_by_prometheus(kube, scraped, prometheus, operator, wait):
 
     def unavailable():
         found = kube.condition("MetricsFresh")
-        return found.get("reason") == "PrometheusUnavailable" and found
+        assert found["reason"] == "PrometheusUnavailable"
+        return found
 
-    assert "1 of 1 ready replicas gave no sample: Prometheus could not be asked" in wait(unavailable)["message"]
+    words = "1 of 1 ready replicas gave no sample: Prometheus could not be asked"
+    wait(lambda: words in unavailable()["message"])
     prometheus.start()
     wait(lambda: kube.condition("MetricsFresh").get("status") == "True")
     first.waiting, first.running, first.used = 9, 4, 800

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -30,10 +29,12 @@ PID = os.getpid()
 
 
 class Replica:
-    """A runtime that counts: metrics with counters, and a streamed answer to every POST."""
+    """A runtime that counts: metrics with counters, and a streamed answer to every POST. While it is `busy` there is
+    news whenever somebody looks, so that it does not fall asleep before the test wants it to.
+    """
 
     def __init__(self, address):
-        self.address, self.tokens = address, 0
+        self.address, self.tokens, self.busy = address, 0, True
         self._server = None
 
     def start(self):
@@ -41,6 +42,7 @@ class Replica:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                replica.tokens += 5 * replica.busy
                 counters = {
                     "octavo_prompt_tokens_total": replica.tokens,
                     "octavo_generation_tokens_total": replica.tokens,
@@ -89,10 +91,15 @@ class Activator:
 
     def serves(self):
         try:
-            with urllib.request.urlopen(f"http://{self.address}:8001/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{self.address}:8001/readyz", timeout=30) as answer:
                 return answer.status == 200
         except OSError:
             return False
+
+    def held(self):
+        """How many requests wait for a replica."""
+        with urllib.request.urlopen(f"http://{self.address}:8001/held?seen=&wait=0", timeout=30) as answer:
+            return json.load(answer)["held"]
 
     def kill(self):
         if self._process is not None:
@@ -111,7 +118,7 @@ class Client:
         self._thread.start()
 
     def _ask(self):
-        connection = http.client.HTTPConnection(self._address, 8000, timeout=120)
+        connection = http.client.HTTPConnection(self._address, 8000, timeout=600)
         try:
             connection.request("POST", "/v1/chat/completions", json.dumps({"model": "chat", "stream": True}))
             response = connection.getresponse()
@@ -163,6 +170,20 @@ def world(kube, kubelet, wait, tmp_path):
     world.close()
 
 
+def changes(kube, path):
+    """A function of a check on a spec: the resource version that `chat` at that path had when it first held, from now
+    on. Versions of different kinds count the same clock, so they tell what came first, however late one looks.
+    """
+    since = json.loads(kube.run("get", "--raw", path).stdout)["metadata"]["resourceVersion"]
+    watch = f"{path}?watch=true&timeoutSeconds=2&fieldSelector=metadata.name=chat&resourceVersion={since}"
+
+    def first(check):
+        seen = [json.loads(line)["object"] for line in kube.run("get", "--raw", watch).stdout.splitlines()]
+        return next((int(item["metadata"]["resourceVersion"]) for item in seen if check(item["spec"])), None)
+
+    return first
+
+
 @pytest.fixture
 def scraped(prometheus):
     """A Prometheus that runs; without targets until the test names one."""
@@ -188,10 +209,16 @@ def asleep(world, kube, wait, scraped, request):
     (pod,) = world.pods("chat")  # the activator's is none of them
     scraped.scrape([Target(kube.namespace, pod, "chat", f"{world.replica.address}:8000")])
 
-    wait(lambda: world.leads_to() == ASLEEP)
-    assert world.wanted() == 1, "the Service leads to the activator before the replica goes"
+    services = changes(kube, f"/api/v1/namespaces/{kube.namespace}/services")
+    deployments = changes(kube, f"/apis/apps/v1/namespaces/{kube.namespace}/deployments")
+    world.replica.busy = False
     wait(lambda: world.wanted() == 0)
+    assert world.leads_to() == ASLEEP
+    led = wait(lambda: services(lambda spec: spec["selector"] == ASLEEP))
+    ended = wait(lambda: deployments(lambda spec: spec["replicas"] == 0))
+    assert led < ended, "the Service leads to the activator before the replica goes"
     world.replica.stop()
+    world.replica.busy = True
     wait(lambda: kube.condition().get("reason") == "ScaledToZero")
     return world
 
@@ -230,7 +257,7 @@ def test_it_sleeps_and_wakes_for_a_held_request_and_without_it_all_of_the_activa
 def test_a_restarted_operator_wakes_and_a_dead_activator_loses_no_woken_replica(asleep, operator, wait):
     operator.stop()
     client = Client(asleep.activator.address)
-    time.sleep(0.5)
+    wait(lambda: asleep.activator.held() == 1)
     assert asleep.wanted() == 0
     operator.start()
     wait(lambda: asleep.wanted() == 1)
