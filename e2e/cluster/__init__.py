@@ -16,6 +16,8 @@ The node has no cluster DNS: pods reach the API server through KUBERNETES_SERVIC
 resolver (the kubelet says so in a `MissingClusterDNS` event). Its bridge network does not enforce NetworkPolicy. It
 listens on its own bridge only, so nothing of it can be reached from outside the machine.
 
+`Layout.containerd` is the folder of another containerd than Debian's, with images of its own (`containerd_v2.py`).
+
 Disk: binaries 0.6 GB, Go's own caches 7 GB, image builds 1 GB, node images 6 GB (links to uv's cache, where that
 is on the same file system).
 """

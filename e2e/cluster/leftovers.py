@@ -79,7 +79,7 @@ def purge(layout: Layout) -> None:
 
 def _made_in_cache(layout: Layout) -> Iterator[Path]:
     yield from (layout.bin, layout.build, layout.images, layout.containerd_root)
-    built = ("kubernetes", "helm", "kwok", "keda", "lws", "containerd")
+    built = ("kubernetes", "helm", "kwok", "keda", "lws", "coredns", "containerd")
     for pattern in (*(f"{name}-v*" for name in built), "pause-*", "etcd", "etcd.new", "go-toolchain*"):
         yield from layout.cache.glob(pattern)
 

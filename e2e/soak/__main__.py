@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RUNNERS = ("sim", "torch")
 SOAKS = (
     "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
-    "schemas", "keda", "lws", "spread", "ramps", "memory", "nodes", "images",
+    "schemas", "keda", "lws", "images", "spread", "ramps", "memory", "nodes",
 )  # fmt: skip
 
 
@@ -57,11 +57,11 @@ def main() -> int:
         "schemas": [schemas.run],
         "keda": [keda.run],
         "lws": [lws.run],
+        "images": [images.run],  # before what leaves a node up
         "spread": [spread.run],
         "ramps": [partial(ramps.run, options.count or 2)],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
-        "images": [images.run],
     }
     chosen = soaks if options.soak is None else {options.soak: soaks[options.soak]}
     met = [report(soak()) for group in chosen.values() for soak in group]

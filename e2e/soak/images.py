@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from cluster import ClusterError, Progress, images, node, paths, versions
+from cluster import Progress, images, node, paths, versions
 from cluster.build import build
 from cluster.containerd_v2 import containerd_v2
 from cluster.mounts import mounted_below
@@ -39,6 +39,9 @@ MISSING: Final = "example.invalid/models/smollm2:1"
 def run() -> Iterator[Goal]:
     """Builds containerd the first time, and yields a goal for each thing that should be."""
     progress = Progress()
+    if any(node.running(paths()).values()):
+        yield Goal(f"{NAME}: a node of its own", "no other one runs", "one does: make cluster-down first", met=False)
+        return
     layout = replace(paths(), containerd=containerd_v2(paths(), progress))
     with _node(layout, progress) as kube:
         built = images(layout=layout, progress=progress)
@@ -58,8 +61,6 @@ def run() -> Iterator[Goal]:
 @contextmanager
 def _node(layout: Layout, progress: Progress) -> Iterator[Kube]:
     """The project's node with that containerd; removed at the end."""
-    if any(node.running(layout).values()):
-        raise ClusterError("a node runs on this machine: make cluster-down first")
     try:
         node.up(layout, progress)
         build(["kubectl", "helm"], layout, progress)
