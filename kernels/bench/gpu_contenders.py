@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own convention
+import triton
+from torch.nn.attention.bias import causal_lower_right
 
 from octavo_kernels import int8
-from octavo_kernels.bench.report import OURS
-from octavo_kernels.cache_dtype import FP8
+from octavo_kernels.bench.result import OURS
+from octavo_kernels.cache_dtype import FP8, INT8, cache_shape, to_cache
 from octavo_kernels.interface import PagedBatch
 from octavo_kernels.triton.backend import TritonBackend
 
@@ -25,13 +27,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from octavo_kernels.bench.shapes import BenchShape
+    from octavo_kernels.bench.shapes import BenchShape, Cache
     from octavo_kernels.triton.plan import Plan
 
     Call = Callable[[], Tensor]
     Contender = Callable[["BenchShape", "list[Pool]"], list[Call]]
 
 WORKSPACE: Final = 256 << 20  # bytes, FlashInfer's
+PART: Final = 1 << 28  # numbers that are made at a time
+_DTYPES: Final[dict[Cache, torch.dtype]] = {"bf16": torch.bfloat16, "e4m3": FP8, "int8": INT8}
+_VLLM_PROGRAMS: Final = 128  # so many of its programs it takes for enough without cutting contexts
+_VLLM_SEGMENTS: Final = 16  # that it cuts them into otherwise
 
 
 @dataclass(frozen=True)
@@ -46,25 +52,29 @@ class Pool:
 
 def make_pools(shape: BenchShape, count: int, device: torch.device) -> list[Pool]:
     """`count` caches of random numbers, never zeros, with their blocks in random order."""
-    size = (shape.num_blocks, shape.num_kv_heads, shape.block_size, shape.head_dim)
     return [
         Pool(
             make_batch(shape, device, seed),
             torch.randn(shape.num_tokens, shape.num_heads, shape.head_dim, dtype=torch.bfloat16, device=device),
-            *(_stored(torch.randn(size, dtype=torch.bfloat16, device=device), shape) for _ in range(2)),
+            make_cache(shape, device),
+            make_cache(shape, device),
         )
         for seed in range(count)
     ]
 
 
-def _stored(x: Tensor, shape: BenchShape) -> Tensor:
-    match shape.cache:
-        case "e4m3":
-            return x.to(FP8)
-        case "int8":
-            return int8.packed(x)
-        case _:
-            return x
+def make_cache(shape: BenchShape, device: torch.device) -> Tensor:
+    """Random keys or values, a part at a time: the largest caches of eight bits would not fit beside their numbers in
+    more bits.
+    """
+    dtype = _DTYPES[shape.cache]
+    size = cache_shape(shape.num_blocks, shape.num_kv_heads, shape.block_size, shape.head_dim, dtype)
+    cache = torch.empty(size, dtype=dtype, device=device)
+    blocks = max(1, PART // (shape.num_kv_heads * shape.block_size * shape.head_dim))
+    for part in cache.split(blocks):
+        x = torch.randn(*part.shape[:3], shape.head_dim, dtype=torch.bfloat16, device=device)
+        part.copy_(int8.packed(x) if dtype == INT8 else to_cache(x, dtype))
+    return cache
 
 
 def make_batch(shape: BenchShape, device: torch.device, seed: int = 0) -> PagedBatch:
@@ -108,9 +118,10 @@ def pointers(shape: BenchShape, pool: Pool) -> Call:
 
 
 def torch_sdpa(shape: BenchShape, pool: Pool) -> Call:
+    """Its own causal mask, with which it need not take the way through a matrix of scores."""
     query, key, value = _contiguous(shape, pool)
     queries, context = shape.sequences[0]
-    mask = None if queries == 1 else _causal(queries, context, query.device)
+    mask = None if queries == 1 else causal_lower_right(queries, context)
 
     def call() -> Tensor:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
@@ -181,9 +192,17 @@ def flash_attention_3(shape: BenchShape, pool: Pool) -> Call:
 
 
 def vllm_triton(shape: BenchShape, pool: Pool) -> Call:
+    """With the memory in which it keeps segments of a context: without, it never cuts one."""
     library = importlib.import_module("vllm.v1.attention.ops.triton_unified_attention")
     batch, out = pool.batch, torch.empty_like(pool.query)
     key, value = _token_major(shape, pool)
+    sequences = _VLLM_PROGRAMS // shape.num_kv_heads
+    rows = (sequences, shape.num_heads, _VLLM_SEGMENTS)
+
+    def segments(*columns: int) -> Tensor:
+        return torch.empty((*rows, *columns), dtype=torch.float32, device=out.device)
+
+    acc, largest, total = segments(triton.next_power_of_2(shape.head_dim)), segments(), segments()
 
     def call() -> Tensor:
         library.unified_attention(
@@ -203,6 +222,11 @@ def vllm_triton(shape: BenchShape, pool: Pool) -> Call:
             q_descale=None,
             k_descale=None,
             v_descale=None,
+            seq_threshold_3D=sequences,
+            num_par_softmax_segments=_VLLM_SEGMENTS,
+            softmax_segm_output=acc,
+            softmax_segm_max=largest,
+            softmax_segm_expsum=total,
         )
         return out
 
@@ -243,10 +267,6 @@ def _token_major(shape: BenchShape, pool: Pool) -> tuple[Tensor, Tensor]:
     if shape.cache != "bf16":
         raise NotImplementedError("16-bit numbers only")
     return pool.key_cache.transpose(1, 2).contiguous(), pool.value_cache.transpose(1, 2).contiguous()
-
-
-def _causal(queries: int, context: int, device: torch.device) -> Tensor:
-    return torch.ones(queries, context, dtype=torch.bool, device=device).tril(context - queries)
 
 
 def _scale(shape: BenchShape) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from octavo_kernels import int8
-from octavo_kernels.cache_dtype import INT8, to_cache
+from octavo_kernels.cache_dtype import FP8, INT8, to_cache
 from octavo_kernels.check import check_attend, check_write_kv
 from octavo_kernels.plain import PlainVerbs
 
@@ -81,9 +81,14 @@ def scatter(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, 
 
 def _context(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
     """One sequence's keys or values out of its blocks, `[num_kv_heads, seq_len, head_dim]`."""
-    held = cache[block_table[: -(-seq_len // cache.shape[2])].long()]
+    held = _blocks(cache, block_table[: -(-seq_len // cache.shape[2])].long())
     rows = int8.read(held) if cache.dtype == INT8 else held
     return rows.transpose(0, 1).flatten(1, 2)[:, :seq_len]
+
+
+def _blocks(cache: Tensor, numbers: Tensor) -> Tensor:
+    """By bytes where they are e4m3, which torch may not index on a GPU."""
+    return cache.view(torch.uint8)[numbers].view(FP8) if cache.dtype == FP8 else cache[numbers]
 
 
 def _attend_one(

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_kernels.bench.plot import page
-from octavo_kernels.bench.report import Ceilings, Result, cost_model, document, file_name, table, to_json
-from octavo_kernels.bench.shapes import KV_LIMIT, BenchShape, all_shapes, pools_for, quick_shapes
+from octavo_kernels.bench.report import cost_model, document, file_name, table, to_json
+from octavo_kernels.bench.result import Ceilings, Result
+from octavo_kernels.bench.shapes import KV_LIMIT, BenchShape, all_shapes, calls_for, pools_for, quick_shapes
 from octavo_kernels.bench.timings import Timing, fit, summarise
 
-BENCH = Path(__file__).parents[2] / "kernels/bench"
 CEILINGS = Ceilings(copy=2e12, read=3e12, product=6e14)
 MIB = 1 << 20
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """The scripts' modules, which are beside the script."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    import gpu_checks
-    import gpu_contenders
-
-    return gpu_checks, gpu_contenders
 
 
 def shape(batch=4, context=1024, **changes):
@@ -106,13 +91,19 @@ def test_shapes_have_names_of_their_own_and_fit():
         assert all(of.kv_bytes <= KV_LIMIT for of in shapes)
         assert {of.kind for of in shapes} == {"decode", "prefill", "mixed"}
         assert {of.cache for of in shapes} == {"bf16", "e4m3", "int8"}
-    assert len(list(quick_shapes())) == 14
+    assert len(list(quick_shapes())) == 16
 
 
 def test_pools_outgrow_the_cache():
     assert pools_for(shape(1, 1024), 50 * MIB) == 63
     assert pools_for(shape(1, 16), 50 * MIB) == 64, "no more than that"
     assert pools_for(shape(64, 8192), 50 * MIB) == 1
+
+
+def test_a_graph_holds_enough_calls_and_no_more():
+    assert calls_for(1e-6) == 20, "no more than that, of short ones"
+    assert calls_for(8e-3) == 3
+    assert calls_for(1.0) == 1
 
 
 def test_the_share_is_of_the_ceiling_that_is_nearer():
@@ -173,45 +164,3 @@ def test_a_cost_model_is_of_decodes_over_one_kind_of_cache():
 
 def test_a_file_s_name_is_the_card_and_the_day():
     assert file_name("NVIDIA H100 80GB HBM3", "2026-01-31") == "nvidia-h100-80gb-hbm3-2026-01-31.json"
-
-
-def test_without_a_gpu_the_script_says_so():
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    script = [sys.executable, str(BENCH / "gpu.py"), "--quick"]
-    ended = subprocess.run(script, capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.strip().splitlines()[-1] == "kernels/bench/gpu.py needs an NVIDIA GPU, and torch sees none"
-    assert ended.stdout == ""
-
-
-def test_the_checks_pass_and_can_fail(gpu):
-    checks, _ = gpu
-    found = dict(checks.checks(torch.device("cpu"), torch.float32))
-    assert len(found) == 5
-    for name in ("add_rms_norm", "attention over torch.float32, 64, page 16"):
-        assert list(checks.compare(name, found[name], 1e-5)) == []
-    noise = iter([1.0, 2.0, 3.0])
-    said = list(checks.compare("noise", lambda _backend, _exact: torch.tensor([next(noise)]), 1e-5))
-    assert said == ["noise: relative error 6.7e-01, at most 1e-05", "noise: two runs differ"]
-
-
-@pytest.mark.parametrize("sequences", [((1, 40), (1, 40)), ((9, 40), (9, 40))])
-def test_torch_s_attention_answers_the_same_question(gpu, sequences):
-    """On the pool's keys in a rectangle, before the next pool's."""
-    _, contenders = gpu
-    of = BenchShape("small", "decode", sequences, num_heads=4, num_kv_heads=2, head_dim=16)
-    pools = contenders.make_pools(of, 2, torch.device("cpu"))
-    ours, theirs = (contenders.CONTENDERS[name](of, pools) for name in ("triton", "torch sdpa"))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one().float(), other().float(), rtol=0.02, atol=0.02)
-    assert not torch.equal(ours[0](), ours[1]())
-
-
-def test_what_is_not_installed_or_not_meant_raises(gpu):
-    _, contenders = gpu
-    ragged = BenchShape("ragged", "decode", ((1, 4), (1, 9)), num_heads=2, num_kv_heads=1, head_dim=16)
-    pools = contenders.make_pools(ragged, 1, torch.device("cpu"))
-    with pytest.raises(NotImplementedError, match="rectangle"):
-        contenders.CONTENDERS["torch sdpa"](ragged, pools)
-    with pytest.raises(ImportError):
-        contenders.CONTENDERS["fa3"](ragged, pools)

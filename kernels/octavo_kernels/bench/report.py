@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from octavo_kernels.bench.goals import goals_of
+from octavo_kernels.bench.result import OURS, Ceilings, Result
 from octavo_kernels.bench.shapes import CACHES
-from octavo_kernels.bench.timings import CostModel, Timing, fit
+from octavo_kernels.bench.timings import CostModel, fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from octavo_kernels.bench.shapes import BenchShape, Cache
-
-OURS = "triton"
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """What the card did in the same run."""
-
-    copy: float  # bytes per second, read and written
-    read: float  # bytes per second
-    product: float  # operations per second, bf16
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One shape: how long each implementation took, or why it did not."""
-
-    shape: BenchShape
-    timings: Mapping[str, Timing]
-    left_out: Mapping[str, str]
-
-    def share_of(self, ceilings: Ceilings) -> float:
-        """Ours over what the card could do: of the bandwidth, or of the products where these take longer."""
-        least = max(self.shape.bytes_moved / ceilings.read, self.shape.operations / ceilings.product)
-        return least / self.timings[OURS].median
-
-    def ratios(self) -> dict[str, float]:
-        """Each other's time over ours: above 1, ours is faster."""
-        ours = self.timings[OURS].median
-        return {name: timing.median / ours for name, timing in self.timings.items() if name != OURS}
+    from octavo_kernels.bench.shapes import Cache
 
 
 def cost_model(results: Sequence[Result], cache: Cache) -> CostModel | None:
@@ -78,6 +50,7 @@ def document(machine: Mapping[str, str], ceilings: Ceilings, results: Sequence[R
     return {
         "machine": dict(machine),
         "ceilings": asdict(ceilings),
+        "goals": [goal._asdict() for goal in goals_of(results, ceilings)],
         "cost_models": {name: asdict(model) for name, model in models.items() if model is not None},
         "results": [_entry(result, ceilings) for result in results],
     }

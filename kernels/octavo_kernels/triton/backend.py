@@ -27,6 +27,7 @@ from octavo_kernels.triton.launches import (
     choose_launch,
     multiprocessors_of,
 )
+from octavo_kernels.triton.limits import check_limits
 from octavo_kernels.triton.merge import merge_kernel
 from octavo_kernels.triton.neighbours import TritonNeighbours
 from octavo_kernels.triton.paged_attention import paged_attention_kernel
@@ -87,6 +88,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
+        check_limits("key", key, key_cache)
         largest = LARGEST if key_cache.dtype == FP8 else 0.0
         key_cache, value_cache = _caches(key_cache, value_cache)
         num_tokens, num_kv_heads, head_dim = key.shape
@@ -124,6 +126,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
     ) -> Tensor:
         check_write_kv(key, value, key_cache, value_cache, slot_mapping)
         check_write_rotated(query, key_cache, norms, rotation)
+        check_limits("query", query, key_cache)
         largest = LARGEST if key_cache.dtype == FP8 else 0.0
         key_cache, value_cache = _caches(key_cache, value_cache)
         num_tokens, num_heads, head_dim = query.shape
@@ -174,6 +177,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
         alibi_slopes: Tensor | None = None,
     ) -> None:
         check_attend(query, key_cache, value_cache, batch, out, sinks=sinks, alibi_slopes=alibi_slopes)
+        check_limits("query", query, key_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
         key_cache, value_cache = _caches(key_cache, value_cache)
