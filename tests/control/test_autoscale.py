@@ -348,6 +348,15 @@ def test_a_first_queue_asks_for_no_more_than_what_one_has_computed_without_a_que
     assert run(queue, 1, hardly).candidates["waitingPerReplica"] == 20, "seen at rest: explains anything"
 
 
+def test_a_lump_of_long_prompts_is_no_jump_of_what_arrives():
+    """3000 tokens/s in 10 s where 2000 come in a minute: 6 prompts of 5000 for 4 are chance, 100 of 300 for 67 not."""
+    memory = replace(seasoned(), learned=Learned(kv_tokens=None, prompt_rate=1000.0, time=NOW))
+    queue = replace(load(2, kv=0.5), startup_p90=60.0, arrival_rate=2000.0, newest_rate=3000.0)
+    long, short = (replace(queue, waiting=number, waiting_tokens=15_000.0) for number in (3.0, 50.0))
+    assert run(long, 2, memory).candidates["prefillTokens"] == 3
+    assert run(short, 2, memory).candidates["prefillTokens"] == 4
+
+
 def test_a_first_look_at_a_limit_does_not_take_back_what_was_computed_without_a_queue():
     calm, full = replace(load(2), busiest_rate=900.0), replace(load(2, waiting=9), saturated=1)
     memory = decide(calm, POLICY, 2, seasoned(), NOW).memory

@@ -47,6 +47,29 @@ def test_a_burst_is_denser_than_the_rest():
     assert inside / 150 > 3 * (len(trace) - inside) / 850
 
 
+def test_a_working_day_has_its_hours():
+    """Requests per second between these hours, of a day at up to 1 a second."""
+    trace = generate("workday", duration=8640, peak=1, seed=0)
+    night, morning, noon, afternoon = (
+        sum(1 for arrival in trace if begin <= arrival.time / 360 < end) / (end - begin) / 360
+        for begin, end in ((0, 7), (10, 12), (12.75, 13.25), (14, 16))
+    )
+    assert 0.05 < night < 0.15
+    assert night < noon < min(morning, afternoon) < 1.1
+
+
+def test_after_an_outage_everybody_comes_again():
+    """As many requests as without one."""
+    trace = generate("outage", duration=10_000, peak=1, seed=0)
+    before, during, after = (
+        sum(1 for arrival in trace if begin <= arrival.time < end)
+        for begin, end in ((0, 4000), (4000, 4600), (4600, 5000))
+    )
+    assert during == 0
+    assert after / 400 > 1.5 * before / 4000
+    assert abs(len(trace) - 4000) < 200
+
+
 def test_a_file_is_read_by_time():
     lines = ["prompt_tokens,time,output_tokens", "10,2.5,3", "20,1,4"]
     assert read_csv(lines, "x.csv") == [Arrival(1, 20, 4), Arrival(2.5, 10, 3)]

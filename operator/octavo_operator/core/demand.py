@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from octavo_operator.core.memory import STARTUPS_TO_WAIT, Recalled
-from octavo_operator.core.pace import LATENCY_SECONDS
+from octavo_operator.core.pace import LATENCY_SECONDS, WINDOW_SECONDS
 from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.window import Signals
 
@@ -96,12 +96,24 @@ class View:
 
     @property
     def arriving(self) -> float:
-        """Prompt tokens per second that come within a minute, or just now while a queue says that this is no noise."""
+        """Prompt tokens per second that come within a minute; while a queue is there, with as much of what the last
+        10 s brought beyond it as is more than chance.
+        """
         signals = self.signals
         steady, newest = signals.arrival_rate, signals.newest_rate
         if steady is None or newest is None:
             return signals.prompt_rate
-        return max(steady, newest) if signals.waiting >= signals.ready else steady
+        if signals.waiting < max(1, signals.ready) or newest <= steady:
+            return steady
+        return steady + max(0.0, newest - steady - self._chance(steady) / (newest - steady))
+
+    def _chance(self, rate: float) -> float:
+        """Variance of a rate over 10 s, where prompts come independently and are exponential around those that wait.
+
+        The fewer and the longer they are, the more of a difference is a lump of them, which is what makes them wait.
+        Source: James and Stein's estimator, for one mean that is drawn towards another.
+        """
+        return 2 * self.signals.waiting_tokens / self.signals.waiting * rate / WINDOW_SECONDS
 
     @property
     def prefill_demand(self) -> float:

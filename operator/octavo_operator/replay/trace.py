@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from octavo_operator.core.errors import SettingsError
@@ -61,9 +62,29 @@ def _flapping(share: float) -> float:
     return 1.0 if int(share * 10) % 2 else 0.2
 
 
+_WORKDAY: Final = ((0, 0.1), (7, 0.1), (9, 0.9), (12, 1.0), (13, 0.6), (14, 1.0), (17, 0.8), (19, 0.2), (24, 0.1))
+"""Hours of a day, and the load at them."""
+
+
+def _workday(share: float) -> float:
+    """From midnight to midnight: a steep morning, fewer at noon, a quiet evening."""
+    hour = 24 * share
+    (start, before), (end, after) = next(part for part in pairwise(_WORKDAY) if hour <= part[1][0])
+    return before + (after - before) * (hour - start) / (end - start)
+
+
+def _outage(share: float) -> float:
+    """Nobody gets through for a while; then they all come again, beside those who would have come then."""
+    if 0.4 <= share < 0.46:
+        return 0.0
+    return 0.4 if share < 0.4 else 0.4 + 0.6 * math.exp((0.46 - share) / 0.04)
+
+
 SHAPES: Final = {
     "diurnal": Shape(_diurnal),
     "burst": Shape(_burst),
+    "workday": Shape(_workday),
+    "outage": Shape(_outage),
     "ramp": Shape(lambda share: 0.05 + 0.95 * share),
     "flapping": Shape(_flapping),
     "prefill-heavy": Shape(_diurnal, prompt_tokens=1800, output_tokens=15),
