@@ -78,7 +78,7 @@ def pair(model, module_launch):
         patch.setenv("OCTAVO_GROUP_TOKEN", TOKEN)
         port = neighbouring_ports()
         follower, leader = (module_launch(*flags(port, rank), model=model) for rank in (1, 0))
-    return leader.started(300), follower.started(300)
+    return leader.started(600), follower.started(600)
 
 
 @pytest.fixture(scope="module")

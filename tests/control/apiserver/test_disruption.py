@@ -68,7 +68,7 @@ def test_g14_a_node_drain_takes_one_replica_after_the_other_and_each_drains(two,
     kube.patch("pod", first, LET_GO)
     wait(lambda: told_of_cuts(kube))
     series = f'octavo_operator_requests_cut_total{{name="chat",namespace="{kube.namespace}"}} 2.0'
-    assert series in operator.metrics()
+    wait(lambda: series in operator.metrics())
     wait(lambda: evict(kube, second) == "")
     wait(lambda: len(kubelet.serve()) == 2)
     wait(lambda: kube.condition().get("status") == "True")

@@ -340,8 +340,11 @@ def test_a_kill_around_any_call_of_a_deletion_leaves_nothing(spoiled, kube, wait
     for cascade, call, after in around:
         killer = Killer(one, kube, call, after=after)
         delete(cascade, killer)
-        killed = killer.done.wait(15) if call else killer.kill() is None  # it may take a call less this time
-        proxy.fault = well
+        if call:
+            killer.done.wait(15)  # it may take a call less this time
+        else:
+            killer.kill()
+        proxy.fault, killed = well, killer.disarm()
         wait(lambda: not left(kube))  # with nobody there to do it
         if killed:
             one.start()

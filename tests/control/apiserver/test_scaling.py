@@ -82,7 +82,8 @@ def test_replicas_that_cannot_be_scraped_change_nothing(scaled, kubelet, operato
     assert active["status"] == "False"
     (event,) = wait(lambda: events(scaled, "MetricsMissing"))
     assert event["type"] == "Warning"
-    assert 'conditions{reason="MetricsMissing",status="False",type="MetricsFresh"} ' in operator.http("/metrics")
+    series = 'conditions{reason="MetricsMissing",status="False",type="MetricsFresh"} '
+    wait(lambda: series in operator.metrics())
     assert wanted(scaled) == 1
     wait(lambda: "load" not in scaled.get("modelserver")["status"])
     replica.broken = False
