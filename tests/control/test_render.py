@@ -476,6 +476,11 @@ def scaled(**more: Any) -> dict[str, Any]:
     return {"autoscaling": {"maxReplicas": 9, "targets": {"waitingPerReplica": 4}} | more}
 
 
+def by_cron(**more: Any) -> dict[str, Any]:
+    cron = {"start": "0 7 * * *", "end": "0 20 * * *"} | more
+    return scaled(schedules=[{"name": "day", "cron": cron, "minReplicas": 2}])
+
+
 def scheduled(**more: Any) -> dict[str, Any]:
     day = {"name": "day", "days": ["Mon"], "from": "08:00", "to": "20:00", "timeZone": "Etc/UTC", "minReplicas": 2}
     return scaled(schedules=[day | more])
@@ -545,6 +550,8 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "autoscaling.schedules.days": (scheduled(), scheduled(days=["Tue"])),
     "autoscaling.schedules.from": (scheduled(), scheduled(**{"from": "09:00"})),
     "autoscaling.schedules.to": (scheduled(), scheduled(to="21:00")),
+    "autoscaling.schedules.cron.start": (by_cron(), by_cron(start="0 8 * * *")),
+    "autoscaling.schedules.cron.end": (by_cron(), by_cron(end="0 19 * * *")),
     "autoscaling.schedules.timeZone": (scheduled(), scheduled(timeZone="Europe/Berlin")),
     "autoscaling.schedules.minReplicas": (scheduled(), scheduled(minReplicas=3)),
     "autoscaling.scaleToZero.idleAfter": (zero(idleAfter="1m"), zero(idleAfter="2m")),

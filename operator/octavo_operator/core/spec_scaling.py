@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import ConfigDict, Field, model_validator
 
 from octavo_operator.core.budget import affordable
-from octavo_operator.core.schedules import DAYS, Schedule
+from octavo_operator.core.schedules import DAYS, Cron, Daily, Schedule, cron_problem
 from octavo_operator.core.schema import (
     Milliseconds,
     Price,
@@ -20,6 +20,7 @@ from octavo_operator.core.schema import (
 from octavo_operator.core.spec_metrics import MetricsSource
 
 _CLOCK: Final = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
+_FIVE_FIELDS: Final = r"^[0-9A-Za-z*/,#-]+( [0-9A-Za-z*/,#-]+){4}$"
 
 
 _REACHABLE: Final = "must be at most 90: use ends at 100 and 10 % above the target are tolerated"
@@ -144,8 +145,51 @@ class Budget(SpecModel):
         return min(bounds)
 
 
+class CronWindow(SpecModel):
+    """From each moment of one cron expression to the next one of another."""
+
+    start: str = Field(
+        pattern=_FIVE_FIELDS,
+        max_length=128,
+        description="Local times at which it begins: minute, hour, day of month, month, day of week. Example: "
+        "45 7 * * 1-5.",
+    )
+    end: str = Field(
+        pattern=_FIVE_FIELDS, max_length=128, description="Local times at which it ends. Example: 0 20 * * 1-5."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        for name, expression in (("start", self.start), ("end", self.end)):
+            if problem := cron_problem(expression):
+                raise ValueError(f"{name} {expression!r} is no cron expression: {problem}")
+        return self
+
+
+_ONE_TIME: Final = "set from and to, or cron; days only with from and to"
+
+
 class ScheduledMinimum(SpecModel):
     """More replicas at known times. Without days it is in force every day; to before from ends on the next day."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.cron) ? !has(self.from) && !has(self.to) && !has(self.days) : has(self.from) && has(self.to)",
+                _ONE_TIME,
+            )
+        )
+    )
+
+    checks: ClassVar = (
+        (
+            lambda self: (
+                (self.cron is None) == (self.from_ is not None) == (self.to is not None)
+                and not (self.cron and self.days)
+            ),
+            _ONE_TIME,
+        ),
+    )
 
     name: str = Field(
         max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="Its name. Example: office-hours."
@@ -156,11 +200,17 @@ class ScheduledMinimum(SpecModel):
         description="Days on which it begins. Default: every day.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    from_: str = Field(
-        alias="from", pattern=_CLOCK, max_length=5, description="Local time of its start. Example: 07:45."
+    from_: str | None = Field(
+        default=None, alias="from", pattern=_CLOCK, max_length=5, description="Local time of its start. Example: 07:45."
     )
-    to: str = Field(
-        pattern=_CLOCK, max_length=5, description="Local time of its end. The same as from: after 24 hours."
+    to: str | None = Field(
+        default=None,
+        pattern=_CLOCK,
+        max_length=5,
+        description="Local time of its end. The same as from: after 24 hours.",
+    )
+    cron: CronWindow | None = Field(
+        default=None, description="When it is in force, as cron expressions instead of days, from and to."
     )
     time_zone: str = Field(
         default="Etc/UTC",
@@ -179,9 +229,13 @@ class ScheduledMinimum(SpecModel):
         return self
 
     def resolved(self) -> Schedule:
-        """The same in numbers."""
+        """The same for the clock."""
+        if self.cron is not None:
+            return Cron(self.name, self.cron.start, self.cron.end, self.time_zone, self.min_replicas)
+        assert self.from_ is not None, "it has no cron"
+        assert self.to is not None, "it has no cron"
         days = frozenset(DAYS.index(day) for day in self.days) or frozenset(range(7))
-        return Schedule(self.name, days, _minutes(self.from_), _minutes(self.to), self.time_zone, self.min_replicas)
+        return Daily(self.name, days, _minutes(self.from_), _minutes(self.to), self.time_zone, self.min_replicas)
 
 
 class ScaleToZero(SpecModel):

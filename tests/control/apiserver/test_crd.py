@@ -297,6 +297,9 @@ def zero(**values):
     return {"autoscaling": SCALED | {"scaleToZero": {"idleAfter": "1m"}} | values}
 
 
+OFFICE_HOURS = {"start": "45 7 * * 1-5", "end": "0 20 * * 1-5"}
+
+
 def scheduled(**values):
     return {"autoscaling": SCALED | {"schedules": [{"name": "day", "from": "08:00", "to": "20:00", **values}]}}
 
@@ -454,6 +457,12 @@ RULES |= {
         scheduled(minReplicas=4),
         "spec.autoscaling.schedules",
         "must not be greater than maxReplicas",
+    ),
+    "a schedule's time said once": (
+        {"autoscaling": SCALED | {"schedules": [{"name": "day", "minReplicas": 2, "cron": OFFICE_HOURS}]}},
+        scheduled(minReplicas=2, cron=OFFICE_HOURS),
+        "spec.autoscaling.schedules[0]",
+        "set from and to, or cron",
     ),
     "a price for the budget": (
         {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "9"}}, "accelerator": {"profile": "H100"}},
