@@ -42,7 +42,7 @@ FULL: dict[str, Any] = {
         "nodeSelector": {"gpu": "h100"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     },
-    "drain": {"timeout": "5m"},
+    "drain": {"timeout": "5m", "preStopDelay": "20s"},
     "podTemplate": {"metadata": {"annotations": {"note": "mine"}}, "spec": {"priorityClassName": "online"}},
 }
 
@@ -202,6 +202,19 @@ def test_a_monitor_is_there_where_the_cluster_has_the_kind(raw_spec):
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["metadata"]["labels"]["octavo.dev/modelserver"] == "chat"
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "http"
+
+
+def test_a_monitor_has_the_labels_by_which_it_is_found_or_is_not_there(raw_spec):
+    monitor = children(raw_spec(**monitored(labels={"team": "search"})), 1, INSTALLED)["PodMonitor"]
+    assert monitor["metadata"]["labels"].items() >= {"team": "search", "release": "prometheus"}.items()
+    assert "PodMonitor" not in children(raw_spec(**monitored(enabled=False)), 1, INSTALLED)
+
+
+def test_the_time_before_a_drain_is_part_of_the_time_to_end(raw_spec):
+    spec = pod(raw_spec(drain={"timeout": "60s", "preStopDelay": "30s"}))["spec"]
+    arguments = spec["containers"][0]["args"]
+    assert arguments[arguments.index("--drain-delay") + 1] == "30"
+    assert spec["terminationGracePeriodSeconds"] == 100
 
 
 def test_samples_that_decide_are_asked_for_more_often(raw_spec):
@@ -440,7 +453,7 @@ def test_g12_every_edit_of_the_spec_reaches_the_pod(full, path):
 
 
 OF_THE_POD = ("model", "runtime", "accelerator", "drain", "podTemplate")
-ELSEWHERE = ("rollout", "replicas", "autoscaling", "networking", "disruption", "paused")
+ELSEWHERE = ("rollout", "replicas", "autoscaling", "networking", "monitoring", "disruption", "paused")
 
 
 def schema_paths(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -474,6 +487,10 @@ def test_the_edits_above_are_all_fields_that_concern_the_pod():
 
 def scaled(**more: Any) -> dict[str, Any]:
     return {"autoscaling": {"maxReplicas": 9, "targets": {"waitingPerReplica": 4}} | more}
+
+
+def monitored(**values: Any) -> dict[str, Any]:
+    return {"monitoring": {"podMonitor": values}}
 
 
 def by_cron(**more: Any) -> dict[str, Any]:
@@ -528,6 +545,8 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paused": ({"paused": False}, {"paused": True}),
     "rollout.strategy": ({"rollout": {"strategy": "Auto"}}, {"rollout": {"strategy": "InPlace"}}),
     "disruption.maxUnavailable": ({"disruption": {"maxUnavailable": 1}}, {"disruption": {"maxUnavailable": 2}}),
+    "monitoring.podMonitor.enabled": (monitored(enabled=True), monitored(enabled=False)),
+    "monitoring.podMonitor.labels": (monitored(labels={"team": "a"}), monitored(labels={"team": "b"})),
     "autoscaling.mode": (scaled(mode="Off"), scaled(mode="Advisory")),
     "autoscaling.minReplicas": (scaled(minReplicas=1), scaled(minReplicas=3)),
     "autoscaling.maxReplicas": (scaled(), scaled(maxReplicas=8)),

@@ -114,9 +114,14 @@ def make_disruption_budget(spec: ModelServerSpec, owner: Owner, replicas: int) -
 
 def make_pod_monitor(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
     """Asks Prometheus' operator to scrape every replica, under the ModelServer's name."""
+    wanted = spec.monitoring.pod_monitor
+    if not wanted.enabled:
+        return None
     decides = spec.autoscaling is not None and spec.autoscaling.metrics.source == PROMETHEUS
     interval = _DECISION_INTERVAL if decides else _SCRAPE_INTERVAL
-    return _pod_monitor(child(owner, "PodMonitor"), names.selector(owner.name), names.PORT_NAME, interval, defaults)
+    manifest = child(owner, "PodMonitor")
+    manifest["metadata"]["labels"] = {**wanted.labels, **manifest["metadata"]["labels"]}
+    return _pod_monitor(manifest, names.selector(owner.name), names.PORT_NAME, interval, defaults)
 
 
 def make_activator_monitor(owner: Owner, defaults: Defaults) -> Manifest | None:

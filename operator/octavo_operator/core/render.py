@@ -133,7 +133,7 @@ def make_pod_spec(spec: ModelServerSpec, name: str, defaults: Defaults) -> Manif
 
 def _grace_seconds(spec: ModelServerSpec) -> int:
     """How long a replica may take to end; a new one in its place waits for that."""
-    return spec.drain.timeout + names.DRAIN_DELAY_SECONDS + names.KILL_MARGIN_SECONDS
+    return spec.drain.pre_stop_delay + spec.drain.timeout + names.KILL_MARGIN_SECONDS
 
 
 def url(owner: Owner) -> str:
@@ -211,7 +211,7 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--tensor-parallel-size": spec.accelerator.gpus if spec.accelerator and spec.accelerator.gpus > 1 else None,
         **(groups.arguments(spec.nodes, startup_seconds(spec.model)) if spec.nodes > 1 else {}),
         "--drain-timeout": spec.drain.timeout,
-        "--drain-delay": names.DRAIN_DELAY_SECONDS,
+        "--drain-delay": spec.drain.pre_stop_delay,
     }
     words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
     return ["serve", model_argument(spec.model), *words, *spec.runtime.args]

@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from octavo_operator.core.errors import SpecError
+from octavo_operator.core.names import DRAIN_DELAY_SECONDS
 from octavo_operator.core.pod_template import check_patch
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
 from octavo_operator.core.spec_model import Accelerator, Model
-from octavo_operator.core.spec_network import Disruption, Networking
+from octavo_operator.core.spec_network import Disruption, Monitoring, Networking
 from octavo_operator.core.spec_runtime import Runtime
 from octavo_operator.core.spec_scaling import Autoscaling
 from octavo_operator.core.units import parse_quantity
@@ -26,6 +27,12 @@ class Drain(SpecModel):
         validate_default=True,
         description="Time that running answers get to finish when a replica is removed or replaced; what is left "
         "then is ended with an error. Default: 120s.",
+    )
+    pre_stop_delay: Annotated[Seconds, duration("0s", "5m")] = Field(
+        default=f"{DRAIN_DELAY_SECONDS}s",
+        validate_default=True,
+        description="Time before that in which new requests are still served, while those who send them learn that "
+        "the replica goes. More where a load balancer outside of the cluster is slow to learn. Default: 5s.",
     )
 
 
@@ -184,6 +191,7 @@ class ModelServerSpec(SpecModel):
     rollout: Rollout = Field(default=Rollout(), description="How old replicas make way for new ones.")
     drain: Drain = Field(default=Drain(), description="How a replica ends.")
     networking: Networking = Field(default=Networking(), description="Who reaches the replicas.")
+    monitoring: Monitoring = Field(default=Monitoring(), description="Who scrapes the replicas.")
     disruption: Disruption = Field(default=Disruption(), description="What a node drain may do to the replicas.")
     pod_template: Annotated[dict[str, Any], AfterValidator(check_patch)] | None = Field(
         default=None,

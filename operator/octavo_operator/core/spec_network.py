@@ -1,4 +1,4 @@
-"""The parts of a spec that say who reaches the replicas, and how many of them may be away at once."""
+"""The parts of a spec that say who reaches the replicas, who scrapes them, and how many may be away at once."""
 
 import ipaddress
 from typing import Annotated, Self
@@ -114,6 +114,23 @@ class Networking(SpecModel):
     network_policy: NetworkPolicy = Field(
         default=NetworkPolicy(), description="Who may connect to the replicas. Default: the pods of their namespace."
     )
+
+
+class PodMonitor(SpecModel):
+    """The PodMonitor of the replicas, where the operator's chart asks for them and Prometheus' operator is there."""
+
+    enabled: bool = Field(default=True, description="Whether there is one. Default: true.")
+    labels: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Labels by which a Prometheus finds it, beside those of the chart. Example: team: search.",
+    )
+
+
+class Monitoring(SpecModel):
+    """Who scrapes the replicas. The operator does so for itself, whatever this says."""
+
+    pod_monitor: PodMonitor = Field(default=PodMonitor(), description="What Prometheus' operator is asked for.")
 
 
 class Disruption(SpecModel):

@@ -161,11 +161,12 @@ _FLAGS_WITH_A_FIELD = {
     "--max-num-batched-tokens": "spec.runtime.maxBatchedTokens",
     "--kv-cache-memory": "spec.runtime.kvCache.size",
     "--drain-timeout": "spec.drain.timeout",
+    "--drain-delay": "spec.drain.preStopDelay",
     "--nodes": "spec.accelerator.nodes",
     "--node-rank": "spec.accelerator.nodes",
     "--leader-address": "spec.accelerator.nodes",
 }
-_FLAGS_OF_THE_OPERATOR = ("--port", "--drain-delay", "--download-dir", "--group-timeout")
+_FLAGS_OF_THE_OPERATOR = ("--port", "--download-dir", "--group-timeout")
 
 
 def _args_rules() -> dict[str, Any]:

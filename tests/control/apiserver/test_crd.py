@@ -234,6 +234,12 @@ RULES = {
         "spec.drain.timeout",
         "such as 90s",
     ),
+    "longest delay": (
+        {"drain": {"preStopDelay": "0s"}},
+        {"drain": {"preStopDelay": "6m"}},
+        "spec.drain.preStopDelay",
+        "0s and 5m",
+    ),
     "longest drain": ({"drain": {"timeout": "1h"}}, {"drain": {"timeout": "61m"}}, "spec.drain.timeout", "1s and 1h"),
     "shortest drain": ({"drain": {"timeout": "1s"}}, {"drain": {"timeout": "0s"}}, "spec.drain.timeout", "1s and 1h"),
     "longest window": (
@@ -601,7 +607,7 @@ RULES |= {
     flag: ({"runtime": {"args": [f"{flag}x"]}}, {"runtime": {"args": ["--x", *given]}}, "spec.runtime.args", word)
     for flag, given, word in [
         ("--port", ["--port", "1"], "belongs to the operator"),
-        ("--drain-delay", ["--drain-delay=1"], "belongs to the operator"),
+        ("--drain-delay", ["--drain-delay=1"], "spec.drain.preStopDelay"),
         ("--group-timeout", ["--group-timeout=1"], "belongs to the operator"),
         ("--served-model-name", ["--served-model-name", "x"], "spec.model.servedName"),
         ("--max-model-len", ["--max-model-len=5"], "spec.model.maxModelLen"),

@@ -195,7 +195,8 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
                 {"key": "b", "value": ""},
             ],
         },
-        drain={"timeout": "10m"},
+        drain={"timeout": "10m", "preStopDelay": "1m"},
+        monitoring={"podMonitor": {"enabled": True, "labels": {"team": ""}}},
         replicas=2,
         disruption={"maxUnavailable": 2},
         networking={
