@@ -88,9 +88,8 @@ def controller(built: LeaderWorkerSet, api: Administrator, folder: Path) -> Iter
     trusted = certificates(api.pki, folder / "certificates")
     kubectl = [str(api.kubectl), f"--kubeconfig={api.kubeconfig}"]
     manifests = [*(yaml.safe_load(path.read_text()) for path in built.crds), *_webhooks(built, port, trusted)]
-    apply = [*kubectl, "apply", "--server-side", "-f", "-"]
-    quiet = subprocess.DEVNULL
-    subprocess.run(apply, input=yaml.safe_dump_all(manifests), text=True, check=True, stdout=quiet)
+    text, quiet = yaml.safe_dump_all(manifests), subprocess.DEVNULL
+    subprocess.run([*kubectl, "apply", "--server-side", "-f", "-"], input=text, text=True, check=True, stdout=quiet)
     subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], check=True, stdout=quiet)
     config = folder / "lws.yaml"
     config.write_text(yaml.safe_dump(_configuration(port, probes, trusted)))
@@ -99,6 +98,8 @@ def controller(built: LeaderWorkerSet, api: Administrator, folder: Path) -> Iter
     try:
         yield
     finally:
+        # Its webhooks, without it, would refuse every pod.
+        subprocess.run([*kubectl, "delete", "--ignore-not-found", "-f", "-"], input=text, text=True, check=False)
         child.kill()
         child.wait()
 
