@@ -215,3 +215,30 @@ def test_what_lies_within_the_cache_passes_when_values_are_checked(backend, make
     case = make_case(MIXED, device=CPU)
     backend.write_kv(case.key, case.value, case.key_cache, case.value_cache, case.batch.slot_mapping)
     assert_close(attend(backend, case), case)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"query": torch.float64}, "query is torch.float64; the Triton kernels take float32, float16, bfloat16$"),
+        ({"key_cache": torch.float8_e5m2}, "key_cache is torch.float8_e5m2; the Triton kernels take .*, int8$"),
+    ],
+)
+def test_numbers_that_the_triton_kernels_do_not_have_are_refused(make_case, changed, words):
+    case = make_case([(1, 6)])
+    case = replace(case, **{name: getattr(case, name).to(dtype) for name, dtype in changed.items()})
+    with pytest.raises(ValueError, match=words):
+        attend(TritonBackend(), case)
+
+
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "words"),
+    [
+        (2, 512, "head_dim is 512; the Triton kernels take up to 256"),
+        (258, 16, "query has 129 heads for each KV head; the Triton kernels take up to 128"),
+    ],
+)
+def test_shapes_that_the_triton_kernels_do_not_have_are_refused(make_case, heads, head_dim, words):
+    case = make_case([(1, 6)], num_heads=heads, head_dim=head_dim)
+    with pytest.raises(ValueError, match=words):
+        attend(TritonBackend(), case, prepared=False)

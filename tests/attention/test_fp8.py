@@ -67,6 +67,18 @@ def convert(numbers):
     return stored[:count].cpu(), out[:count].cpu()
 
 
+@triton.jit
+def _halves_kernel(stored, out, size: tl.constexpr):
+    places = tl.arange(0, size)
+    tl.store(out + places, as_read(tl.load(stored + places), tl.float16))
+
+
+def convert_halves(stored):
+    out = torch.zeros(len(stored), dtype=torch.float16, device=DEVICE)
+    _halves_kernel[(1,)](stored.to(DEVICE), out, size=len(stored))
+    return out.cpu()
+
+
 def test_integer_arithmetic_reads_and_writes_every_number_as_the_format_says():
     numbers = BYTES.view(FP8).float()
     stored, read = convert(numbers)
@@ -85,6 +97,39 @@ def test_integer_arithmetic_rounds_to_the_nearest_and_ties_to_even():
     numbers = torch.cat([numbers, -numbers, torch.tensor([0.0, 1e-30, 465.0, 1e9, -1e9, torch.inf])])
     stored, _ = convert(numbers)
     assert torch.equal(stored.view(FP8).float(), to_cache(numbers, FP8).float())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"window": 70, "soft_cap": 50.0, "sinks": torch.tensor([1.0, -50.0, 60.0, 0.0])}],
+    ids=["plain", "masks"],
+)
+def test_queries_in_bf16_of_any_size_meet_halves(make_case, options):
+    """Rows of numbers far beyond fp16, far below it, and of none; contexts that are cut among programs."""
+    sizes = torch.tensor([1e5, 1.0, 1e-30, 0.0])[:, None]
+    case = make_case([(1, 290), (1, 6), (3, 70)], num_heads=4, num_kv_heads=1, head_dim=64, dtype=torch.bfloat16)
+    keys = case.key_cache.float() * 1e-3  # so that scores of the largest rows are numbers still
+    stored = replace(
+        case,
+        query=(case.query.float() * sizes.to(case.query.device)).bfloat16(),
+        key_cache=keys.to(FP8),
+        value_cache=case.value_cache.to(FP8),
+    )
+    rounded = replace(
+        stored,
+        query=stored.query.double(),
+        key_cache=stored.key_cache.double(),
+        value_cache=stored.value_cache.double(),
+    )
+    options = {name: x.to(case.query.device) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+    out, wanted = attend(TritonBackend(), stored, **options).double(), attend(ReferenceBackend(), rounded, **options)
+    assert stored.batch.max_query_len * 4 <= 16, "a decode's tile"
+    torch.testing.assert_close(out, wanted, rtol=2**-6, atol=2**-8)
+
+
+def test_bytes_become_halves_without_a_way_through_more_bits():
+    out = convert_halves(BYTES)
+    torch.testing.assert_close(out, BYTES.view(FP8).half(), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 5, "soft_cap": 3.0}], ids=["plain", "window and cap"])
@@ -111,7 +156,7 @@ def test_a_gpu_without_the_format_writes_the_nearest_numbers(case, monkeypatch, 
     else:
         TritonBackend().write_kv(key, value, key_cache, value_cache, slots)
     for cache, rows in ((key_cache, key), (value_cache, value)):
-        written = cache[slots // 16, :, slots % 16].float()
+        written = cache.float()[slots // 16, :, slots % 16]
         torch.testing.assert_close(written, to_cache(rows, FP8).float(), rtol=0, atol=0, equal_nan=True)
         assert int((~cache.float().isnan()).sum()) == int((~rows.isnan()).sum())
 
@@ -139,7 +184,7 @@ def test_what_is_written_is_the_nearest_number_and_at_most_the_largest(backend, 
     slots = case.batch.slot_mapping
     backend.write_kv(key, value, key_cache, value_cache, slots)
     for cache, rows in ((key_cache, key), (value_cache, value)):
-        written = cache[slots // 16, :, slots % 16].float()
+        written = cache.float()[slots // 16, :, slots % 16]
         torch.testing.assert_close(written, to_cache(rows, FP8).float(), rtol=0, atol=0, equal_nan=True)
         assert int((~cache.float().isnan()).sum()) == int((~rows.isnan()).sum())
     assert key_cache[slots[0] // 16, 0, slots[0] % 16, :3].tolist() == [448.0, -448.0, 448.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import triton
@@ -29,6 +30,7 @@ _INDICES: Final = (
 )
 _PARTS: Final = ("partial", "partial_largest", "partial_total")
 _SIZES: Final = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8e4nv": 1, "u8": 1, "i8": 1}
+_E4M3: Final = {"fp8e4nv", "u8"}
 _NUM_KV_HEADS: Final = 8
 _SMALLEST: Final = 89
 _WITH_BOXES: Final = {90, 100}
@@ -61,24 +63,39 @@ def configurations(architecture: int) -> Iterator[Configuration]:
         yield _attention(architecture, "fp32", 128, group=3, max_query_len=512, block_size=16)
     if architecture in _WITH_BOXES:
         yield from _prefills_with_boxes(architecture)
-    yield _attention(architecture, "bf16", 64, group=8, max_query_len=1, block_size=64, window=128, per_head="sinks")
-    yield _attention(architecture, "bf16", 64, group=1, max_query_len=1, block_size=16, per_head="slopes")
     for head_dim in (64, 128):
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, split=2048)
+    yield from _other_decodes(architecture)
     yield _write_kv("bf16", 128)
     yield _merge_splits("bf16", 128, rows=128, group=4)
     yield _merge("bf16", 128, rows=16, group=4)
     yield _merge("bf16", 64, rows=16, group=8, per_head="sinks")
-    fp8 = fp8_of(architecture)
+    for cache in (fp8_of(architecture), "i8"):
+        yield from _eight_bits(architecture, cache)
+
+
+def _other_decodes(architecture: int) -> Iterator[Configuration]:
+    """Heads that are wide, or padded; masks; a group that is no power of two."""
+    yield _attention(architecture, "bf16", 256, group=2, max_query_len=1, block_size=16, window=1024)
+    yield _attention(architecture, "bf16", 80, group=1, max_query_len=1, block_size=16)
+    yield _attention(architecture, "bf16", 128, group=7, max_query_len=1, block_size=32)
+    yield _attention(architecture, "bf16", 64, group=8, max_query_len=1, block_size=16, window=128, per_head="sinks")
+    yield _attention(architecture, "bf16", 128, group=1, max_query_len=1, block_size=16, per_head="slopes")
+
+
+def _eight_bits(architecture: int, cache: str) -> Iterator[Configuration]:
+    """Over caches in eight bits: decodes and prefills of every width, and each mask."""
     for head_dim in (64, 128):
-        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=fp8)
-        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=fp8)
-    yield _write_kv("bf16", 128, cache=fp8)
-    for head_dim in (64, 128):
-        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache="i8")
-        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache="i8")
-    yield _attention(architecture, "fp16", 128, group=8, max_query_len=1, block_size=64, cache="i8")
-    yield _write_kv("bf16", 128, cache="i8")
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=cache)
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=cache)
+    yield _attention(architecture, "bf16", 256, group=4, max_query_len=1, block_size=16, cache=cache)
+    yield _attention(architecture, "fp16", 128, group=8, max_query_len=1, block_size=64, cache=cache)
+    decode = partial(_attention, architecture, "bf16", 128, group=4, max_query_len=1, block_size=16, cache=cache)
+    yield decode(window=4096, soft_cap=50.0)
+    for per_head in ("sinks", "slopes"):
+        yield decode(per_head=per_head)
+    yield decode(split=2048)
+    yield _write_kv("bf16", 128, cache=cache)
 
 
 def _prefills_with_boxes(architecture: int) -> Iterator[Configuration]:
@@ -135,6 +152,7 @@ def _attention(
         "SOFT_CAP": soft_cap,
         "SPLIT": split // launch.columns,
         "SCALED": cache == "i8",
+        "HALVES": dtype == "bf16" and cache in _E4M3 and launch.is_decode,
         "BOXES": launch.boxes,
     }
     types = dict.fromkeys(("query", "out"), f"*{dtype}")
@@ -153,7 +171,7 @@ def _attention(
         + (f" split {split}" if split else "")
     )
     source = source_of(paged_attention_kernel, types, constants)
-    programs = launch.programs if launch.is_decode and per_head != "slopes" else 0  # whose bias takes registers
+    programs = launch.programs if launch.is_decode else 0
     return Configuration(name, kind, source, dict(launch.options), 64 if cache else 128, programs, launch.boxes)
 
 

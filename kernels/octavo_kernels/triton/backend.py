@@ -180,6 +180,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
         check_limits("query", query, key_cache)
         if batch.plan is None:
             batch = self.prepare(batch, key_cache, query.shape[1])
+        is_fp8 = key_cache.dtype == FP8
         key_cache, value_cache = _caches(key_cache, value_cache)
         plan = cast("Plan", batch.plan)
         work = plan.work(batch, key_cache.shape[1], window or 0)
@@ -219,6 +220,7 @@ class TritonBackend(TritonNeighbours, TritonSampling):
             SOFT_CAP=soft_cap or 0.0,
             SPLIT=plan.splits.tiles if plan.splits else 0,
             SCALED=key_cache.dtype == INT8,
+            HALVES=is_fp8 and query.dtype == torch.bfloat16 and plan.launch.is_decode,
             BOXES=plan.launch.boxes,
             **tile,
             **plan.launch.options,

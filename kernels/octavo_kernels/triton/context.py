@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 from octavo_kernels.triton.e4m3 import as_read
-from octavo_kernels.triton.int8 import load_numbers
 
 
 @triton.jit
@@ -22,24 +21,34 @@ def load_pages(table, tile, num_pages, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.con
 
 
 @triton.jit
-def slots_of(
+def pieces_of(pages, kv_head, NUM_KV_HEADS: tl.constexpr):
+    """Which head of which block, counted through the cache; int64, as a pool passes 2^31 numbers."""
+    return pages.to(tl.int64) * NUM_KV_HEADS + kv_head
+
+
+@triton.jit
+def rows_of(
     pages,
     tile,
     kv_head,
     NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BOXES: tl.constexpr,
+    SCALED: tl.constexpr,
 ):
-    """Rows of the cache, seen as [num_blocks * num_kv_heads * block_size, head_dim]; int64, as a pool passes 2^31.
+    """Where each position's row begins, in numbers from the cache's first; SCALED pieces are longer by their scales.
 
-    Of a box its first row alone, which hardware takes as int32.
+    Of a box its first row alone, counted in rows, which hardware takes as int32.
     """
-    first = (pages.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile * BLOCK_N % BLOCK_SIZE
+    pieces = pieces_of(pages, kv_head, NUM_KV_HEADS)
     if BOXES:
-        return first.to(tl.int32)
+        return (pieces * BLOCK_SIZE + tile * BLOCK_N % BLOCK_SIZE).to(tl.int32)
     else:  # noqa: RET505  Triton compiles only the branch that is taken
-        return tl.reshape(first[:, None] + tl.arange(0, min(BLOCK_SIZE, BLOCK_N))[None, :], [BLOCK_N])
+        first = pieces * (BLOCK_SIZE * (HEAD_DIM + 2 * SCALED)) + tile * BLOCK_N % BLOCK_SIZE * HEAD_DIM
+        within = tl.arange(0, min(BLOCK_SIZE, BLOCK_N)) * HEAD_DIM
+        return tl.reshape(first[:, None] + within[None, :], [BLOCK_N])
 
 
 @triton.jit
@@ -64,25 +73,19 @@ def load_context(
     """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of a tile of positions, which MASKED may not all be
     written; SCALED without their scales.
     """
-    if SCALED:
-        return load_numbers(
-            key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
-            BLOCK_SIZE, BLOCK_N, DTYPE, MASKED,
-        )  # fmt: skip
+    rows = rows_of(pages, tile, kv_head, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N, BOXES, SCALED)
+    if MASKED:
+        written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
+        return load_tile_masked(key_cache, value_cache, rows, written, dims, HEAD_DIM, DTYPE, BOXES)
     else:  # noqa: RET505  Triton compiles only the branch that is taken
-        slots = slots_of(pages, tile, kv_head, NUM_KV_HEADS, BLOCK_SIZE, BLOCK_N, BOXES)
-        if MASKED:
-            written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
-            return load_tile_masked(key_cache, value_cache, slots, written, dims, HEAD_DIM, DTYPE, BOXES)
-        else:  # noqa: RET505  as above
-            return load_tile(key_cache, value_cache, slots, dims, HEAD_DIM, PADDED_DIM, DTYPE, BOXES)
+        return load_tile(key_cache, value_cache, rows, dims, HEAD_DIM, PADDED_DIM, DTYPE, BOXES)
 
 
 @triton.jit
 def load_tile(
     key_cache,
     value_cache,
-    slots,
+    rows,
     dims,
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
@@ -91,11 +94,11 @@ def load_tile(
 ):
     """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] of whole blocks."""
     if BOXES:
-        k = key_cache.load([slots, 0]).T
-        v = value_cache.load([slots, 0])
+        k = key_cache.load([rows, 0]).T
+        v = value_cache.load([rows, 0])
     else:
-        keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-        values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
+        keys = key_cache + rows[None, :] + dims[:, None]
+        values = value_cache + rows[:, None] + dims[None, :]
         if HEAD_DIM == PADDED_DIM:
             k = tl.load(keys)
             v = tl.load(values)
@@ -109,7 +112,7 @@ def load_tile(
 def load_tile_masked(
     key_cache,
     value_cache,
-    slots,
+    rows,
     written,
     dims,
     HEAD_DIM: tl.constexpr,
@@ -121,13 +124,13 @@ def load_tile_masked(
     A box of keys stays as it is: their scores are masked, while values are summed, with weights of 0.
     """
     if BOXES:
-        k = as_read(key_cache.load([slots, 0]).T, DTYPE)
-        v = tl.where(written[:, None], as_read(value_cache.load([slots, 0]), DTYPE), 0.0)
+        k = as_read(key_cache.load([rows, 0]).T, DTYPE)
+        v = tl.where(written[:, None], as_read(value_cache.load([rows, 0]), DTYPE), 0.0)
         return k, v
     else:  # noqa: RET505  as above
         inside = dims < HEAD_DIM
-        keys = key_cache + slots[None, :] * HEAD_DIM + dims[:, None]
-        values = value_cache + slots[:, None] * HEAD_DIM + dims[None, :]
+        keys = key_cache + rows[None, :] + dims[:, None]
+        values = value_cache + rows[:, None] + dims[None, :]
         k = tl.load(keys, mask=written[None, :] & inside[:, None], other=0.0)
         v = tl.load(values, mask=written[:, None] & inside[None, :], other=0.0)
         return as_read(k, DTYPE), as_read(v, DTYPE)

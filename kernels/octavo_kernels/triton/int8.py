@@ -16,51 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def pieces_of(pages, kv_head, NUM_KV_HEADS: tl.constexpr):
-    """Which head of which block, counted through the cache; int64, as a pool passes 2^31 bytes."""
-    return pages.to(tl.int64) * NUM_KV_HEADS + kv_head
-
-
-@triton.jit
-def load_numbers(
-    key_cache,
-    value_cache,
-    pages,
-    tile,
-    kv_head,
-    seq_len,
-    dims,
-    NUM_KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PADDED_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    DTYPE: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """Keys [PADDED_DIM, BLOCK_N] and values [BLOCK_N, PADDED_DIM] without their scales.
-
-    MASKED: some may not be written, and come as zeros.
-    """
-    PIECE: tl.constexpr = BLOCK_SIZE * (HEAD_DIM + 2)
-    first = pieces_of(pages, kv_head, NUM_KV_HEADS) * PIECE + tile * BLOCK_N % BLOCK_SIZE * HEAD_DIM
-    within = tl.arange(0, min(BLOCK_SIZE, BLOCK_N)) * HEAD_DIM
-    rows = tl.reshape(first[:, None] + within[None, :], [BLOCK_N])
-    keys = key_cache + rows[None, :] + dims[:, None]
-    values = value_cache + rows[:, None] + dims[None, :]
-    if MASKED:
-        written = tile * BLOCK_N + tl.arange(0, BLOCK_N) < seq_len
-        k = tl.load(keys, mask=written[None, :] & (dims < HEAD_DIM)[:, None], other=0)
-        v = tl.load(values, mask=written[:, None] & (dims < HEAD_DIM)[None, :], other=0)
-    elif HEAD_DIM == PADDED_DIM:
-        k = tl.load(keys)
-        v = tl.load(values)
-    else:
-        k = tl.load(keys, mask=(dims < HEAD_DIM)[:, None], other=0)
-        v = tl.load(values, mask=(dims < HEAD_DIM)[None, :], other=0)
-    return k.to(DTYPE), v.to(DTYPE)
+from octavo_kernels.triton.context import pieces_of
 
 
 @triton.jit

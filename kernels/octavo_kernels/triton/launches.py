@@ -54,16 +54,26 @@ class Launch(NamedTuple):
 
 # Decode: two tiles in flight beside the one that is computed, on as many blocks as registers allow. On sm_80 and sm_89
 # tiles of 32 KiB make the page arithmetic spill; 16 KiB keep as many bytes in flight with more blocks. As many programs
-# as run at once, which the gate holds against what was compiled.
+# as run at once, which the gate holds against what was compiled. Registers are named: left alone, the compiler at times
+# chooses fewer than that many programs leave it, and spills a few.
 # Prefill: as many queries as share one reading of keys and values without a spill. sm_89 has 99 KiB for a block. Two
 # programs per multiprocessor, though most sizes run one at a time: the second begins where the first one ends. On sm_90
 # two run at once with narrow heads: the compiler takes 190 registers there, and does with 128 where it is told to.
 _DECODE: Final = {
-    80: _Shape(0, 16 << 10, 4, 3, 4),
-    89: _Shape(0, 16 << 10, 4, 3, 2),
-    90: _Shape(0, 16 << 10, 4, 4, 4),
-    100: _Shape(0, 16 << 10, 4, 4, 4),
+    80: _Shape(0, 16 << 10, 4, 3, 4, registers=128),
+    89: _Shape(0, 16 << 10, 4, 3, 2, registers=168),
+    90: _Shape(0, 16 << 10, 4, 4, 4, registers=128),
+    100: _Shape(0, 16 << 10, 4, 4, 4, registers=128),
 }
+# Heads of 256: sums take so many registers more that a block less runs at once.
+_WIDE_DECODE: Final = {
+    80: _Shape(0, 16 << 10, 4, 3, 3, registers=168),
+    89: _DECODE[89],
+    90: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
+    100: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
+}
+# Heads of 80 and 96, which leave a part of their tile empty: masks take registers, and on sm_90 four spilled at 128.
+_PADDED_DECODE: Final = {**_DECODE, 90: _WIDE_DECODE[90]}
 _PREFILL: Final = {
     80: _Shape(32 << 10, 32 << 10, 8, 3, 2),
     89: _Shape(32 << 10, 32 << 10, 8, 3, 2),
@@ -72,7 +82,7 @@ _PREFILL: Final = {
 }
 _WIDE_PREFILL: Final = {
     80: _Shape(16 << 10, 32 << 10, 4, 3, 2),
-    89: _Shape(16 << 10, 32 << 10, 4, 3, 2),
+    89: _Shape(16 << 10, 32 << 10, 4, 3, 2, registers=255),  # left alone: 168, and spills four
     90: _PREFILL[90],
     100: _PREFILL[100],
 }
@@ -97,26 +107,33 @@ _EXACT_PREFILL: Final = {
     100: _Shape(32 << 10, 32 << 10, 8, 3, 2),
 }
 # A cache of smaller numbers than products take: these are converted in registers, which leaves fewer for the tile, so
-# it is smaller and one more is in flight. sm_89 spills in prefill with more queries.
+# it is smaller, and more are in flight on three blocks. sm_89 has shared memory for three tiles, or for two blocks with
+# heads of 256, and spills in prefill with more queries.
 _FP8_DECODE: Final = {
-    80: _Shape(0, 16 << 10, 4, 4, 3),
-    89: _Shape(0, 16 << 10, 4, 4, 3),
-    90: _Shape(0, 16 << 10, 4, 4, 4),
-    100: _Shape(0, 16 << 10, 4, 4, 3),
+    80: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
+    89: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
+    90: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+    100: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
 }
+_WIDE_FP8_DECODE: Final = {**_FP8_DECODE, 89: _Shape(0, 16 << 10, 4, 4, 2, registers=168)}
 _FP8_PREFILL: Final = {
     80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
     89: _Shape(16 << 10, 32 << 10, 8, 3, 2),
     90: _PREFILL[90],
     100: _PREFILL[100],
 }
-# Scales take registers too. Left alone, the compiler sometimes chooses 128 and spills some; 168 are enough, and three
-# blocks, whose tiles are one more in flight. sm_89 has shared memory for three tiles.
+# Scales take registers too. With heads of 256 they spill on sm_90 at 168: two blocks there, with as much in flight.
 _INT8_DECODE: Final = {
     80: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
     89: _Shape(0, 16 << 10, 4, 4, 3, registers=168),
     90: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
     100: _Shape(0, 16 << 10, 4, 5, 3, registers=168),
+}
+_WIDE_INT8_DECODE: Final = {
+    80: _INT8_DECODE[80],
+    89: _Shape(0, 16 << 10, 4, 4, 2, registers=168),
+    90: _Shape(0, 16 << 10, 4, 7, 2, registers=255),
+    100: _INT8_DECODE[100],
 }
 _INT8_PREFILL: Final = {
     80: _Shape(16 << 10, 32 << 10, 8, 3, 2),
@@ -154,10 +171,13 @@ def choose_launch(
     converted = cache_size < element_size
     least_rows = max(_LEAST, triton.next_power_of_2(group))
     is_decode = not for_any and max_query_len * group <= least_rows  # also what verifies a few drafted tokens
-    if scaled and (is_decode or row_bytes <= _WIDE):
-        table = _INT8_DECODE if is_decode else _INT8_PREFILL
+    if is_decode:
+        is_padded = padded_dim(head_dim) > head_dim
+        table = _decode_table(row_bytes, is_padded=is_padded, converted=converted, scaled=scaled)
+    elif scaled and row_bytes <= _WIDE:
+        table = _INT8_PREFILL
     else:
-        table = _table(row_bytes, is_decode=is_decode, is_exact=element_size == 4, converted=converted, for_any=for_any)
+        table = _prefill_table(row_bytes, is_exact=element_size == 4, converted=converted, for_any=for_any)
     shape = table[_CLASSES.get(architecture, _SMALLEST)]
     most_columns = _MOST_FP8_COLUMNS if converted and is_decode else MOST_COLUMNS
     columns = _fit(shape.kv_bytes, 2 * row_bytes, most_columns)
@@ -181,9 +201,18 @@ def _fits_boxes(columns: int, block_size: int, row_bytes: int) -> bool:
     return columns <= block_size and row_bytes % BOX_ALIGNMENT == 0
 
 
-def _table(row_bytes: int, *, is_decode: bool, is_exact: bool, converted: bool, for_any: bool) -> dict[int, _Shape]:
-    if is_decode:
-        return _FP8_DECODE if converted else _DECODE
+def _decode_table(row_bytes: int, *, is_padded: bool, converted: bool, scaled: bool) -> dict[int, _Shape]:
+    is_wide = row_bytes > _WIDE
+    if scaled:
+        return _WIDE_INT8_DECODE if is_wide else _INT8_DECODE
+    if converted:
+        return _WIDE_FP8_DECODE if is_wide else _FP8_DECODE
+    if is_wide:
+        return _WIDE_DECODE
+    return _PADDED_DECODE if is_padded else _DECODE
+
+
+def _prefill_table(row_bytes: int, *, is_exact: bool, converted: bool, for_any: bool) -> dict[int, _Shape]:
     if is_exact:
         return _EXACT_PREFILL
     if row_bytes <= _NARROW:

@@ -11,8 +11,8 @@ sliding window that loop does all of the work, from the first tile that any row 
 blocks are loaded one tile ahead: a load whose address depends on another load is what Triton's pipeliner handles
 worst (DESIGN.md). The softmax is FlashAttention's online one, in base 2.
 Both come through pointers, or as boxes where the table of launches has it so (boxes.py); the loops are the same.
-Keys and values of a cache in e4m3 are loaded as such and become the queries' dtype in registers (e4m3.py); those of
-one in int8 do too, and their scales multiply what stands on the other side of the products (int8.py).
+Keys and values of a cache in e4m3 are loaded as such and become fp16 in registers (e4m3.py); those of one in int8
+become the queries' dtype, and their scales multiply what stands on the other side of the products (int8.py).
 """
 
 # ruff: noqa: PLR0917  what a kernel works on has to be passed to it
@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from octavo_kernels.triton.context import load_context, load_pages
+from octavo_kernels.triton.e4m3 import as_halves
 from octavo_kernels.triton.int8 import load_scales
 
 
@@ -62,6 +63,7 @@ def paged_attention_kernel(
     SPLIT: tl.constexpr = 0,  # tiles of positions, where contexts are cut at multiples of so many (splits.py)
     BOXES: tl.constexpr = False,  # the caches come as tensor descriptors, whose boxes are tiles (boxes.py)
     SCALED: tl.constexpr = False,  # caches in int8 with scales
+    HALVES: tl.constexpr = False,  # products of fp16 where queries are bf16 (e4m3.py)
 ):
     program = tl.program_id(0)
     first_unit = tl.load(program_unit + program)
@@ -89,8 +91,7 @@ def paged_attention_kernel(
         tokens = (first_token + first_query + rows // GROUP).to(tl.int64)
         row_query = tokens * query_stride + heads * HEAD_DIM
         q = tl.load(query + row_query[:, None] + dims[None, :], mask=row_valid[:, None] & inside, other=0.0)
-        if INTERP:
-            q = q.to(tl.float32)
+        q, scale = as_multiplied(q, scale_log2e, INTERP, HALVES)
 
         first_position = seq_len - num_queries + first_query
         positions = first_position + rows // GROUP  # of each row's query; it sees positions up to its own
@@ -114,10 +115,10 @@ def paged_attention_kernel(
                 key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
                 BLOCK_SIZE, BLOCK_N, q.dtype, False, BOXES, SCALED,
             )  # fmt: skip
-            scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
+            scores = score(q, k, scale, scales[0], SOFT_CAP)
             if slopes is not None:
                 scores += biases(slope, tile * BLOCK_N + tl.arange(0, BLOCK_N), positions)
-            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, False)
+            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, False, HALVES)
             pages = next_pages
             scales = load_scales(
                 key_cache,
@@ -138,12 +139,12 @@ def paged_attention_kernel(
                 key_cache, value_cache, pages, tile, kv_head, seq_len, dims, NUM_KV_HEADS, HEAD_DIM, PADDED_DIM,
                 BLOCK_SIZE, BLOCK_N, q.dtype, True, BOXES, SCALED,
             )  # fmt: skip
-            scores = score(q, k, scale_log2e, scales[0], SOFT_CAP)
+            scores = score(q, k, scale, scales[0], SOFT_CAP)
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             if slopes is not None:
                 scores += biases(slope, columns, positions)
             scores = tl.where(visible(columns, positions, WINDOW), scores, float("-inf"))
-            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, True)
+            largest, total, acc = accumulate(scores, v, scales[1], largest, total, acc, True, HALVES)
             pages = next_pages
             scales = load_scales(
                 key_cache,
@@ -178,6 +179,18 @@ def paged_attention_kernel(
         result = acc.to(out.dtype.element_ty)
         row_out = tokens * out_stride + heads * HEAD_DIM
         tl.store(out + row_out[:, None] + dims[None, :], result, mask=kept[:, None] & inside)
+
+
+@triton.jit
+def as_multiplied(q, scale_log2e, INTERP: tl.constexpr, HALVES: tl.constexpr):
+    """Queries as products take them, and what their scores are multiplied by: one number, or one for each row."""
+    if INTERP:
+        q = q.to(tl.float32)
+    if HALVES:
+        q, undo = as_halves(q, INTERP)
+        return q, (scale_log2e * undo)[:, None]
+    else:  # noqa: RET505  Triton compiles only the branch that is taken
+        return q, scale_log2e
 
 
 @triton.jit
@@ -240,14 +253,14 @@ def divisor(largest, total, sink, HAS_SINKS: tl.constexpr):
 
 
 @triton.jit
-def score(q, k, scale_log2e, key_scales, SOFT_CAP: tl.constexpr):
+def score(q, k, scale, key_scales, SOFT_CAP: tl.constexpr):
     """Scores in base 2: log2(e) times what they are in base e, and a soft cap that is applied in base e.
 
-    `key_scales` are of the tile's positions, or None.
+    `scale` is one number, or one for each row; `key_scales` are of the tile's positions, or None.
     """
     if key_scales is not None:
-        scale_log2e *= key_scales.to(tl.float32)[None, :]
-    scores = tl.dot(q, k, input_precision="ieee") * scale_log2e
+        scale *= key_scales.to(tl.float32)[None, :]
+    scores = tl.dot(q, k, input_precision="ieee") * scale
     if SOFT_CAP > 0:
         LOG2E: tl.constexpr = 1.4426950408889634
         x = scores / (LOG2E * SOFT_CAP)
@@ -269,13 +282,18 @@ def visible(columns, positions, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def accumulate(scores, v, value_scales, largest, total, acc, MAY_BE_EMPTY: tl.constexpr):
+def accumulate(scores, v, value_scales, largest, total, acc, MAY_BE_EMPTY: tl.constexpr, HALVES: tl.constexpr):
     """One step of the online softmax (Milakov and Gimelshein, 2018; FlashAttention, 2022), scores in base 2.
 
     `value_scales` are of the tile's positions, or None.
     MAY_BE_EMPTY: a row may have seen nothing so far, whose largest score is minus infinity, and that minus itself NaN.
+    HALVES: fp16 has no numbers below 2^-24, so weights go up to 2^14. What they are relative to is 14 less than the
+    largest score then, which nobody else need know: parts and sinks are brought to a common number wherever they meet.
     """
-    new_largest = tl.maximum(largest, tl.max(scores, 1))
+    most = tl.max(scores, 1)
+    if HALVES:
+        most -= 14.0
+    new_largest = tl.maximum(largest, most)
     base = new_largest
     if MAY_BE_EMPTY:
         base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
