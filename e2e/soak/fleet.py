@@ -89,16 +89,17 @@ async def _settled(api: ApiClient, count: int) -> bool:
 
 async def _rest(operator: Operator, name: str, rest: int) -> AsyncIterator[Goal]:
     """What an operator costs that has nothing to do; a full list falls into it."""
-    writes, calls, cpu = await operator.writes(), await operator.calls(), operator.cpu_seconds()
+    before, calls, cpu = await operator.written(), await operator.calls(), operator.cpu_seconds()
     lists = await operator.number("resyncs_total")
     began = time.monotonic()
     await asyncio.sleep(rest)
     await until(lambda: operator.total("resyncs_total", at_least=lists + 1), 120, "everything was listed once more")
     seconds = time.monotonic() - began
-    written, share = await operator.writes() - writes, (operator.cpu_seconds() - cpu) / seconds
+    written, share = await operator.written() - before, (operator.cpu_seconds() - cpu) / seconds
     called = (await operator.calls() - calls) / seconds
     mib = operator.rss_mib()
-    yield Goal(f"{name}: writes in a rest with a full list", "0", f"{written:.0f}", written == 0)
+    words = ", ".join(f"{number} {what}" for what, number in written.items()) or "0"
+    yield Goal(f"{name}: writes in a rest with a full list", "0", words, not written)
     yield Goal(f"{name}: memory of the operator", "under 250 MB", f"{mib:.0f} MB", mib < 250)
     yield Goal(f"{name}: CPU at rest", "under 10 % of a core", f"{100 * share:.1f} %", share < 0.1)
     yield Goal(f"{name}: API calls at rest", "under 1 a second", f"{called:.2f} a second", called < 1)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -98,7 +99,13 @@ class Operator:
 
     async def writes(self) -> float:
         """Requests that change something, but for the Lease's renewal."""
-        return await self.number(r'api_requests_total{kind="(?!Lease)\w+",[^}]*verb="(?!GET)\w+"}')
+        return float(sum((await self.written()).values()))
+
+    async def written(self) -> Counter[str]:
+        """The same by verb and kind."""
+        series = r'^octavo_operator_api_requests_total{kind="((?!Lease)\w+)",[^}]*verb="((?!GET)\w+)"} (\S+)$'
+        found = re.findall(series, await self._metrics(), re.MULTILINE)
+        return sum((Counter({f"{verb} {kind}": round(float(number))}) for kind, verb, number in found), Counter())
 
     async def calls(self) -> float:
         """All requests to the API server."""

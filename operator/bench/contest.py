@@ -38,11 +38,12 @@ SPEC: Final[dict[str, Any]] = {
     },
 }
 SHORT_WINDOW: Final = "autoscaling.behavior.scaleDown.stabilizationWindow=2m"
+FIRST_IN_LINE: Final = "autoscaling.targets.waitingPerReplica=1"
 CHOSEN: Final[dict[str, tuple[str, ...]]] = {
     "diurnal": (SHORT_WINDOW,),
     "workday": (SHORT_WINDOW,),
-    "prefill-heavy": (SHORT_WINDOW,),
-    "burst": (SHORT_WINDOW, "autoscaling.targets.kvUtilizationPercent=60"),
+    "prefill-heavy": (SHORT_WINDOW, "autoscaling.targets.kvUtilizationPercent=60", FIRST_IN_LINE),
+    "burst": ("autoscaling.targets.kvUtilizationPercent=60", FIRST_IN_LINE),
     "outage": (SHORT_WINDOW, "autoscaling.maxReplicas=3"),
     "ramp": ("autoscaling.maxReplicas=5",),
     "flapping": ("autoscaling.maxReplicas=5",),

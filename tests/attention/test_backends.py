@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from octavo_kernels import check
 from octavo_kernels.cpu import CPUBackend
@@ -28,8 +29,29 @@ def attend(backend, case, *, prepared: bool = True):
     return out
 
 
+def attended_by_torch(case):
+    """Each sequence by itself, its context gathered and its heads repeated."""
+    rows, start = [], 0
+    group = case.shape.num_heads // case.shape.num_kv_heads
+    for (num_queries, length), table in zip(case.shape.sequences, case.batch.block_table, strict=True):
+        blocks = table[: -(-length // case.shape.block_size)].long()
+        context = (
+            cache[blocks].transpose(0, 1).flatten(1, 2)[:, :length].repeat_interleave(group, 0)
+            for cache in (case.key_cache, case.value_cache)
+        )
+        query = case.query[start : start + num_queries].transpose(0, 1)
+        seen = torch.ones(num_queries, length, dtype=torch.bool, device=query.device).tril(length - num_queries)
+        rows.append(functional.scaled_dot_product_attention(query, *context, attn_mask=seen).transpose(0, 1))
+        start += num_queries
+    return torch.cat(rows)
+
+
+def relative_error(out, case):
+    return (out.double() - case.expected).norm() / case.expected.norm()
+
+
 def assert_close(out, case):
-    error = (out.double() - case.expected).norm() / case.expected.norm()
+    error = relative_error(out, case)
     assert error < ERROR[case.shape.dtype], f"relative error {error:.2e}"  # NaN fails too
 
 
@@ -93,6 +115,16 @@ def test_half_precision(backend, make_case, dtype):
     """Half the bits in, half out, and in between no more error than the format's own."""
     case = make_case(MIXED, dtype=dtype)
     assert_close(attend(backend, case), case)
+
+
+@all_backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_error_is_at_most_twice_that_of_torch(backend, make_case, dtype):
+    """Torch's own attention in the same precision is what users have without us."""
+    case = make_case([(1, 300), (5, 129), (40, 40)], dtype=dtype, num_heads=8, head_dim=64)
+    ours, torchs = (relative_error(out, case) for out in (attend(backend, case), attended_by_torch(case)))
+    assert ours <= 2 * torchs
+    assert dtype is not torch.float32 or ours < 1e-5
 
 
 def test_the_reference_is_exact_in_fp64(make_case):
