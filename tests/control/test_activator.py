@@ -5,6 +5,8 @@ import asyncio
 import contextlib
 import gzip
 import json
+import select
+import socket
 
 import aiohttp
 import pytest
@@ -338,13 +340,33 @@ async def test_a_replica_that_breaks_off_is_an_error_for_the_client_and_no_end(m
     await until_metric(world, 'octavo_activator_requests_total{outcome="broken"}', 1)
 
 
-async def test_a_replica_that_breaks_off_before_its_answer_is_not_asked_again(make):
-    """It may have begun."""
+async def test_a_replica_that_breaks_off_before_its_answer_is_asked_once_more_and_not_again(make):
+    """The request itself may be what ends it."""
     world = await make()
     server = await asyncio.start_server(hang_up, "127.0.0.1", world.replica.port)
     async with server, world.post() as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (502, "replica_failed")
-    assert len(HANGUPS) == 1
+    assert len(HANGUPS) == 2
+
+
+async def test_a_request_in_the_backlog_of_a_replica_that_ends_goes_to_the_next_one(make):
+    world = await make()
+    ending = socket.socket()
+    ending.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ending.bind(("127.0.0.1", world.replica.port))
+    ending.listen()
+    for piece in (b"whole", None):
+        world.replica.pieces.put_nowait(piece)
+    with ending:
+        request = asyncio.create_task(text_of(world.post()))
+        await until(lambda: select.select([ending], [], [], 0)[0])  # a connection stands, and nobody takes it
+    await world.replica.start()
+    assert await request == (200, "whole")
+
+
+async def text_of(post):
+    async with post as answer:
+        return answer.status, await answer.text()
 
 
 HANGUPS = []

@@ -9,7 +9,6 @@ breaks the client's connection: a stream that was cut never looks like one that 
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
@@ -23,7 +22,7 @@ from yarl import URL
 from octavo_operator.activator.gate import Gate, Passage
 from octavo_operator.activator.ledger import LARGEST_BODY, FullError, Ledger, Place
 from octavo_operator.activator.metrics import Metrics
-from octavo_operator.activator.upstream import NoReplicaError, Question, Upstream
+from octavo_operator.activator.upstream import BROKEN_OFF, NoReplicaError, Question, Upstream
 from octavo_operator.core import names
 from octavo_operator.logs import kv
 
@@ -88,7 +87,7 @@ class Proxy:
 
     async def _hold(self, request: web.Request, passage: Passage) -> aiohttp.ClientResponse:
         """The answer of the replica that takes the request. TimeoutError, FullError: none does."""
-        began, body = time.monotonic(), None
+        began, body, broken_off = time.monotonic(), None, False
         size = LARGEST_BODY if request.content_length is None else request.content_length
         if size > LARGEST_BODY:
             raise web.HTTPRequestEntityTooLarge(LARGEST_BODY, size)
@@ -107,8 +106,14 @@ class Proxy:
                     while place.held:
                         await self._upstream.opened()
                         await passage.enter()
-                        with contextlib.suppress(NoReplicaError):
+                        try:
                             return await self._upstream.ask(_question(request, body), taken)
+                        except NoReplicaError:
+                            pass
+                        except BROKEN_OFF:
+                            if broken_off:
+                                raise
+                            broken_off = True
                         passage.leave()
                         self._gate.shut()
                         self._upstream.lost()

@@ -1,7 +1,9 @@
 """The way to the replicas: open while a connection succeeds, and tried again and again while somebody waits for it.
 
-A request is sent when its connection stands, and never a second time, with one exception: a replica that answers that
-it is shutting down, or still loads, has not begun with it (runtime/octavo_runtime/errors.py), so it is held again.
+A request is sent when its connection stands, and not a second time, but for two cases. A replica that answers that it
+is shutting down, or still loads, has not begun with it (runtime/octavo_runtime/errors.py), so it is held again. And one
+that breaks off without an answer may have ended with the connection in its backlog, so it is held again, but only once:
+it may be the request that ends replicas.
 """
 
 import asyncio
@@ -21,6 +23,8 @@ RETRY_SECONDS: Final = 0.1
 CONNECT_SECONDS: Final = 1.0
 NOT_BEGUN: Final = frozenset({"server_shutting_down", "model_loading"})
 """Codes of the runtime (tests/contract holds both equal)."""
+BROKEN_OFF: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+"""Before there was any answer."""
 _SMALL: Final = 4096
 _NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HEADERS_OF_OURS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")

@@ -49,7 +49,7 @@ def test_short_name_and_category_work(kube):
 
 def test_defaults_are_filled_in(kube):
     spec = kube.server(autoscaling=SCALED)["spec"]
-    assert spec["drain"] == {"timeout": "120s"}
+    assert spec["drain"] == {"timeout": "120s", "preStopDelay": "5s"}
     assert spec["model"]["dtype"] == "auto"
     assert spec["autoscaling"]["minReplicas"] == 1
     assert spec["autoscaling"]["behavior"]["scaleDown"] == {"stabilizationWindow": "5m"}
