@@ -88,7 +88,8 @@ def _eight_bits(architecture: int, cache: str) -> Iterator[Configuration]:
     for head_dim in (64, 128):
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=cache)
         yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=512, block_size=64, cache=cache)
-    yield _attention(architecture, "bf16", 256, group=4, max_query_len=1, block_size=16, cache=cache)
+    for head_dim in (80, 256):  # 96 is padded like 80, and gives the same code
+        yield _attention(architecture, "bf16", head_dim, group=4, max_query_len=1, block_size=16, cache=cache)
     yield _attention(architecture, "fp16", 128, group=8, max_query_len=1, block_size=64, cache=cache)
     decode = partial(_attention, architecture, "bf16", 128, group=4, max_query_len=1, block_size=16, cache=cache)
     yield decode(window=4096, soft_cap=50.0)
