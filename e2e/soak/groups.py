@@ -99,7 +99,9 @@ def controller(built: LeaderWorkerSet, api: Administrator, folder: Path) -> Iter
         yield
     finally:
         # Its webhooks, without it, would refuse every pod.
-        subprocess.run([*kubectl, "delete", "--ignore-not-found", "-f", "-"], input=text, text=True, check=False)
+        subprocess.run(
+            [*kubectl, "delete", "--ignore-not-found", "-f", "-"], input=text, text=True, check=False, stdout=quiet
+        )
         child.kill()
         child.wait()
 
