@@ -15,6 +15,7 @@ from kit.api_client import ApiClient
 from soak.goals import Goal
 from soak.plane import (
     DEPLOYMENTS,
+    PODS,
     POLICIES,
     SERVERS,
     Operator,
@@ -78,13 +79,17 @@ async def _figures(api: ApiClient, operator: Operator, count: int, rest: int) ->
 
 
 async def _settled(api: ApiClient, count: int) -> bool:
-    """Whether every Deployment has its pod of the newest template and no other; asked seldom, for it costs."""
+    """Whether every Deployment has its pod of the newest template, and no other is left; asked seldom, for it costs.
+
+    A Deployment does not count the pods that are still going, and each of them is news to the operator.
+    """
     items = (await api.get(DEPLOYMENTS))["items"]
+    pods = len((await api.get(PODS))["items"])
     counts = ("replicas", "updatedReplicas", "availableReplicas")
     done = sum(1 for item in items if all(item.get("status", {}).get(field) == 1 for field in counts))
-    print(f"        {done} of {count} as they should be", flush=True)
+    print(f"        {done} of {count} as they should be, {pods} pods", flush=True)
     await asyncio.sleep(5)
-    return done == count
+    return done == pods == count
 
 
 async def _rest(operator: Operator, name: str, rest: int) -> AsyncIterator[Goal]:
