@@ -43,7 +43,7 @@ from octavo_operator.core.sources import (
 )
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
-from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
+from octavo_operator.core.spec_runtime import EnvVar, KvCache, ResourceQuantities, Resources
 from octavo_operator.core.units import parse_quantity
 
 MIN_READY_SECONDS: Final = 2
@@ -198,8 +198,7 @@ def _group(spec: ModelServerSpec) -> Manifest:
 
 
 def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
-    kv_cache = spec.runtime.kv_cache
-    flags = {
+    flags: dict[str, object] = {
         "--port": names.PORT,
         "--download-dir": names.MODELS_FOLDER if spec.model.source.is_fetched else None,
         "--served-model-name": served_name(spec, name),
@@ -207,14 +206,24 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-model-len": spec.model.max_model_len,
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
-        "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
+        **(_cache_flags(spec.runtime.kv_cache) if spec.runtime.kv_cache else {}),
         "--tensor-parallel-size": spec.accelerator.gpus if spec.accelerator and spec.accelerator.gpus > 1 else None,
         **(groups.arguments(spec.nodes, startup_seconds(spec.model)) if spec.nodes > 1 else {}),
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": spec.drain.pre_stop_delay,
     }
     words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-    return ["serve", model_argument(spec.model), *words, *spec.runtime.args]
+    switches = ["--no-prefix-caching"] if spec.runtime.prefix_caching is False else []
+    return ["serve", model_argument(spec.model), *words, *switches, *spec.runtime.args]
+
+
+def _cache_flags(cache: KvCache) -> dict[str, object]:
+    share = f"{cache.memory_percent}%" if cache.memory_percent else None
+    return {
+        "--kv-cache-memory": _bytes(cache.size) if cache.size else share,
+        "--kv-cache-dtype": cache.dtype if cache.dtype != "auto" else None,
+        "--block-size": cache.block_size,
+    }
 
 
 def _bytes(quantity: str) -> str:

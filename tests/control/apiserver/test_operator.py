@@ -181,7 +181,8 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
             ],
             "maxNumSeqs": 4,
             "maxBatchedTokens": 64,
-            "kvCache": {"size": "0.5Gi"},
+            "kvCache": {"size": "0.5Gi", "dtype": "auto", "blockSize": 32},
+            "prefixCaching": True,
             "resources": {
                 "requests": {"cpu": "0.5", "memory": "1024Mi"},
                 "limits": {"cpu": "2000m", "memory": "4096Mi"},
