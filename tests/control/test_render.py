@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -185,6 +186,29 @@ def test_the_operator_and_prometheus_always_may(raw_spec):
     assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "octavo-system"}
     assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "octavo-operator"}
     assert prometheus == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def test_a_service_is_of_the_kind_and_has_the_port_and_annotations_that_the_spec_names(raw_spec):
+    notes = {"example.com/scheme": "internal", "example.com/empty": ""}
+    found = children(raw_spec(**service(type="LoadBalancer", port=8080, annotations=notes)))["Service"]
+    assert found["spec"]["type"] == "LoadBalancer"
+    assert [(port["port"], port["targetPort"]) for port in found["spec"]["ports"]] == [(8080, "http")]
+    assert found["metadata"]["annotations"].items() >= notes.items()
+
+
+def test_a_route_and_the_url_have_the_services_port(raw_spec):
+    networking = {"httpRoute": {"parentRefs": [{"name": "public"}]}, "service": {"port": 8080}}
+    route = children(raw_spec(networking=networking), 1, INSTALLED)["HTTPRoute"]
+    assert route["spec"]["rules"][0]["backendRefs"][0]["port"] == 8080
+    assert url(OWNER, 8080) == "http://chat.default.svc:8080"
+
+
+def test_the_activator_asks_the_replicas_inside_of_the_cluster_whatever_clients_ask(raw_spec):
+    raw = raw_spec(autoscaling=SCALED | {"scaleToZero": {}}, **service(type="NodePort", port=8080))
+    defaults = replace(DEFAULTS, activator_image="example.invalid/operator:1")
+    services = [child for child in render(parse_spec(raw), OWNER, 1, defaults) if child["kind"] == "Service"]
+    found = {item["metadata"]["name"]: (item["spec"]["type"], item["spec"]["ports"][0]["port"]) for item in services}
+    assert found == {"chat": ("NodePort", 8080), "chat-replicas": ("ClusterIP", 80)}
 
 
 def test_the_policy_can_be_switched_off(raw_spec):
@@ -542,6 +566,10 @@ def hosts(*names: str) -> dict[str, Any]:
     return {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "hostnames": names}}}
 
 
+def service(**more: Any) -> dict[str, Any]:
+    return {"networking": {"service": more, "networkPolicy": {"enabled": False}}}
+
+
 def chosen(label: str) -> dict[str, Any]:
     return {"matchLabels": {"app": label}}
 
@@ -584,6 +612,9 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "autoscaling.scaleToZero.idleAfter": (zero(idleAfter="1m"), zero(idleAfter="2m")),
     "autoscaling.scaleToZero.maxHeldRequests": (zero(maxHeldRequests=10), zero(maxHeldRequests=20)),
     "autoscaling.scaleToZero.holdTimeout": (zero(holdTimeout="1m"), zero(holdTimeout="2m")),
+    "networking.service.type": (service(), service(type="NodePort")),
+    "networking.service.port": (service(), service(port=8080)),
+    "networking.service.annotations": tuple(service(annotations={"a": value}) for value in "bc"),
     "networking.httpRoute.parentRefs.name": (route(), route(name="private")),
     "networking.httpRoute.parentRefs.namespace": (route(), route(namespace="gateways")),
     "networking.httpRoute.parentRefs.sectionName": (route(), route(sectionName="https")),

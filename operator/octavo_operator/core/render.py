@@ -70,7 +70,7 @@ def render(
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
         *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
-        make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
+        make_service(spec, owner, to_activator=to_activator),
         make_disruption_budget(spec, owner, replicas),
         make_cache_claim(spec.model, owner),
         *make_workload(spec, owner, replicas, defaults, in_place=in_place),
@@ -81,9 +81,14 @@ def render(
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
 
-def make_service(owner: Owner, selector: dict[str, str]) -> Manifest:
-    """The endpoint inside the cluster: port 80 of every ready pod that is selected."""
-    return child(owner, "Service", spec=service_spec(selector))
+def make_service(spec: ModelServerSpec, owner: Owner, *, to_activator: bool) -> Manifest:
+    """What clients ask: every ready replica, or the activator."""
+    wanted = spec.networking.service
+    selector = names.activator_selector(owner.name) if to_activator else names.selector(owner.name)
+    manifest = child(owner, "Service", spec=service_spec(selector, kind=wanted.type, number=wanted.port))
+    if wanted.annotations:
+        manifest["metadata"]["annotations"] = dict(wanted.annotations)
+    return manifest
 
 
 def make_workload(
@@ -136,9 +141,9 @@ def _grace_seconds(spec: ModelServerSpec) -> int:
     return spec.drain.pre_stop_delay + spec.drain.timeout + names.KILL_MARGIN_SECONDS
 
 
-def url(owner: Owner) -> str:
-    """Where clients inside the cluster reach the replicas; the Service's port is HTTP's own."""
-    return f"http://{owner.name}.{owner.namespace}.svc"
+def url(owner: Owner, port: int = names.SERVICE_PORT) -> str:
+    """Where clients inside the cluster reach the replicas; HTTP's own port, the Service's default, goes without."""
+    return f"http://{owner.name}.{owner.namespace}.svc" + (f":{port}" if port != names.SERVICE_PORT else "")
 
 
 def served_name(spec: ModelServerSpec, name: str) -> str:

@@ -368,6 +368,10 @@ def policy(**values):
     return {"networking": {"networkPolicy": values}}
 
 
+def outside(**more):
+    return {"networking": {"service": {"type": "LoadBalancer"}} | more}
+
+
 def source(**member):
     """Over the base's pvc, which a test of another source takes out."""
     return {"model": {"source": {"pvc": None} | member}}
@@ -649,6 +653,36 @@ RULES |= {
         zero(scaleToZero={"maxHeldRequests": 0}),
         "spec.autoscaling.scaleToZero.maxHeldRequests",
         "greater than or equal to 1",
+    ),
+    "who comes from outside is let in": (
+        outside(networkPolicy={"allowedFrom": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]}),
+        outside(networkPolicy={"allowedFrom": [{"podSelector": {}}]}),
+        "spec.networking.service.type",
+        "kept out by the NetworkPolicy",
+    ),
+    "nobody keeps them out": (
+        outside(networkPolicy={"enabled": False}),
+        outside(),
+        "spec.networking.service.type",
+        "set networkPolicy.enabled: false",
+    ),
+    "a kind of service": (
+        {"networking": {"service": {"type": "ClusterIP", "port": 65535}}},
+        {"networking": {"service": {"type": "ExternalName"}}},
+        "spec.networking.service.type",
+        "ClusterIP",
+    ),
+    "a port": (
+        {"networking": {"service": {"port": 1}}},
+        {"networking": {"service": {"port": 65536}}},
+        "spec.networking.service.port",
+        "less than or equal to 65535",
+    ),
+    "annotations of others": (
+        {"networking": {"service": {"annotations": {"example.com/octavo.dev": ""}}}},
+        {"networking": {"service": {"annotations": {"octavo.dev/applied": "x"}}}},
+        "spec.networking.service.annotations",
+        "annotations of octavo.dev are the operator's",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),
