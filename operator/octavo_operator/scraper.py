@@ -21,7 +21,7 @@ from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.reading import is_news
-from octavo_operator.core.spec_metrics import direct_pace
+from octavo_operator.core.spec_metrics import direct_pace, wants_queue_time
 from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
@@ -49,6 +49,7 @@ class Target:
     uid: str
     address: str
     pace: Pace
+    queue_time: bool = False
 
     @property
     def url(self) -> str:
@@ -111,9 +112,11 @@ class Scraper:
                 self._take(target, await fetch(session, target.url))
 
     def _find_targets(self) -> list[Target]:
-        paces = {key: direct_pace(self._store.server(key) or {}) for key in self._store.servers()}
+        servers = {key: self._store.server(key) or {} for key in self._store.servers()}
+        paces = {key: direct_pace(server) for key, server in servers.items()}
+        timed = {key for key, server in servers.items() if wants_queue_time(server)}
         return [
-            Target(key, pod.uid, pod.ip, pace)
+            Target(key, pod.uid, pod.ip, pace, key in timed)
             for key, pod in self._store.replicas()
             if (pace := paces[key]) is not None and pod.ready and pod.ip and not pod.terminating
         ]
@@ -135,7 +138,7 @@ class Scraper:
     def _take(self, target: Target, text: str | None) -> bool:
         """Whether the load rose by a step."""
         now, replicas = time.time(), self._windows[target.key]
-        sample = parse_sample(text, now) if text is not None else None
+        sample = parse_sample(text, now, queue_time=target.queue_time) if text is not None else None
         result = "failed" if text is None else "invalid" if sample is None else "ok"
         self._metrics.scrapes.labels(result=result).inc()
         if sample is not None:
