@@ -79,6 +79,9 @@ class Reader:
         """Why replicas of a ModelServer have no sample."""
         return self._troubles.get(key)
 
+    async def refresh(self, key: Key) -> None:
+        """Nothing: Prometheus has no newer ones before it scrapes again."""
+
     async def run(self) -> None:
         """Asks once a period, for ever."""
         if self._server is None:
