@@ -68,6 +68,7 @@ class Reader:
         self._tell = tell
         self._windows: Windows = {}
         self._sources = store.while_unchanged(self._find_sources)
+        self._asked: list[Source] = []
         self._troubles: dict[Key, Trouble] = {}
         self._answered: float | None = None
 
@@ -101,7 +102,9 @@ class Reader:
     async def read_all(self, client: PrometheusClient | None) -> None:
         """One round: what all replicas' windows lack."""
         sources = self._sources()
-        self._forget_others(sources)
+        if sources is not self._asked:
+            self._forget_others(sources)
+        self._asked = sources
         if client is None:
             self._troubles = dict.fromkeys(self._windows, _NO_SERVER)
             return
