@@ -68,6 +68,7 @@ class Reader:
         self._tell = tell
         self._windows: Windows = {}
         self._sources = store.while_unchanged(self._find_sources)
+        self._asked: list[Source] = []
         self._troubles: dict[Key, Trouble] = {}
         self._answered: float | None = None
 
@@ -78,6 +79,9 @@ class Reader:
     def trouble(self, key: Key) -> Trouble | None:
         """Why replicas of a ModelServer have no sample."""
         return self._troubles.get(key)
+
+    async def refresh(self, key: Key) -> None:
+        """Nothing: Prometheus has no newer ones before it scrapes again."""
 
     async def run(self) -> None:
         """Asks once a period, for ever."""
@@ -98,7 +102,9 @@ class Reader:
     async def read_all(self, client: PrometheusClient | None) -> None:
         """One round: what all replicas' windows lack."""
         sources = self._sources()
-        self._forget_others(sources)
+        if sources is not self._asked:
+            self._forget_others(sources)
+        self._asked = sources
         if client is None:
             self._troubles = dict.fromkeys(self._windows, _NO_SERVER)
             return

@@ -4,8 +4,8 @@ A replica is asked only under the address of one of our pods, answers within the
 sample: a failed scrape is missing, never an error and never 0. Each answer counts when it comes, so one replica that
 hangs delays nobody else's. A load that rises by a step is told at once (`is_news`), so that a burst does not wait for
 the next decision's turn, and looked at again after a second, since one sample is no burst (window.py); at rest nothing
-is told. Replicas that nobody scales are asked seldom, since their load is
-only shown, and those whose samples come from Prometheus not at all: see reader.py.
+is told. Replicas that nobody scales are asked seldom, since their load is only shown, and at once when one of them
+is to go (`refresh`); those whose samples come from Prometheus not at all: see reader.py.
 """
 
 import asyncio
@@ -76,6 +76,7 @@ class Scraper:
         self._targets = store.while_unchanged(self._find_targets)
         self._asked: list[Target] = []
         self._due: dict[str, float] = {}
+        self._session: aiohttp.ClientSession | None = None
 
     def windows(self, key: Key) -> Mapping[str, Window]:
         """The windows of a ModelServer's replicas, by pod uid."""
@@ -85,11 +86,18 @@ class Scraper:
         """Nothing is known beyond that replicas gave no sample."""
         return None
 
+    async def refresh(self, key: Key) -> None:
+        """Asks the replicas of a ModelServer now, where they are asked seldom."""
+        session, asked = self._session, [target for target in self._asked if target.key == key]
+        if session is not None:
+            await asyncio.gather(*(self._ask(session, target) for target in asked if target.pace == RESTING))
+
     async def run(self) -> None:
         """Scrapes once a period, for ever."""
         connector = aiohttp.TCPConnector(limit=_AT_ONCE, force_close=False)
         timeout = aiohttp.ClientTimeout(total=DEADLINE_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            self._session = session
             while True:
                 start = asyncio.get_running_loop().time()
                 self._health.beat("scraper")

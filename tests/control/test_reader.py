@@ -255,6 +255,18 @@ async def test_while_nobody_is_scaled_by_it_nothing_is_asked(raw_server, raw_pod
     await reader_of(store).read_all(object())
 
 
+async def test_replicas_are_gone_through_only_after_a_change(store, raw_pod, monkeypatch):
+    reader = reader_of(store)
+    seen = []
+    monkeypatch.setattr("octavo_operator.reader.keep_windows", lambda before, sources: seen.append(sources) or before)
+    for _ in range(3):
+        await reader.read_all(None)
+    assert len(seen) == 1
+    store.put(raw_pod("chat-2", ready=True))
+    await reader.read_all(None)
+    assert [source.uid for source in seen[-1]] == ["uid-chat-1", "uid-chat-2"]
+
+
 def test_the_two_sources_are_never_mixed(store, raw_server, raw_pod):
     """A replica is scraped, or read from Prometheus; a decision sees the windows of one source alone."""
     store.put(raw_server() | {"metadata": raw_server()["metadata"] | {"name": "plain", "uid": "other"}})

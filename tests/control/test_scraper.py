@@ -226,3 +226,28 @@ def test_replicas_that_nobody_scales_are_asked_seldom_and_at_once_when_they_come
     store.put(scaled)
     assert set(asked_in(scraper, 10).values()) == {10}
     assert {window.pace for window in scraper.windows(KEY).values()} == {DIRECT}
+
+
+async def test_replicas_that_are_asked_seldom_can_be_asked_now(raw_server, raw_pod, monkeypatch):
+    async def fetch(*_):
+        return TEXT
+
+    monkeypatch.setattr("octavo_operator.scraper.fetch", fetch)
+    store = Store()
+    store.put(raw_server())
+    store.put(raw_pod("ready", ready=True))
+    scraper = Scraper(store, Metrics(), Health(lambda: 0.0), period=3600, tell=lambda *_: None)
+    await scraper.refresh(KEY)  # before there is anything to ask with
+    running = asyncio.create_task(scraper.run())
+
+    def samples():
+        return [len(window.samples) for window in scraper.windows(KEY).values()]
+
+    async with asyncio.timeout(90):
+        while samples() != [1]:  # noqa: ASYNC110  nothing tells of a sample that is no news
+            await asyncio.sleep(0.01)
+    await scraper.refresh(Key("default", "another"))
+    assert samples() == [1]
+    await scraper.refresh(KEY)
+    assert samples() == [2]
+    running.cancel()

@@ -113,7 +113,7 @@ def extended(entries: Mapping[str, Any]) -> Profiles:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "it"
             broken[name] = f"{where}: {first['msg'].removeprefix('Value error, ')}"
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13, for one
             broken[name] = " ".join(str(error).split())[:200]
     return Profiles({name: profile for name, profile in known.items() if name not in broken}, broken)
 

@@ -469,6 +469,23 @@ def test_a_spec_older_than_the_crd_is_named_by_its_field(kube, wait):
     wait(lambda: kube.find("deployment"))
 
 
+def test_a_crd_older_than_the_operator_gets_as_much_of_the_status_as_it_has(kube, wait):
+    """Server-side apply refuses the whole of it for one field that the CRD lacks, and nobody would hear anything."""
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties"
+    crd = kube.get("crd", "modelservers.octavo.dev")
+    known = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    old = {name: schema for name, schema in known.items() if name not in ("url", "model")}
+    kube.patch("crd", "modelservers.octavo.dev", [{"op": "replace", "path": path, "value": old}])
+    try:
+        wait(lambda: "url" not in kube.run("explain", "modelservers.octavo.dev.status").stdout)
+        kube.server()
+        wait(lambda: kube.condition().get("observedGeneration") == 1)
+        assert not {"url", "model"} & kube.get("modelserver")["status"].keys()
+    finally:
+        kube.patch("crd", "modelservers.octavo.dev", [{"op": "replace", "path": path, "value": known}])
+    wait(lambda: {"url", "model"} <= kube.get("modelserver")["status"].keys())
+
+
 def test_an_outage_of_the_api_server_is_survived(serving, operator, plane, wait):
     plane.stop_apiserver()
     wait(lambda: operator.http("/readyz") == "ok")
