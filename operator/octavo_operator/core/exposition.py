@@ -32,8 +32,8 @@ READ: Final = (
     names.METRIC_ITL + _BUCKET,
 )
 """The metrics that are read."""
-_PREFIX: Final = "octavo_"
-"""Of all of them. Other lines are not looked at."""
+_LINES: Final = re.compile(r"\n(octavo_(?:" + "|".join(name.removeprefix("octavo_") for name in READ) + r")\b[^\n\r]*)")
+"""Lines of those; three of four that a replica answers are others, and are not looked at one by one."""
 _LARGEST: Final = 1e15
 """No replica has seen so many tokens or requests: a larger number is garbage, and a sum of such ones an infinity."""
 
@@ -102,14 +102,13 @@ _ODD: Final = Place("", None)
 def parse_sample(text: str, now: float) -> Sample | None:
     """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number."""
     found = Found()
-    for line in text.splitlines():
-        if line.startswith(_PREFIX):
-            head, _, value = line.rpartition(" ")
-            place: Place | None = _place(head)
-            if place is _ODD or not value or "\t" in value:
-                place, value = _take_apart(line)
-            if place is not None:
-                found.put(place, value)
+    for line in _LINES.findall(f"\n{text}"):
+        head, _, value = line.rpartition(" ")
+        place: Place | None = _place(head)
+        if place is _ODD or not value or "\t" in value:
+            place, value = _take_apart(line)
+        if place is not None:
+            found.put(place, value)
     return make_sample(found, now)
 
 
