@@ -60,5 +60,5 @@ def together(parts: Iterable[Buckets]) -> Buckets | None:
     if not found:
         return None
     bounds = found[0].bounds
-    columns = zip(*(part.counts for part in found if part.bounds == bounds), strict=True)
+    columns = zip(*[part.counts for part in found if part.bounds == bounds], strict=True)
     return Buckets(bounds, tuple(map(sum, columns)))

@@ -34,9 +34,16 @@ READ: Final = (
 """The metrics that are read of every replica."""
 QUEUE_TIME: Final = names.METRIC_QUEUE_TIME + _BUCKET
 """Read only where a target asks for it (autoscaling.slo.queueWait): two fifths more lines to take in."""
-READABLE: Final = frozenset({*READ, QUEUE_TIME})
-_PREFIX: Final = "octavo_"
-"""Of all of them. Other lines are not looked at."""
+READABLE: Final = (*READ, QUEUE_TIME)
+
+
+def _lines_of(metrics: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(r"\n(octavo_(?:" + "|".join(name.removeprefix("octavo_") for name in metrics) + r")\b[^\n\r]*)")
+
+
+_LINES: Final = _lines_of(READ)
+"""Lines of those; three of four that a replica answers are others, and are not looked at one by one."""
+_ALL_LINES: Final = _lines_of(READABLE)
 _LARGEST: Final = 1e15
 """No replica has seen so many tokens or requests: a larger number is garbage, and a sum of such ones an infinity."""
 
@@ -109,15 +116,14 @@ def parse_sample(text: str, now: float, *, queue_time: bool = False) -> Sample |
 
     `queue_time`: whether the histogram of that is wanted.
     """
-    found, place_of_head = Found(), _place if queue_time else _usual_place
-    for line in text.splitlines():
-        if line.startswith(_PREFIX):
-            head, _, value = line.rpartition(" ")
-            place: Place | None = place_of_head(head)
-            if place is _ODD or not value or "\t" in value:
-                place, value = _take_apart(line)
-            if place is not None:
-                found.put(place, value)
+    found, lines = Found(), _ALL_LINES if queue_time else _LINES
+    for line in lines.findall(f"\n{text}"):
+        head, _, value = line.rpartition(" ")
+        place: Place | None = _place(head)
+        if place is _ODD or not value or "\t" in value:
+            place, value = _take_apart(line)
+        if place is not None:
+            found.put(place, value)
     return make_sample(found, now)
 
 
@@ -126,13 +132,6 @@ def _place(head: str) -> Place | None:
     """What stands before a value; remembered, since every scrape of a replica has the same again."""
     match = _HEAD.fullmatch(head)
     return _matched(match) if match else _ODD
-
-
-@lru_cache(maxsize=4096)
-def _usual_place(head: str) -> Place | None:
-    """The same where times in the queue are not wanted; remembered too, so that leaving them out costs nothing."""
-    place = _place(head)
-    return None if place is not None and place.metric == names.METRIC_QUEUE_TIME else place
 
 
 def _take_apart(line: str) -> tuple[Place | None, str]:
