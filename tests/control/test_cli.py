@@ -189,6 +189,14 @@ def test_why_says_the_decision_its_signals_and_that_it_can_be_made_again():
     assert "█" in text
 
 
+def test_why_names_the_latencies_that_were_seen():
+    raw = scaled()
+    raw["status"]["scaling"]["lastDecision"]["inputs"] |= {"ttftP95Milliseconds": 1500, "queueWaitP95Milliseconds": 400}
+    text = " ".join(printed(why(raw, NOW)).split())
+    assert "TTFT p95 1,500 ms queue p95 400 ms" in text
+    assert "ITL p95" not in text
+
+
 def test_a_record_that_decides_otherwise_is_told():
     raw = scaled()
     raw["status"]["scaling"]["lastDecision"]["to"] = 7

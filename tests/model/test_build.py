@@ -7,6 +7,7 @@ import torch
 
 from octavo_kernels.reference import ReferenceBackend
 from octavo_runtime.config import ServeConfig
+from octavo_runtime.engine.sim import build_sim_runner
 from octavo_runtime.errors import InvalidArgument, OutOfMemory
 from octavo_runtime.model.info import read_model_info
 from octavo_runtime.model.load import load_decoder
@@ -46,6 +47,11 @@ def test_the_cache_takes_what_it_is_given(model):
     assert blocks(model, kv_cache_memory=123_456) == 123
 
 
+def test_the_cache_takes_the_share_that_it_is_given(model):
+    assert blocks(model, free=1_000_000, kv_cache_memory=0.25) == 250
+    assert blocks(model, free=4_000_000, kv_cache_memory=0.25) == 1000
+
+
 def test_the_cache_is_never_larger_than_all_sequences_can_fill(model):
     assert blocks(model, max_num_seqs=4) == 4 * 256 // 16
     assert blocks(model, max_num_seqs=4, max_model_len=100) == 4 * 7
@@ -83,6 +89,23 @@ def test_a_built_runner_computes(model, runner_of, drive, backend):
     assert [phase for phase, done in heard if done == 1.0] == ["weights", "warmup"]
     assert heard == sorted(heard, key=lambda entry: (entry[0] == "warmup", entry[1]))
     assert drive(runner, GREEDY_PROMPTS, 5) == drive(runner_of(model, "reference"), GREEDY_PROMPTS, 5)
+
+
+@pytest.mark.parametrize(("share", "taken"), [(None, 0.5), (0.25, 0.25), (0.95, 0.95)])
+def test_a_built_runner_takes_the_share_that_was_asked_for(model, monkeypatch, share, taken):
+    monkeypatch.setattr("octavo_runtime.runner.torch_build.host_free_memory", lambda: 10 << 20)
+    config = ServeConfig(model=model, kv_cache_memory=share, threads=1)
+    runner = build_runner(config, read_model_info(model), lambda _phase, _done: None)
+    assert runner.num_blocks == int((10 << 20) * taken) // (16 * 2 * 3 * 2 * 16 * 4)
+
+
+def test_a_simulated_runner_has_a_share_of_the_memory_of_no_machine(model):
+    def blocks_of(share):
+        config = ServeConfig(model=model, kv_cache_memory=share, runner="sim")
+        return build_sim_runner(config, read_model_info(model), lambda _phase, _done: None).num_blocks
+
+    assert blocks_of(None) == blocks_of(0.5) == blocks_of(256 << 20)
+    assert blocks_of(0.25) == blocks_of(128 << 20) > 0
 
 
 def test_a_cache_smaller_than_the_warm_up_is_warmed_up_within_it(model):

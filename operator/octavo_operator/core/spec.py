@@ -62,7 +62,7 @@ def _has_gpus(spec: "ModelServerSpec") -> bool:
 def _cache_fits(spec: "ModelServerSpec") -> bool:
     """On a CPU the cache and the weights are in the same memory."""
     cache, limits = spec.runtime.kv_cache, spec.runtime.resources.limits if spec.runtime.resources else None
-    if cache is None or limits is None or limits.memory is None or _has_gpus(spec):
+    if cache is None or cache.size is None or limits is None or limits.memory is None or _has_gpus(spec):
         return True
     return parse_quantity(cache.size) < parse_quantity(limits.memory)
 
@@ -142,7 +142,8 @@ class ModelServerSpec(SpecModel):
                 fieldPath=".autoscaling.budget.maxGPUs",
             ),
             rule(
-                f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.resources)
+                f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.kvCache.size)
+                    || !has(self.runtime.resources)
                     || !has(self.runtime.resources.limits) || !has(self.runtime.resources.limits.memory)
                     || !{is_amount("self.runtime.kvCache.size")}
                     || !{is_amount("self.runtime.resources.limits.memory")}
