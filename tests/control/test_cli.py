@@ -294,6 +294,20 @@ def test_one_in_detail_asks_for_its_children_and_events(kubectl, capsys):
     assert any("--selector=octavo.dev/modelserver=chat" in call for call in calls())
 
 
+def test_events_of_one_that_had_the_name_before_are_not_shown(kubectl, capsys):
+    def event(uid, note):
+        return {"regarding": {"uid": uid}, "type": "Normal", "reason": "Created", "note": note}
+
+    now = server()
+    now["metadata"]["uid"] = "new"
+    answers = {"modelservers.octavo.dev chat": now, "deployments.apps,pods": {"items": []}}
+    kubectl(answers | {"events.events.k8s.io": {"items": [event("old", "of the old"), event("new", "of the new")]}})
+    assert command.main(["status", "chat"]) == 0
+    shown = capsys.readouterr().out
+    assert "of the new" in shown
+    assert "of the old" not in shown
+
+
 @pytest.mark.parametrize(
     ("reason", "kind"), [("Ready", "leaderworkersets.leaderworkerset.x-k8s.io"), ("KindMissing", "deployments.apps")]
 )

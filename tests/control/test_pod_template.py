@@ -105,6 +105,8 @@ REFUSED = [
     (runtime(env=[{"name": "HF_TOKEN", "value": "x"}]), "set spec.model.source.hub.tokenSecretRef"),
     (runtime(volumeMounts=[{"name": "a", "mountPath": "/models"}]), "choose another folder"),
     (runtime(resources={"limits": {"nvidia.com/gpu": 2}}), "set spec.accelerator.count"),
+    (runtime(resources={"limits": {"memory": "1e999999999"}}), "limits.memory: 1e999999999 is no amount"),
+    ({"spec": {"volumes": [{"name": "x", "emptyDir": {"sizeLimit": "1e1000"}}]}}, "sizeLimit: 1e1000 is no amount"),
     (runtime(securityContext={"privileged": True}), RESTRICTED),
     (runtime(securityContext={"readOnlyRootFilesystem": False}), RESTRICTED),
     (runtime(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}), RESTRICTED),

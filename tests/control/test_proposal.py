@@ -169,6 +169,9 @@ def test_a_taken_name_is_a_failure(proposed):
     )
     written = {manifest["kind"] for manifest in manifests(proposal)}
     assert written == {"ServiceAccount", "NetworkPolicy", "Deployment"}
+    two = proposed([foreign, {**foreign, "kind": "NetworkPolicy"}]).failure
+    assert two is not None
+    assert two.message.startswith("NetworkPolicy chat and Service chat exist and do not belong to this ModelServer")
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------

@@ -273,3 +273,14 @@ def test_a_new_process_knows_from_the_record_what_a_replica_holds(proposed, raw_
     assert scaler.memory.capacity == 1000.0
     woken = proposed(raw_deployment(0), scaler=scaler, held=Held(1, 1500, 1.0))
     assert woken.desired == 3
+
+
+def test_another_servers_service_of_the_name_is_no_way_to_replicas(proposed):
+    """`chat` may sleep, and there is a ModelServer `chat-replicas`: its Service has the name of ours."""
+    service = {"kind": "Service", "spec": {"clusterIP": "10.0.0.9", "selector": names.selector("chat-replicas")}}
+    metadata = {"name": "chat-replicas", "namespace": "default", "labels": names.labels("chat-replicas")}
+    proposal = proposed(more={"Service-replicas": service | {"metadata": metadata}})
+    assert "Service chat-replicas" in proposal.plan.conflicts
+    assert "Deployment-activator" not in {slot(step.manifest, "chat") for step in proposal.plan.steps}
+    own = proposed(more={"Service-replicas": service | {"metadata": metadata | {"labels": names.labels("chat")}}})
+    assert "Deployment-activator" in {slot(step.manifest, "chat") for step in own.plan.steps}

@@ -43,7 +43,12 @@ def _view(options: argparse.Namespace, now: float) -> RenderableType:
     children = kubectl.items(*_children(server, options.name))
     about = f"regarding.kind={names.KIND},regarding.name={options.name}"
     events = kubectl.items("events.events.k8s.io", f"--field-selector={about}")
-    return detail(server, children, events, now)
+    return detail(server, children, [event for event in events if _is_of(server, event)], now)
+
+
+def _is_of(server: dict[str, Any], event: dict[str, Any]) -> bool:
+    """And not of one that had its name before."""
+    return part(event, "regarding").get("uid") in (None, part(server, "metadata").get("uid"))
 
 
 def _children(server: dict[str, Any], name: str) -> tuple[str, str]:

@@ -32,8 +32,8 @@ def conflict(plan: Plan) -> Failure | None:
     """Names that somebody else has."""
     if not plan.conflicts:
         return None
-    taken = " and ".join(plan.conflicts)
-    return Failure(Reason.NAME_TAKEN, f"{taken} exists and does not belong to this {names.KIND}: rename one of them")
+    taken, do = " and ".join(plan.conflicts), "exists and does" if len(plan.conflicts) == 1 else "exist and do"
+    return Failure(Reason.NAME_TAKEN, f"{taken} {do} not belong to this {names.KIND}: rename one of them")
 
 
 def missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:

@@ -120,7 +120,7 @@ def _slot(manifest: Manifest) -> str:
     return slot(manifest, owner["name"])
 
 
-def _controller(existing: Manifest) -> str | None:
+def _controller(existing: Mapping[str, Any]) -> str | None:
     """The uid of an object's controller, if it has one."""
     references = existing["metadata"].get("ownerReferences", ())
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
@@ -128,11 +128,16 @@ def _controller(existing: Manifest) -> str | None:
 
 def _is_ours(manifest: Manifest, existing: Manifest) -> bool:
     """Ours, or without a controller: a child that an orphaning deletion left behind is adopted again."""
-    controller = _controller(existing)
     (owner,) = manifest["metadata"]["ownerReferences"]
+    return belongs_to(existing, owner["uid"], owner["name"])
+
+
+def belongs_to(existing: Mapping[str, Any], uid: str, name: str) -> bool:
+    """Whether an object is a child of the ModelServer with that uid and name."""
+    controller = _controller(existing)
     if controller is not None:
-        return bool(controller == owner["uid"])
-    return bool(existing["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER) == owner["name"])
+        return controller == uid
+    return bool(existing["metadata"].get("labels", {}).get(names.LABEL_MODEL_SERVER) == name)
 
 
 def _step(manifest: Manifest, existing: Manifest | None) -> Step | None:

@@ -6,6 +6,7 @@ cannot do without, or what has a field of its own, is refused by name. Everythin
 whose words end in the condition Ready (ApplyRejected).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -58,6 +59,8 @@ _ONLY: Final[Mapping[str, tuple[Any, ...]]] = {
     "readOnlyRootFilesystem": (True,),
 }
 _ADDED_RIGHTS: Final = frozenset({"NET_BIND_SERVICE"})
+_ENDLESS: Final = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]{3,}")
+_AMOUNT: Final = re.compile(r"\.(limits|requests|overhead)\.|\.(sizeLimit|divisor|storage)$")
 _DEEPEST: Final = 32
 """Levels of objects and lists in a patch. A pod has half as many; the API server takes ten thousand."""
 
@@ -119,6 +122,7 @@ def _named(item: object, key: str = "name") -> str | int | None:
 def _refusals(patch: Mapping[str, Any]) -> Iterator[Refusal]:
     yield from _unknown(patch, ("metadata", "spec"), "")
     yield from _empty(patch, "")
+    yield from _endless(patch, "")
     metadata, spec = _object(patch, "metadata"), _object(patch, "spec")
     yield from _unknown(metadata, ("labels", "annotations"), "metadata.")
     for kind in ("labels", "annotations"):
@@ -146,6 +150,16 @@ def _empty(node: object, path: str) -> Iterator[Refusal]:
         if str(key).startswith("$"):
             yield f"{path}.{key}".strip("."), "directives are not read: leave it away"
         yield from _empty(value, f"{path}.{key}")
+
+
+def _endless(node: object, path: str) -> Iterator[Refusal]:
+    """The API server computes such an amount for minutes, and the operator would ask it to again and again."""
+    pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in pairs:
+        where = f"{path}.{key}"
+        if isinstance(value, str) and _ENDLESS.fullmatch(value) and _AMOUNT.search(where):
+            yield where.strip("."), f"{value} is no amount: write a quantity such as 4Gi"
+        yield from _endless(value, where)
 
 
 def _object(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from octavo_operator.core.held import Held
 from octavo_operator.core.manifest import Defaults
 from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
 from octavo_operator.core.pace import RESTING, Pace
-from octavo_operator.core.plan import Plan
+from octavo_operator.core.plan import Plan, belongs_to
 from octavo_operator.core.profiles import ProfileError, price_of
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.server import Server
@@ -74,7 +74,8 @@ def propose(
     views, others = live_pods(pods), live_pods(workers)
     deployment = view_workload(server.spec, children, views, others)
     signals = _signals(views, others, windows, since=scaler.memory.since, pace=pace, now=now)
-    activator = _deployment(children, ACTIVATOR)
+    own = _own(children, server, ACTIVATOR, _REPLICAS)
+    activator = _deployment(own, ACTIVATOR)
     if spec is not None and sleeps(spec):
         signals = with_held(signals, held, activator, asked=leads_to_activator(children.get("Service")))
     if spec is None or spec.paused:
@@ -86,7 +87,7 @@ def propose(
     no_activator = failures.no_activator(spec, defaults)
     to_activator = no_activator is None and needs_activator(spec, number, deployment, activator, decision)
     in_place = replaces_in_place(spec, number, deployment, (*views, *others), now, left=scaler.left)
-    upstream = address(children.get(_REPLICAS))
+    upstream = address(own.get(_REPLICAS))
     wanted = Wanted(spec, server.owner, number, defaults, in_place, to_activator, upstream)
     plan, settled = plan_for(wanted, children, scaler.settled)
     chooses = deployment is not None and 0 < number < deployment.wanted and not deployment.grouped
@@ -140,6 +141,14 @@ def _price(spec: ModelServerSpec | None, defaults: Defaults) -> Fraction | None:
         return price_of(spec, defaults.profiles) if spec is not None else None
     except ProfileError:
         return None
+
+
+def _own(children: Mapping[str, Raw], server: Server, *places: str) -> dict[str, Raw]:
+    """Those children that are not another ModelServer's, whose name may be one of ours with a suffix: requests that are
+    held for one must never be led to the other's replicas.
+    """
+    uid, name = server.owner.uid, server.owner.name
+    return {place: children[place] for place in places if place in children and belongs_to(children[place], uid, name)}
 
 
 def _deployment(children: Mapping[str, Raw], place: str = "Deployment") -> DeploymentView | None:

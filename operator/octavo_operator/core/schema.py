@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     WithJsonSchema,
     model_validator,
@@ -179,6 +180,26 @@ def latency(low: str, high: str) -> Bounded:
     )
 
 
+def written(pattern: str, message: str) -> Any:  # noqa: ANN401  two annotations' worth, for Annotated[str, *…]
+    """A string of that shape. A pattern alone would be answered with the pattern, which says nobody what to write."""
+    expression = re.compile(pattern)
+    cel = pattern.replace("\\", "\\\\")
+    return (
+        meets((lambda text: expression.fullmatch(text) is not None, message)),
+        Field(json_schema_extra=rules(rule(f"self.matches('{cel}')", message))),
+    )
+
+
+_AMOUNT: Final = "^[0-9.]+([eE][-+]?[0-9]{1,2}|[a-zA-Z]{0,2})$"
+
+
+def is_amount(field: str) -> str:
+    """The CEL expression for "this is a quantity". Its shape is looked at first: Kubernetes computes 1e999999999, for
+    minutes.
+    """
+    return f"(string({field}).matches('{_AMOUNT}') && isQuantity(string({field})))"
+
+
 def _quantity_schema(example: str) -> WithJsonSchema:
     return WithJsonSchema(
         {
@@ -187,7 +208,7 @@ def _quantity_schema(example: str) -> WithJsonSchema:
             "maxLength": 32,
             **rules(
                 rule(
-                    "isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))",
+                    f"{is_amount('self')} && quantity(string(self)).isGreaterThan(quantity('0'))",
                     f"must be a positive quantity such as {example}",
                 )
             ),

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from octavo_operator.core.errors import SpecError
 from octavo_operator.core.names import API_VERSION, DRAIN_DELAY_SECONDS
 from octavo_operator.core.pod_template import check_patch
-from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
+from octavo_operator.core.schema import Seconds, SpecModel, duration, is_amount, rule, rules
 from octavo_operator.core.spec_model import Accelerator, Model
 from octavo_operator.core.spec_network import Disruption, Monitoring, Networking
 from octavo_operator.core.spec_runtime import Runtime
@@ -145,8 +145,8 @@ class ModelServerSpec(SpecModel):
                 f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.kvCache.size)
                     || !has(self.runtime.resources)
                     || !has(self.runtime.resources.limits) || !has(self.runtime.resources.limits.memory)
-                    || !isQuantity(string(self.runtime.kvCache.size))
-                    || !isQuantity(string(self.runtime.resources.limits.memory))
+                    || !{is_amount("self.runtime.kvCache.size")}
+                    || !{is_amount("self.runtime.resources.limits.memory")}
                     || quantity(string(self.runtime.kvCache.size))
                     .isLessThan(quantity(string(self.runtime.resources.limits.memory)))""",
                 _CACHE_FITS,

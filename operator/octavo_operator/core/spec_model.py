@@ -4,10 +4,15 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from octavo_operator.core.schema import Price, SpecModel, rule, rules
+from octavo_operator.core.schema import Price, SpecModel, rule, rules, written
 from octavo_operator.core.spec_source import Cache, ModelSource
 
 _IDLE_CACHE = "cache does nothing for source.pvc and source.oci, which are read where they are: remove cache"
+
+_SERVED_NAME: Final = r"^[A-Za-z0-9]([-A-Za-z0-9._/:]*[A-Za-z0-9])?$"
+_WRITE_SERVED_NAME: Final = (
+    "use only letters, digits and -._/: with a letter or digit at both ends, such as org/model-1"
+)
 
 
 class Model(SpecModel):
@@ -27,11 +32,9 @@ class Model(SpecModel):
         description="Where fetched files are kept. Default: on the node's disk, without a limit, while the pod is "
         "there.",
     )
-    served_name: str | None = Field(
+    served_name: Annotated[str, *written(_SERVED_NAME, _WRITE_SERVED_NAME)] | None = Field(
         default=None,
-        min_length=1,
         max_length=253,
-        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/:]*[A-Za-z0-9])?$",
         description='Name that clients put into "model" of a request. Default: the name of the ModelServer.',
     )
     max_model_len: int | None = Field(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from octavo_operator.core.schema import SUBDOMAIN, Cpu, Memory, SpecModel, meets, rule, rules
+from octavo_operator.core.schema import SUBDOMAIN, Cpu, Memory, SpecModel, is_amount, meets, rule, rules
 from octavo_operator.core.units import parse_quantity
 
 _KEY: Final = r"^[-._a-zA-Z0-9]+$"
@@ -72,7 +72,7 @@ def _request_within_limit(name: str) -> dict[str, str]:
     request, limit = f"self.requests.{name}", f"self.limits.{name}"
     return rule(
         f"""!has(self.requests) || !has(self.limits) || !has({request}) || !has({limit})
-            || !isQuantity(string({request})) || !isQuantity(string({limit}))
+            || !{is_amount(request)} || !{is_amount(limit)}
             || quantity(string({request})).compareTo(quantity(string({limit}))) <= 0""",
         f"requests.{name} must not be greater than limits.{name}",
         fieldPath=f".requests.{name}",

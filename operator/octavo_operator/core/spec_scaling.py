@@ -13,6 +13,7 @@ from octavo_operator.core.schema import (
     Seconds,
     SpecModel,
     duration,
+    is_amount,
     latency,
     rule,
     rules,
@@ -272,9 +273,9 @@ def _minutes(clock: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-_AFFORDABLE = """!has(self.budget) || !has(self.budget.replicaCostPerHour) || !has(self.budget.maxCostPerHour)
-    || !isQuantity(string(self.budget.maxCostPerHour))
-    || !isQuantity(string(self.budget.replicaCostPerHour))
+_AFFORDABLE = f"""!has(self.budget) || !has(self.budget.replicaCostPerHour) || !has(self.budget.maxCostPerHour)
+    || !{is_amount("self.budget.maxCostPerHour")}
+    || !{is_amount("self.budget.replicaCostPerHour")}
     || quantity(string(self.budget.maxCostPerHour)).asApproximateFloat()
     >= quantity(string(self.budget.replicaCostPerHour)).asApproximateFloat() * double(self.minReplicas)"""
 

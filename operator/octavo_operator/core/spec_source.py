@@ -4,10 +4,21 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from octavo_operator.core.schema import SUBDOMAIN, Memory, SpecModel, meets, rule, rules
+from octavo_operator.core.schema import SUBDOMAIN, Memory, SpecModel, meets, rule, rules, written
 
 _PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
 _ENDPOINT: Final = rf"^https?://[A-Za-z0-9.-]+(:{_PORT})?(/[-A-Za-z0-9._~/]*)?$"
+_WRITE_ENDPOINT: Final = (
+    "write http:// or https://, a host and, if it is another one, a port, such as http://minio.storage.svc:9000"
+)
+_REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+_WRITE_REPOSITORY: Final = (
+    "write organisation/name, such as HuggingFaceTB/SmolLM2-135M-Instruct: no address, and a revision into revision"
+)
+_S3: Final = r"^s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9](/[^/\s]+)+/?$"
+_WRITE_S3: Final = (
+    "write s3://, a bucket and a folder or .gguf object in it, such as s3://models/smol; a host into endpoint"
+)
 _BEHIND_A_SERVICE: Final = (
     "Behind a Service of the cluster its port must be that of the pods too, for a NetworkPolicy sees theirs."
 )
@@ -83,9 +94,8 @@ class HubSource(SpecModel):
         (lambda self: not self.revision.endswith(".gguf"), _NO_FILE),
     )
 
-    repo: str = Field(
+    repo: Annotated[str, *written(_REPOSITORY, _WRITE_REPOSITORY)] = Field(
         max_length=193,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Organisation and name. Example: HuggingFaceTB/SmolLM2-135M-Instruct.",
     )
     revision: str = Field(
@@ -101,10 +111,9 @@ class HubSource(SpecModel):
         pattern=r"^[^/\s]+\.gguf$",
         description="One .gguf file of a repository that has several. Example: model-q8_0.gguf.",
     )
-    endpoint: str | None = Field(
+    endpoint: Annotated[str, *written(_ENDPOINT, _WRITE_ENDPOINT)] | None = Field(
         default=None,
         max_length=512,
-        pattern=_ENDPOINT,
         description=f"Address of a mirror. {_BEHIND_A_SERVICE} Default: the hub itself.",
     )
     token_secret_ref: SecretKey | None = Field(
@@ -115,15 +124,13 @@ class HubSource(SpecModel):
 class S3Source(SpecModel):
     """Objects of S3-compatible storage."""
 
-    uri: str = Field(
+    uri: Annotated[str, *written(_S3, _WRITE_S3)] = Field(
         max_length=1024,
-        pattern=r"^s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9](/[^/\s]+)+/?$",
         description="Bucket and folder, or one .gguf object. Example: s3://models/smol.",
     )
-    endpoint: str | None = Field(
+    endpoint: Annotated[str, *written(_ENDPOINT, _WRITE_ENDPOINT)] | None = Field(
         default=None,
         max_length=512,
-        pattern=_ENDPOINT,
         description=f"Address of the storage. {_BEHIND_A_SERVICE} Example: http://minio.storage.svc:9000. "
         "Default: AWS.",
     )

@@ -119,6 +119,7 @@ def test_the_recording_rules_are_an_object_where_they_are_wanted(chart):
         "scrape.period=1",
         "logLevel=loud",
         "workers=0",
+        r"podLabels.app\.kubernetes\.io/name=mine",
         "image=",
     ],
 )

@@ -245,6 +245,19 @@ RULES = {
         "spec.runtime.kvCache.size",
         "positive quantity such as 256Mi",
     ),
+    # The API server itself computes with what it takes for a quantity, this one for minutes.
+    "no endless size": (
+        limited("memory", "1e9", "1E10"),
+        limited("memory", "1e999999999", "1e999999999"),
+        "spec.runtime.resources.requests.memory",
+        "positive quantity such as 256Mi",
+    ),
+    "no endless cache": (
+        {"runtime": {"kvCache": {"size": "1e9"}, "resources": {"limits": {"memory": "1e10"}}}},
+        {"runtime": {"kvCache": {"size": "1e999999999"}, "resources": {"limits": {"memory": "1e999999999"}}}},
+        "spec.runtime.kvCache.size",
+        "positive quantity such as 256Mi",
+    ),
     "positive cpu": (
         {"runtime": {"resources": {"limits": {"cpu": "250m"}}}},
         {"runtime": {"resources": {"limits": {"cpu": 0}}}},
@@ -315,7 +328,7 @@ RULES = {
         {"model": {"servedName": "org/model:v1"}},
         {"model": {"servedName": "a b"}},
         "spec.model.servedName",
-        "should match",
+        "use only letters, digits and",
     ),
 }
 
@@ -392,7 +405,13 @@ RULES |= {
         source(hub={"repo": "org/model-1.0_a"}),
         source(hub={"repo": "model"}),
         "spec.model.source.hub.repo",
-        "should match",
+        "write organisation/name",
+    ),
+    "no address of a repository": (
+        source(hub={"repo": "org/model"}),
+        source(hub={"repo": "https://huggingface.co/org/model"}),
+        "spec.model.source.hub.repo",
+        "no address, and a revision into revision",
     ),
     "a repository's path": (
         source(hub={"repo": "org/a.b", "revision": "refs/pr/1"}),
@@ -410,13 +429,13 @@ RULES |= {
         source(hub={"repo": "org/model", "endpoint": "http://mirror.models.svc:8080"}),
         source(hub={"repo": "org/model", "endpoint": "http://mirror:70000"}),
         "spec.model.source.hub.endpoint",
-        "should match",
+        "write http:// or https://",
     ),
     "a bucket and a folder": (
         source(s3={"uri": "s3://models/smol"}),
         source(s3={"uri": "s3://models"}),
         "spec.model.source.s3.uri",
-        "should match",
+        "write s3://, a bucket and a folder",
     ),
     "a cache for what is fetched": (
         cached(sizeLimit="20Gi"),
@@ -497,6 +516,12 @@ RULES |= {
         budgeted(minReplicas=3),
         "spec.autoscaling.budget",
         "does not pay for minReplicas",
+    ),
+    "no endless price": (
+        budgeted(minReplicas=1),
+        {"autoscaling": SCALED | {"budget": {"maxCostPerHour": "1e999999999", "replicaCostPerHour": "1e999999999"}}},
+        "spec.autoscaling.budget.maxCostPerHour",
+        "positive quantity such as '2.5'",
     ),
     "a price": (
         budgeted(minReplicas=1),
