@@ -18,9 +18,9 @@ NAMESPACE: Final = "octavo-system"
 _IMAGES: Final = ("--set=image=operator:1", "--set=runtime.defaultImage=runtime:1")
 
 
-def rendered(*options: str, chart: Path = CHART) -> list[dict[str, Any]]:
+def rendered(*options: str, chart: Path = CHART, release: str = "octavo") -> list[dict[str, Any]]:
     """The objects of the chart in a folder, with these options of helm."""
-    command = [str(tool("helm")), "template", "octavo", str(chart), f"--namespace={NAMESPACE}", *_IMAGES, *options]
+    command = [str(tool("helm")), "template", release, str(chart), f"--namespace={NAMESPACE}", *_IMAGES, *options]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 

@@ -40,20 +40,23 @@ class Tally:
 
 
 class Load:
-    """`users` closed loops of streamed chats: each asks again when its answer is whole, until `stop`.
+    """`users` closed loops of streamed chats: each asks again when its answer is whole, until `stop`, or `asks` times.
 
     Use as a context manager. Leaving it lets running streams finish, so that a stream cut late is counted too.
     """
 
-    def __init__(self, base_url: str, model: str, *, users: int, max_tokens: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self, base_url: str, model: str, *, users: int, max_tokens: int = 64, seed: int = 0, asks: int | None = None
+    ) -> None:
         self.tally = Tally()
         self._base_url = base_url
         self._model = model
         self._users = users
         self._max_tokens = max_tokens
+        self._asks = asks
         self._random = random.Random(seed)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.run()), name="load", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -66,13 +69,16 @@ class Load:
         self._stop.set()
         self._thread.join(timeout=600)
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """The load itself, for who has a loop of his own."""
         async with chat.one_connection_each() as session:
             await asyncio.gather(*(self._user(session) for _ in range(self._users)))
 
     async def _user(self, session: aiohttp.ClientSession) -> None:
-        while not self._stop.is_set():
+        asked = 0
+        while not self._stop.is_set() and asked != self._asks:
             await self._ask(session)
+            asked += 1
 
     async def _ask(self, session: aiohttp.ClientSession) -> None:
         self.tally.started += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from soak import (
     cancels,
     deaf,
+    drains,
     engine_kills,
     fleet,
     images,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 RUNNERS = ("sim", "torch")
 SOAKS = (
     "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
-    "schemas", "keda", "lws", "images", "spread", "ramps", "memory", "nodes",
+    "schemas", "keda", "lws", "images", "spread", "ramps", "drains", "memory",
+    "nodes",
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def main() -> int:
         "images": [images.run],  # before what leaves a node up
         "spread": [spread.run],
         "ramps": [partial(ramps.run, options.count or 2)],
+        "drains": [drains.run],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
     }
@@ -75,8 +78,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--count",
         type=int,
-        help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), ModelServers (default 1000; "
-        "upgrade: 20), silences (deaf: 2), ends of a leader (election: 20), traces (default 10000)",
+        help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), ModelServers "
+        "(default 1000; upgrade: 20), silences (deaf: 2), ends of a leader "
+        "(election: 20), traces (default 10000)",
     )
     parser.add_argument(
         "--seconds", type=int, help="outage (default: one of 60 s, one of 600 s), api-faults (30), fleet: its rest"

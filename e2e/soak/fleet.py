@@ -29,7 +29,7 @@ from soak.plane import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterator
 
 CHANGES_PER_SECOND: Final = 20
 CHANGE_SECONDS: Final = 30
@@ -136,7 +136,7 @@ TEMPLATE: Final = Change(
 
 
 async def _change(api: ApiClient, count: int, change: Change) -> list[float]:
-    """Seconds from each change of a spec to the change of its child, in order of size."""
+    """Seconds from each change of a spec, as it is sent, to the change of its child, in order of size."""
     changed: dict[str, float] = {}
     late: dict[str, float] = {}
 
@@ -146,17 +146,18 @@ async def _change(api: ApiClient, count: int, change: Change) -> list[float]:
             if name in changed and name not in late and change.sign in json.dumps(event["object"]["spec"]):
                 late[name] = time.monotonic() - changed[name]
 
-    following = asyncio.create_task(follow())
-    for index in range(CHANGES_PER_SECOND * CHANGE_SECONDS):
-        due = time.monotonic() + 1 / CHANGES_PER_SECOND
-        name = f"server-{index % count}"
-        await api.patch(f"{SERVERS}/{name}", {"spec": change.spec})
-        changed[name] = time.monotonic()
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-    await until(lambda: _is(len(late) == len(changed)), 120, f"all {len(changed)} changes arrived")
-    following.cancel()
+    async with asyncio.TaskGroup() as group:  # so that the watch's failure ends the run
+        following = group.create_task(follow())
+        for index in range(CHANGES_PER_SECOND * CHANGE_SECONDS):
+            due = time.monotonic() + 1 / CHANGES_PER_SECOND
+            name = f"server-{index % count}"
+            changed[name] = time.monotonic()  # before the call: its answer may come after what it causes
+            await api.patch(f"{SERVERS}/{name}", {"spec": change.spec})
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await until(lambda: _all_in(changed, late), 120, f"all {len(changed)} changes {change.words} arrived")
+        following.cancel()
     return sorted(late.values())
 
 
-async def _is(true: bool) -> bool:
-    return true
+async def _all_in(names: Collection[str], others: Collection[str]) -> bool:
+    return len(names) == len(others)

@@ -6,13 +6,10 @@ One user streams all the time; many more come until a second replica is ready, a
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
-from kit import install, target
+from kit import prepare
 from kit.kube import wait_reachable, wait_until
 from kit.load import Load
 from octavo_operator.core.autoscale import judge
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from kit.load import Tally
     from kit.target import Target
 
-MANIFEST: Final = Path(__file__).parents[1] / "demo" / "modelserver.yaml"
 NAMESPACE: Final = "octavo-ramps"
 NAME: Final = "ramps"
 USERS: Final = 10  # more than two replicas of maxNumSeqs 4 can run at once, so that some wait
@@ -35,37 +31,14 @@ USUAL_DECISION_SECONDS: Final = 3.0
 
 def run(count: int) -> Iterator[Goal]:
     """Figures of `count` ramps up and down. The local node is brought up, and is left up."""
-    where = _prepare()
-    try:
+    with prepare.demo_node(NAMESPACE) as where:
+        where.kube.apply(prepare.demo_server(NAME, NAMESPACE))
+        prepare.wait_ready(where.kube, NAME, NAMESPACE)
         url = where.url(NAME, NAMESPACE)
         wait_reachable(url)
         with Load(url, NAME, users=1) as steady:
             ramps = [_ramp(where, url, seed) for seed in range(1, count + 1)]
         yield from _figures(ramps, steady.tally, _decisions(where))
-    finally:
-        where.kube.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-
-
-def _prepare() -> Target:
-    """The node, the operator, the model and a ModelServer that is ready."""
-    options = target.parse_nothing()
-    where, images = target.bring_up(options), target.build_images(options)
-    install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
-    where.kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    install.make_namespace(where.kube, NAMESPACE)
-    folder = where.volumes / NAMESPACE
-    install.put_model(where.kube, target.demo_model(), namespace=NAMESPACE, folder=folder, image=images.runtime)
-    where.kube.apply(_server())
-    wait_until("Ready", lambda: (view := where.kube.modelserver(NAME, NAMESPACE)) and view.ready, seconds=300)
-    return where
-
-
-def _server() -> dict[str, Any]:
-    """The demo's, under another name."""
-    server: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())
-    server["metadata"] = {"name": NAME, "namespace": NAMESPACE}
-    server["spec"]["model"]["servedName"] = NAME
-    return server
 
 
 def _ramp(where: Target, url: str, seed: int) -> tuple[float, Tally]:

@@ -14,14 +14,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
 from cluster import Progress, paths, versions
 from cluster.coredns import coredns, corefile
 from cluster.lws import leader_worker_set
 from cluster.network import load_or_choose
 from cluster.processes import start_child
-from kit import install, target
+from kit import install, prepare
 from kit.kube import set_resource, wait_reachable, wait_until
 from kit.load import Load
 from soak.goals import Goal
@@ -30,9 +28,9 @@ from soak.groups import Administrator, controller
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kit.kube import Kube
     from kit.target import Target
 
-MANIFEST: Final = Path(__file__).parents[1] / "demo" / "modelserver.yaml"
 NAMESPACE: Final = "octavo-spread"
 NAME: Final = "spread"
 NODES: Final = 3  # SmolLM2 has three KV heads
@@ -47,19 +45,20 @@ def run() -> Iterator[Goal]:
     groups, names = leader_worker_set(paths(), progress), coredns(paths(), progress)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-spread-")))
-        options = target.parse_nothing()
-        where, images = target.bring_up(options), target.build_images(options)
+        where, images = prepare.node()
         address = stack.enter_context(_names(names, where, folder))
         admin = Administrator(where.kube.bin_dir / "kubectl", where.kube.kubeconfig, paths().pki)
         stack.enter_context(controller(groups, admin, folder))
-        stack.enter_context(_prepared(where, images))
+        stack.enter_context(_room(where.kube))
+        install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
+        stack.enter_context(prepare.demo_namespace(where, images, NAMESPACE))
         yield from _goals(where, _server(address))
 
 
 def _goals(where: Target, server: dict[str, Any]) -> Iterator[Goal]:
     began = time.monotonic()
     where.kube.apply(server)
-    _wait_ready(where)
+    prepare.wait_ready(where.kube, NAME, NAMESPACE, seconds=SECONDS)
     pods = _pods(where)
     words = f"{', '.join(sorted(pods))}; Ready after {time.monotonic() - began:.0f} s"
     yield Goal(f"{TITLE}: made", "a leader and two others, Ready", words, sorted(pods) == _expected(0))
@@ -102,30 +101,22 @@ def _names(program: Path, where: Target, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _prepared(where: Target, images: target.Images) -> Iterator[None]:
-    """The operator, the model on a volume, and room for two groups."""
-    set_resource(where.kube, GPU, 2 * NODES)
-    install.install_chart(where.kube, operator_image=images.operator, runtime_image=images.runtime)
-    where.kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    install.make_namespace(where.kube, NAMESPACE)
-    folder = where.volumes / NAMESPACE
-    install.put_model(where.kube, target.demo_model(), namespace=NAMESPACE, folder=folder, image=images.runtime)
+def _room(kube: Kube) -> Iterator[None]:
+    """GPUs for two groups."""
+    set_resource(kube, GPU, 2 * NODES)
     try:
         yield
     finally:
-        where.kube.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-        set_resource(where.kube, GPU, 0)
+        set_resource(kube, GPU, 0)
 
 
 def _server(address: str) -> dict[str, Any]:
     """The demo's, spread; its pods ask the DNS at `address`, since the node's kubelet knows of none."""
-    server: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())
-    server["metadata"] = {"name": NAME, "namespace": NAMESPACE}
+    server = prepare.demo_server(NAME, NAMESPACE)
     spec = server["spec"]
     del spec["autoscaling"]
     searches = [f"{NAMESPACE}.svc.cluster.local", "svc.cluster.local", "cluster.local"]
     dns = {"nameservers": [address], "searches": searches, "options": [{"name": "ndots", "value": "5"}]}
-    spec["model"]["servedName"] = NAME
     spec["replicas"] = 1
     spec["accelerator"] = {"count": 1, "nodes": NODES}
     spec["podTemplate"] = {"spec": {"dnsPolicy": "None", "dnsConfig": dns}}
@@ -134,14 +125,6 @@ def _server(address: str) -> dict[str, Any]:
 
 def _expected(group: int) -> list[str]:
     return [f"{NAME}-group-{group}", *(f"{NAME}-group-{group}-{index}" for index in range(1, NODES))]
-
-
-def _wait_ready(where: Target) -> None:
-    def ready() -> bool:
-        view = where.kube.modelserver(NAME, NAMESPACE)
-        return view is not None and view.ready
-
-    wait_until("Ready", ready, seconds=SECONDS)
 
 
 def _pods(where: Target) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kit import install, target
+from kit import install, prepare, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,14 +54,8 @@ def kube(where: Target) -> Kube:
 def namespace(where: Target, images: Images, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test module's own, with the model on a volume; gone afterwards."""
     name = "e2e-" + re.sub(r"[^a-z0-9]+", "-", request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_"))
-    where.kube.kubectl("delete", "namespace", name, "--ignore-not-found")
-    install.make_namespace(where.kube, name)
-    install.put_model(
-        where.kube, target.demo_model(), namespace=name, folder=where.volumes / name, image=images.runtime
-    )
-    yield name
-    # Not waited for: a namespace with pods takes half of their grace period to be gone, however soon they end.
-    where.kube.kubectl("delete", "namespace", name, "--wait=false")
+    with prepare.demo_namespace(where, images, name):
+        yield name
 
 
 def manifest(name: str, namespace: str, **spec: Any) -> dict[str, Any]:

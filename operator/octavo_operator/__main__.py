@@ -4,12 +4,18 @@ import argparse
 import asyncio
 import os
 import sys
+from typing import Final
 
 from octavo_operator import rendering
 from octavo_operator.activator.arguments import add_arguments as add_activator_arguments
 from octavo_operator.core.crd import crd_yaml
 from octavo_operator.core.errors import SettingsError
 from octavo_operator.replay.arguments import add_arguments
+
+_DEEPEST_JSON: Final = 50_000
+"""The API server keeps objects of ten thousand levels, in a podTemplate of whoever may write one. Reading it takes a
+few calls for each; Python's own limit of a thousand would end the operator for everybody, again and again.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +74,7 @@ def _run(kubeconfig: str | None) -> int:
     from octavo_operator.logs import configure_logging  # noqa: PLC0415
     from octavo_operator.settings import read_settings  # noqa: PLC0415
 
+    sys.setrecursionlimit(_DEEPEST_JSON)
     try:
         settings = read_settings(os.environ, kubeconfig)
         configure_logging(settings.log_level)

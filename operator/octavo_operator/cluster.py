@@ -9,6 +9,8 @@ leader that was paused for minutes still sends is refused by one of the two.
 """
 
 import json
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -20,6 +22,7 @@ from kubernetes.aio import client, config
 from octavo_operator.core import names
 from octavo_operator.core.errors import Rejected, SettingsError, Unavailable
 from octavo_operator.fence import Fence
+from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Raw, slim
 
@@ -30,6 +33,9 @@ _FINAL_STATUSES: Final = frozenset({400, 403, 404, 405, 422})
 _NO_SUCH_FIELD: Final = "failed to create typed patch object"
 """What server-side apply says of a field that a kind does not have, or of another type. It calls that a failure of its
 own (HTTP 500), and yet the same object will never do."""
+_UNDECLARED: Final = re.compile(r"\.status\.(\w+)[^:\n]*: field not declared in schema")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Cluster:
         self._kubeconfig = kubeconfig
         self._metrics = metrics
         self._fence = fence
+        self._undeclared: set[str] = set()
         self._short = aiohttp.ClientTimeout(total=fence.write_timeout)
 
     async def __aenter__(self) -> Self:
@@ -124,7 +131,19 @@ class Cluster:
         except (Rejected, Unavailable) as error:
             if error.status in (404, 409):
                 return None
-            raise
+            known = self._known_members(status, str(error))
+            if known == status:
+                raise
+        return await self.apply_status(server, known)
+
+    def _known_members(self, status: Raw, refusal: str) -> Raw:
+        """Without what an older CRD does not have: its users should hear all that it can say, and not nothing."""
+        unknown = set(_UNDECLARED.findall(refusal))
+        for member in unknown - self._undeclared:
+            words = "the CRD is older than this operator: apply crds/modelserver.yaml"
+            logger.warning(words, extra=kv(it_lacks=f"status.{member}"))
+        self._undeclared |= unknown
+        return {member: value for member, value in status.items() if member not in unknown}
 
     async def remove(self, existing: Raw) -> None:
         """Deletes exactly this version of a child; one that is gone already is fine."""

@@ -17,7 +17,7 @@ from octavo_operator.core.names import Reason
 from octavo_operator.core.pace import LATENCY_SECONDS, Pace
 from octavo_operator.core.promql import Answer, Pod, read_samples, samples_query
 from octavo_operator.core.reading import is_news
-from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source
+from octavo_operator.core.spec_metrics import PROMETHEUS, metrics_source, wants_queue_time
 from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
@@ -44,6 +44,7 @@ class Source:
     uid: str
     pod: Pod
     pace: Pace
+    queue_time: bool = False
 
 
 class Reader:
@@ -67,6 +68,7 @@ class Reader:
         self._tell = tell
         self._windows: Windows = {}
         self._sources = store.while_unchanged(self._find_sources)
+        self._asked: list[Source] = []
         self._troubles: dict[Key, Trouble] = {}
         self._answered: float | None = None
 
@@ -77,6 +79,9 @@ class Reader:
     def trouble(self, key: Key) -> Trouble | None:
         """Why replicas of a ModelServer have no sample."""
         return self._troubles.get(key)
+
+    async def refresh(self, key: Key) -> None:
+        """Nothing: Prometheus has no newer ones before it scrapes again."""
 
     async def run(self) -> None:
         """Asks once a period, for ever."""
@@ -97,7 +102,9 @@ class Reader:
     async def read_all(self, client: PrometheusClient | None) -> None:
         """One round: what all replicas' windows lack."""
         sources = self._sources()
-        self._forget_others(sources)
+        if sources is not self._asked:
+            self._forget_others(sources)
+        self._asked = sources
         if client is None:
             self._troubles = dict.fromkeys(self._windows, _NO_SERVER)
             return
@@ -115,8 +122,9 @@ class Reader:
 
     def _find_sources(self) -> list[Source]:
         paces = {key: _pace(self._store, key) for key in self._store.servers()}
+        timed = {key for key in paces if wants_queue_time(self._store.server(key) or {})}
         return [
-            Source(key, pod.uid, Pod(key.namespace, pod.name), pace)
+            Source(key, pod.uid, Pod(key.namespace, pod.name), pace, key in timed)
             for key, pod in self._store.replicas()
             if (pace := paces[key]) is not None and pod.ready and not pod.terminating
         ]
@@ -126,7 +134,8 @@ class Reader:
 
     async def _read(self, client: PrometheusClient, part: Sequence[Source], now: float) -> dict[Key, Trouble]:
         """Asks for some replicas; returns why some of their ModelServers lack samples. Raises PrometheusError."""
-        query = samples_query([source.pod for source in part], self._back(now))
+        timed = any(source.queue_time for source in part)
+        query = samples_query([source.pod for source in part], self._back(now), queue_time=timed)
         # In a thread: an answer of a hundred replicas takes a fifth of a second, and the loop renews the Lease.
         answer = await asyncio.to_thread(read_samples, *await client.query(query, now))
         self._metrics.prometheus_queries.labels(result="ok").inc()

@@ -91,6 +91,10 @@ class Reconciler:
         previous = parse_status(observed.server)
         known = self._recall(key, observed.server, previous, now)
         proposal = await self._propose(observed, known, previous, now)
+        if proposal.chooses:  # who goes is asked about now
+            await self._samples.refresh(key)
+            now = time.time()
+            proposal = await self._propose(observed, known, previous, now)
         known.scaler = proposal.scaler
         failure, error = await self._apply(key, observed.server, proposal)
         await self._write_status(observed, previous, proposal, failure, known=known, now=now)

@@ -22,6 +22,7 @@ SAME_NOTE_SECONDS: Final = 600.0
 SAME_REASON_SECONDS: Final = 30.0
 SAME_REASON_BURST: Final = 2
 _NOTE_LIMIT: Final = 1000
+"""Bytes; the API server takes 1024."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Recorder:
             "type": event.type,
             "reason": event.reason,
             "action": event.action,
-            "note": event.note[:_NOTE_LIMIT],
+            "note": event.note.encode()[:_NOTE_LIMIT].decode(errors="ignore"),
             "reportingController": names.FIELD_MANAGER,
             "reportingInstance": self._instance,
             "regarding": {

@@ -74,11 +74,14 @@ def render_files(options: argparse.Namespace, runtime_image: str, activator_imag
     )
     children: list[Manifest] = []
     wrong: list[str] = []
-    for where, raw in _model_servers(options.files):
+    found = list(_model_servers(options.files))
+    for where, raw in found:
         try:
             children += _children(raw, options.namespace, defaults)
         except SpecError as error:
             wrong.append(f"{where}: {error}")
+    if not found:  # most likely a typo in apiVersion or kind, which a review must not let pass
+        wrong.append(f"{', '.join(options.files)}: no {names.KIND} of {names.API_VERSION} in it")
     return yaml.safe_dump_all(children, sort_keys=False, width=120, explicit_start=True), wrong
 
 
@@ -87,7 +90,7 @@ def _model_servers(files: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in files:
         for number, document in enumerate(_documents(file), start=1):
             for raw in _items(document):
-                yield f"{file}: document {number}, {names.KIND} {raw.get('metadata', {}).get('name')}", raw
+                yield f"{file}: document {number}, {names.KIND} {_metadata(raw).get('name')}", raw
 
 
 def _profiles(file: str | None) -> Profiles:
@@ -107,7 +110,7 @@ def _documents(file: str) -> list[Any]:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
         return list(yaml.safe_load_all(text))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SettingsError(f"{file}: {' '.join(str(error).split())}") from error
 
 
@@ -115,15 +118,22 @@ def _items(document: object) -> list[dict[str, Any]]:
     """The ModelServers in a document, which may be a List."""
     if not isinstance(document, dict):
         return []
-    if document.get("kind") == "List":
-        return [found for item in document.get("items") or () for found in _items(item)]
+    if document.get("kind") in ("List", f"{names.KIND}List"):
+        items = document.get("items")
+        return [found for item in (items if isinstance(items, list) else ()) for found in _items(item)]
     ours = document.get("kind") == names.KIND and str(document.get("apiVersion", "")).startswith(f"{names.GROUP}/")
     return [document] if ours else []
 
 
+def _metadata(raw: dict[str, Any]) -> dict[str, Any]:
+    """It may be anything in a file; without one there is no name, and that is said."""
+    metadata = raw.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def _children(raw: dict[str, Any], namespace: str, defaults: Defaults) -> list[Manifest]:
-    metadata = raw.get("metadata") or {}
-    owner = Owner(metadata.get("namespace") or namespace, _name(metadata.get("name")), uid="")
+    metadata = _metadata(raw)
+    owner = Owner(str(metadata.get("namespace") or namespace), _name(metadata.get("name")), uid="")
     if raw["apiVersion"] != names.API_VERSION:
         raise SpecError("apiVersion", f"must be {names.API_VERSION} (got {raw['apiVersion']!r})")
     spec = settle(parse_spec(raw.get("spec", {})), defaults.profiles)

@@ -11,7 +11,7 @@ from typing import Final
 
 from octavo_operator.cluster import Cluster
 from octavo_operator.core import names
-from octavo_operator.core.errors import ClusterError
+from octavo_operator.core.errors import ClusterError, Rejected
 from octavo_operator.core.profiles import extended
 from octavo_operator.health import Health
 from octavo_operator.logs import kv
@@ -49,6 +49,7 @@ class Resync:
         self._period = period
         self._profiles = profiles
         self._told: set[tuple[str, str]] = set()
+        self._refused: set[str] = set()
 
     async def first(self) -> None:
         """Lists until it succeeds. Before the CRD is installed or the API server answers, there is nothing to do."""
@@ -95,13 +96,22 @@ class Resync:
 
     async def _list_optional(self, kind: str) -> None:
         """Takes in a kind that the cluster may lack, may get later, and may lose."""
-        raws, version = list[Raw](), LAST_VERSION
-        if await self._cluster.serves(kind):
-            self._store.served.add(kind)
-            raws, version = await self._cluster.list_all(kind, self._namespaces)
-        else:
-            self._store.served.discard(kind)
-        self._store.replace(kind, raws, version)
+        found = await self._find_optional(kind)
+        (self._store.served.discard if found is None else self._store.served.add)(kind)
+        self._store.replace(kind, *(found or ([], LAST_VERSION)))
+
+    async def _find_optional(self, kind: str) -> tuple[list[Raw], int] | None:
+        """What there is of it; None where it is not there, or the operator's rights, older than this version, lack it.
+
+        That must not keep it from all the rest.
+        """
+        try:
+            return await self._cluster.list_all(kind, self._namespaces) if await self._cluster.serves(kind) else None
+        except Rejected as error:
+            if kind not in self._refused:
+                logger.warning("the operator may not list an optional kind", extra=kv(kind=kind, error=error))
+            self._refused.add(kind)
+            return None
 
     async def _read_profiles(self) -> None:
         """Takes in the user's accelerator profiles: a ConfigMap that may be missing, by namespace and name."""

@@ -38,6 +38,7 @@ class Samples(Protocol):
 
     def windows(self, key: Key) -> Mapping[str, Window]: ...
     def trouble(self, key: Key) -> Trouble | None: ...
+    async def refresh(self, key: Key) -> None: ...
 
 
 class ChosenSamples:
@@ -55,6 +56,10 @@ class ChosenSamples:
     def trouble(self, key: Key) -> Trouble | None:
         """Of the named source alone."""
         return self._of(key).trouble(key)
+
+    async def refresh(self, key: Key) -> None:
+        """From the named source alone."""
+        await self._of(key).refresh(key)
 
     def _of(self, key: Key) -> Samples:
         source = metrics_source(self._store.server(key) or {}).source

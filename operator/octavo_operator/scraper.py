@@ -4,8 +4,8 @@ A replica is asked only under the address of one of our pods, answers within the
 sample: a failed scrape is missing, never an error and never 0. Each answer counts when it comes, so one replica that
 hangs delays nobody else's. A load that rises by a step is told at once (`is_news`), so that a burst does not wait for
 the next decision's turn, and looked at again after a second, since one sample is no burst (window.py); at rest nothing
-is told. Replicas that nobody scales are asked seldom, since their load is
-only shown, and those whose samples come from Prometheus not at all: see reader.py.
+is told. Replicas that nobody scales are asked seldom, since their load is only shown, and at once when one of them
+is to go (`refresh`); those whose samples come from Prometheus not at all: see reader.py.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from octavo_operator.core import names
 from octavo_operator.core.exposition import parse_sample
 from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.reading import is_news
-from octavo_operator.core.spec_metrics import direct_pace
+from octavo_operator.core.spec_metrics import direct_pace, wants_queue_time
 from octavo_operator.core.window import Trouble, Window
 from octavo_operator.health import Health
 from octavo_operator.metrics import Metrics
@@ -49,6 +49,7 @@ class Target:
     uid: str
     address: str
     pace: Pace
+    queue_time: bool = False
 
     @property
     def url(self) -> str:
@@ -75,6 +76,7 @@ class Scraper:
         self._targets = store.while_unchanged(self._find_targets)
         self._asked: list[Target] = []
         self._due: dict[str, float] = {}
+        self._session: aiohttp.ClientSession | None = None
 
     def windows(self, key: Key) -> Mapping[str, Window]:
         """The windows of a ModelServer's replicas, by pod uid."""
@@ -84,11 +86,18 @@ class Scraper:
         """Nothing is known beyond that replicas gave no sample."""
         return None
 
+    async def refresh(self, key: Key) -> None:
+        """Asks the replicas of a ModelServer now, where they are asked seldom."""
+        session, asked = self._session, [target for target in self._asked if target.key == key]
+        if session is not None:
+            await asyncio.gather(*(self._ask(session, target) for target in asked if target.pace == RESTING))
+
     async def run(self) -> None:
         """Scrapes once a period, for ever."""
         connector = aiohttp.TCPConnector(limit=_AT_ONCE, force_close=False)
         timeout = aiohttp.ClientTimeout(total=DEADLINE_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            self._session = session
             while True:
                 start = asyncio.get_running_loop().time()
                 self._health.beat("scraper")
@@ -111,9 +120,11 @@ class Scraper:
                 self._take(target, await fetch(session, target.url))
 
     def _find_targets(self) -> list[Target]:
-        paces = {key: direct_pace(self._store.server(key) or {}) for key in self._store.servers()}
+        servers = {key: self._store.server(key) or {} for key in self._store.servers()}
+        paces = {key: direct_pace(server) for key, server in servers.items()}
+        timed = {key for key, server in servers.items() if wants_queue_time(server)}
         return [
-            Target(key, pod.uid, pod.ip, pace)
+            Target(key, pod.uid, pod.ip, pace, key in timed)
             for key, pod in self._store.replicas()
             if (pace := paces[key]) is not None and pod.ready and pod.ip and not pod.terminating
         ]
@@ -135,7 +146,7 @@ class Scraper:
     def _take(self, target: Target, text: str | None) -> bool:
         """Whether the load rose by a step."""
         now, replicas = time.time(), self._windows[target.key]
-        sample = parse_sample(text, now) if text is not None else None
+        sample = parse_sample(text, now, queue_time=target.queue_time) if text is not None else None
         result = "failed" if text is None else "invalid" if sample is None else "ok"
         self._metrics.scrapes.labels(result=result).inc()
         if sample is not None:

@@ -1,8 +1,10 @@
 """What the operator has observed: fed by the watch, by the answers to its own writes, and by full lists.
 
-An idle operator reads from here and asks the API server nothing. Two rules keep it true:
+An idle operator reads from here and asks the API server nothing. Three rules keep it true:
 - an object never becomes older: resource versions are compared (they are ordered numbers since Kubernetes 1.35,
   KEP-5504, and were before in fact), so a late watch event cannot undo the answer to a write;
+- an object that is gone does not come back: a list, or the answer to a write, that was under way when the watch told of
+  the deletion is older than it;
 - the watch does not report deletions that happened while it was broken, so a full list removes what it does not
   contain.
 """
@@ -53,6 +55,8 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, Raw]] = {kind: {} for kind in _KINDS}
+        self._gone: dict[str, dict[Key, int]] = {kind: {} for kind in _KINDS}
+        """Resource versions of deletions, since the last list: a later list cannot contain what they ended."""
         self._pods: dict[Key, dict[str, Raw]] = {}
         self._views: dict[Key, PodView] = {}
         """Of pods, made once for each version: the samplers look at all of them every 2 s."""
@@ -71,7 +75,8 @@ class Store:
         if watched:
             self._seen[kind] = max(self._seen[kind], version)
         objects, own = self._objects[kind], _own_key(raw)
-        if own not in objects or version > version_of(objects[own]):
+        known = version_of(objects[own]) if own in objects else self._gone[kind].get(own, -1)
+        if version > known:
             self._forget_hosts(objects.get(own))
             objects[own] = _shared(raw)
             self._index(objects[own], own)
@@ -83,6 +88,7 @@ class Store:
         kind, own = raw["kind"], _own_key(raw)
         if watched:
             self._seen[kind] = max(self._seen[kind], version_of(raw))
+            self._gone[kind][own] = version_of(raw)
         self._forget_hosts(self._objects[kind].pop(own, None))
         self._unindex(kind, own)
         self._changes += 1
@@ -96,6 +102,7 @@ class Store:
                 self.remove(raw)
         for raw in listed.values():
             self.put(raw)
+        self._gone[kind] = {own: gone for own, gone in self._gone[kind].items() if gone > list_version}
 
     def observe(self, key: Key) -> Observed:
         """One ModelServer with everything that belongs to it."""

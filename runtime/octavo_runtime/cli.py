@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
+_MOST_PERCENT: Final = 95
+
 
 def entry() -> int:
     """The `octavo` command."""
@@ -207,7 +209,13 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         _number(int, 1),
         "tokens per step, of all sequences together; default: 2048 on a GPU, 512 on a CPU",
     )
-    _flag(group, "kv_cache_memory", _size, "bytes of KV cache, like 256Mi; default: a share of free memory")
+    _flag(
+        group,
+        "kv_cache_memory",
+        _size_or_share,
+        "bytes of KV cache, like 256Mi, or a share of the memory that is free once the model is loaded, like 80%% (on "
+        "a GPU beside its largest step, on a CPU within the cgroup's limit); default: 92%% on a GPU, 50%% on a CPU",
+    )
     _flag(group, "block_size", _number(int, 1), "tokens per block of the KV cache")
     group.add_argument(
         "--no-prefix-caching", dest="prefix_caching", action="store_false",
@@ -281,6 +289,16 @@ def _number(kind: type[int | float], low: float, high: float = float("inf")) -> 
         return value
 
     return parse
+
+
+def _size_or_share(text: str) -> int | float:
+    """Bytes, or a share of "80%" as 0.8. All of it is refused: memory that is freed and taken again leaves holes."""
+    percent = re.fullmatch(r"(\d{1,3})%", text)
+    if percent is None:
+        return _size(text)
+    if not 1 <= int(percent[1]) <= _MOST_PERCENT:
+        raise argparse.ArgumentTypeError(f"{text} is out of bounds; a share must be from 1% to {_MOST_PERCENT}%")
+    return int(percent[1]) / 100
 
 
 def _size(text: str) -> int:

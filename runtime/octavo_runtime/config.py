@@ -20,7 +20,7 @@ class ServeConfig:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None  # tokens per step; default: what suits the device (Runner.step_tokens)
-    kv_cache_memory: int | None = None  # bytes; default: a share of free memory
+    kv_cache_memory: int | float | None = None  # bytes, or a share (float < 1) of free memory; default: the device's
     kv_cache_dtype: str = "auto"  # auto: as the model computes | fp8_e4m3 | int8
     block_size: int = 16  # tokens
     prefix_caching: bool = True  # keep computed blocks for requests that start alike

@@ -16,6 +16,15 @@ def write_termination_message(reason: str, message: str, **figures: int) -> None
 
     The operator reads it, puts reason and message into the ModelServer's conditions, and counts the figures.
     """
+    _write(json.dumps({"reason": reason, "message": message, **figures}) + "\n")
+
+
+def forget_termination_message() -> None:
+    """Take back what was written."""
+    _write("")
+
+
+def _write(text: str) -> None:
     path = Path(os.environ.get("OCTAVO_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists() and os.access(path, os.W_OK):
-        path.write_text(json.dumps({"reason": reason, "message": message, **figures}) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")

@@ -32,7 +32,8 @@ FULL_SPEC: dict[str, Any] = {
     "runtime": {
         "maxNumSeqs": 7,
         "maxBatchedTokens": 512,
-        "kvCache": {"size": "256Mi"},
+        "kvCache": {"size": "256Mi", "dtype": "int8", "blockSize": 64},
+        "prefixCaching": False,
         "args": ["--threads", "2"],
     },
     "drain": {"timeout": "90s"},
@@ -105,6 +106,9 @@ def test_every_rendered_argument_means_to_the_runtime_what_the_spec_says(monkeyp
     assert (config.served_model_name, config.max_model_len, config.dtype) == ("chat", 4096, "float32")
     assert (config.max_num_seqs, config.max_num_batched_tokens) == (7, 512)
     assert config.kv_cache_memory == 256 * 2**20
+    cache = {"kvCache": {"memoryPercent": 80}}
+    assert parsed_arguments(monkeypatch, FULL_SPEC | {"runtime": cache}).kv_cache_memory == 0.8
+    assert (config.kv_cache_dtype, config.block_size, config.prefix_caching) == ("int8", 64, False)
     assert (config.drain_timeout, config.drain_delay) == (90.0, names.DRAIN_DELAY_SECONDS)
     assert config.threads == 2
     assert config.port == names.PORT == container()["ports"][0]["containerPort"]

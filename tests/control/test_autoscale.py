@@ -386,6 +386,16 @@ def test_a_latency_beyond_its_limit_adds_replicas_in_proportion():
     assert (decision.replicas, decision.reason, decision.candidates["ttftP95"]) == (6, Reason.SLO_VIOLATED, 6)
 
 
+def test_a_wait_in_the_queue_is_a_latency_as_the_others():
+    policy = replace(POLICY, queue_wait_p95=1.0)
+    decision = run(replace(load(4, kv=0.5), queue_wait_p95=1.5), 4, policy=policy)
+    assert (decision.replicas, decision.reason, decision.candidates["queueWait"]) == (6, Reason.SLO_VIOLATED, 6)
+    assert "queueWait" not in run(replace(load(4, kv=0.5), queue_wait_p95=1.5), 4, policy=SLO).candidates
+    near = replace(load(4, kv=0.3), queue_wait_p95=0.61)
+    assert run(near, 4, seasoned(high=3), policy).replicas == 4
+    assert run(replace(near, queue_wait_p95=0.3), 4, seasoned(high=3), policy).replicas == 3
+
+
 def test_a_latency_that_more_replicas_do_not_shorten_does_not_add_them_for_ever():
     """At most twice what the load itself asks for: an unreachable limit must not cost everything."""
     slow = replace(load(4, kv=0.05), ttft_p95=30.0)

@@ -39,6 +39,7 @@ def policies(draw: st.DrawFn) -> ScalingPolicy:
         down_window=draw(st.sampled_from([0.0, 60.0, 300.0])),
         ttft_p95=draw(st.sampled_from([None, 1.0])),
         itl_p95=draw(st.sampled_from([None, 0.1])),
+        queue_wait_p95=draw(st.sampled_from([None, 1.0])),
         max_num_seqs=draw(st.sampled_from([None, 32])),
     )
 
@@ -108,6 +109,8 @@ NAMES = (
     'octavo_time_to_first_token_seconds_bucket{le="+Inf"}',
     'octavo_inter_token_latency_seconds_bucket{le="0.1"}',
     'octavo_inter_token_latency_seconds_bucket{le="+Inf"}',
+    'octavo_request_queue_time_seconds_bucket{le="1"}',
+    'octavo_request_queue_time_seconds_bucket{le="+Inf"}',
 )
 
 
@@ -120,7 +123,7 @@ def test_whatever_the_replicas_say_the_number_stays_within_bounds_and_steps(poli
         said = data.draw(st.lists(NUMBERS, min_size=len(NAMES), max_size=len(NAMES)))
         text = "\n".join(f"{name} {value}" for name, value in zip(NAMES, said, strict=True))
         for uid in data.draw(st.lists(st.sampled_from(list(life.ready) or ["pod-0"]), max_size=16, unique=True)):
-            life.answer(uid, parse_sample(text, life.now))
+            life.answer(uid, parse_sample(text, life.now, queue_time=True))
         before = life.current
         after = life.turn(data.draw(st.integers(0, 3)))
         life.now += data.draw(st.sampled_from([0.0, 0.0, 0.0, 5.0, 3600.0, -3600.0]))

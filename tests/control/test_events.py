@@ -4,7 +4,7 @@ from octavo_operator.core.events import Event, status_events, step_events
 from octavo_operator.core.names import Reason
 from octavo_operator.core.plan import Step
 from octavo_operator.core.status_model import ConditionStatus, LastDecision, ModelServerStatus, Scaling
-from octavo_operator.recorder import SAME_NOTE_SECONDS, SAME_REASON_BURST, SAME_REASON_SECONDS, Limiter
+from octavo_operator.recorder import SAME_NOTE_SECONDS, SAME_REASON_BURST, SAME_REASON_SECONDS, Limiter, Recorder
 from octavo_operator.store import Key
 
 KEY = Key("default", "chat")
@@ -164,3 +164,15 @@ def test_replicas_that_are_replaced_in_place_are_an_event_once():
     assert (event.type, event.reason, event.note) == ("Normal", "ReplacingInPlace", "1 of 2")
     assert status_events(in_place, in_place) == ()
     assert status_events(in_place, surging) == ()
+
+
+async def test_a_note_of_any_script_is_no_longer_than_the_api_server_takes():
+    posted = []
+
+    class Cluster:
+        async def create_event(self, _, body):
+            posted.append(body)
+
+    server = {"metadata": {"uid": "u", "resourceVersion": "1"}}
+    await Recorder(Cluster(), "test").record(KEY, server, [event("\u6a21\u578b" * 600)])
+    assert 900 < len(posted[0]["note"].encode()) <= 1024

@@ -87,6 +87,15 @@ def test_counters_and_histograms_are_read_where_they_are():
     assert sample.itl is None
 
 
+def test_times_in_the_queue_are_read_only_where_they_are_wanted():
+    name = "octavo_request_queue_time_seconds_bucket"
+    told = f'{text()}\n{name}{{le="1"}} 4\n{name}{{le="+Inf"}} 5'
+    for wanted, expected in ((False, None), (True, Buckets((1.0, math.inf), (4.0, 5.0))), (False, None)):
+        sample = parse_sample(told, 0.0, queue_time=wanted)
+        assert sample is not None
+        assert sample.queue_time == expected
+
+
 @pytest.mark.parametrize(
     "lines",
     [

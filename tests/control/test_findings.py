@@ -79,6 +79,16 @@ def test_the_latencies_that_the_spec_names(raw_spec, slo, ttft, itl, expected):
     assert (found.status, found.reason, found.message) == expected
 
 
+def test_the_wait_in_the_queue_is_one_of_them(raw_spec):
+    spec = parse_spec(raw_spec(autoscaling=AUTOSCALING | {"slo": {"ttftP95": "2s", "queueWait": "500ms"}}))
+    (found,) = slo_met(spec, replace(SIGNALS, ttft_p95=1.5, queue_wait_p95=0.6))
+    assert (found.status, found.message) == (False, "queueWait 600 ms of 500 ms")
+    (found,) = slo_met(spec, replace(SIGNALS, ttft_p95=1.5))
+    assert (found.status, found.reason) == (None, Reason.TOO_FEW_REQUESTS)
+    (found,) = slo_met(spec, replace(SIGNALS, ttft_p95=1.5, queue_wait_p95=0.4))
+    assert found.message == "ttftP95 1500 ms of 2000 ms and queueWait 400 ms of 500 ms"
+
+
 def test_without_latencies_in_the_spec_nothing_is_said(raw_spec):
     assert slo_met(parse_spec(raw_spec(autoscaling=AUTOSCALING)), SIGNALS) == []
     assert slo_met(parse_spec(raw_spec()), SIGNALS) == []

@@ -80,6 +80,49 @@ def test_a_pod_without_a_node_repeats_the_scheduler(raw_pod):
     assert (problem.reason, problem.message, problem.stalled) == (Reason.UNSCHEDULABLE, words, False)
 
 
+def beside(raw_pod, other, *, init=False, own=None):
+    """The problem of a pod with a container of a podTemplate beside the replica's own."""
+    pod = raw_pod(container=own or {"state": {"running": {}}, "started": True, "ready": True})
+    other = {"name": "proxy", **other}
+    if init:
+        pod["status"]["initContainerStatuses"] = [other]
+    else:
+        pod["status"]["containerStatuses"].append(other)
+    return view_pod(pod).problem
+
+
+@pytest.mark.parametrize("init", [True, False], ids=["init container", "sidecar"])
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}, Reason.IMAGE_PULL),
+        ({"state": {"waiting": {"reason": "CreateContainerConfigError"}}}, Reason.CONTAINER_CONFIG),
+        ({"state": BACK_OFF, "lastState": ended(), "restartCount": 1}, Reason.CRASH_LOOP),
+        ({"state": BACK_OFF, "lastState": ended(code=0), "restartCount": 5}, Reason.CRASH_LOOP),
+        ({"state": ended(told("ModelNotFound"))}, Reason.CONTAINER_FAILED),
+        ({"state": ended(reason="OOMKilled", code=137)}, Reason.OOM_KILLED),
+    ],
+)
+def test_a_container_of_the_users_that_fails_is_told_with_its_name(raw_pod, init, other, reason):
+    waits = {"state": {"waiting": {"reason": "PodInitializing"}}}
+    problem = beside(raw_pod, other, init=init, own=waits if init else None)
+    assert problem is not None
+    assert (problem.reason, problem.failed) == (reason, True)
+    assert problem.message.startswith("container proxy: ")
+    assert "runtime.resources" not in problem.message
+
+
+def test_of_two_containers_the_one_that_is_not_ready_is_named_and_one_that_failed_first(raw_pod):
+    unready = {"state": {"running": {}}, "started": True, "ready": False}
+    problem = beside(raw_pod, unready)
+    assert problem is not None
+    assert (problem.reason, problem.message[:16]) == (Reason.NOT_READY, "container proxy:")
+    assert beside(raw_pod, ended(code=0), init=True) is None
+    failed = beside(raw_pod, {"state": BACK_OFF, "lastState": ended()}, own=unready)
+    assert failed is not None
+    assert failed.reason == Reason.CRASH_LOOP
+
+
 def test_a_ready_pod_has_no_problem_whatever_happened_before(raw_pod):
     """G5: a restarted pod that serves again is like any other."""
     container = {"state": {"running": {}}, "lastState": ended(), "restartCount": 9}

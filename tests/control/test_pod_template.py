@@ -120,6 +120,24 @@ def test_what_a_replica_cannot_do_without_is_refused_by_name(raw_spec, patch, wo
     assert words in str(caught.value)
 
 
+def test_what_is_deeper_than_any_pod_is_refused(raw_spec):
+    def nested(levels):
+        return {"spec": {"affinity": nested_in(levels)}}
+
+    def nested_in(levels):
+        patch = {}
+        for _ in range(levels):
+            patch = {"a": patch} if levels % 2 else [patch]
+        return patch
+
+    assert parse_spec(raw_spec(podTemplate=nested(25)))
+    for levels in (33, 34, 9000):
+        spec = raw_spec()
+        spec["podTemplate"] = nested(levels)
+        with pytest.raises(SpecError, match="deeper than 32 levels"):
+            parse_spec(spec)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "runtime", "model", "ALL", "/tmp"]),
     lambda inner: st.lists(inner, max_size=3)

@@ -156,6 +156,10 @@ def test_users_add_profiles(pod):
         ("just words", "dictionary"),
         ("gpuMemory: 1Gi\ncostPerHour: .nan", "costPerHour"),
         ("", "dictionary"),
+        ("gpuMemory: 2026-13-45", "month"),
+        ("gpuMemory: " + 2000 * "[", "recursion"),
+        ("gpuMemory: &a [*a]", "gpuMemory"),
+        ("gpuMemory: 1e999999999", "gpuMemory"),
     ],
 )
 def test_a_wrong_entry_is_alone_with_its_error(raw_spec, entry, words):

@@ -43,6 +43,8 @@ def test_the_query_is_one_selector_over_all_metrics_and_pods():
     assert query.endswith(',namespace=~"a|b",pod=~"x[.]y|chat-2"}[25s]')
     assert f"|{names.METRIC_KV_USED}|" in query
     assert f"|{names.METRIC_ITL}_bucket" in query
+    assert names.METRIC_QUEUE_TIME not in query
+    assert f"|{names.METRIC_QUEUE_TIME}_bucket" in samples_query([Pod("b", "chat-2")], 24.2, queue_time=True)
 
 
 @pytest.mark.parametrize("name", ['a"}', "a|b", "a\\d", "A", "", ".*"])
@@ -65,12 +67,14 @@ def test_histograms_counters_and_the_drain_come_too():
     more = [
         series(f"{names.METRIC_TTFT}_bucket", (100.0, "3"), le="0.5"),
         series(f"{names.METRIC_TTFT}_bucket", (100.0, "5"), le="+Inf"),
+        series(f"{names.METRIC_QUEUE_TIME}_bucket", (100.0, "5"), le="+Inf"),
         series(names.METRIC_PROMPT_TOKENS, (100.0, "700")),
         series(names.METRIC_DRAINING, (100.0, "1")),
     ]
     (sample,) = samples(*gauges(), *more)
     assert (sample.prompt_tokens, sample.draining) == (700, True)
     assert (sample.ttft.bounds, sample.ttft.counts) == ((0.5, math.inf), (3, 5))
+    assert (sample.queue_time.bounds, sample.queue_time.counts) == ((math.inf,), (5,))
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "1e16", "lots", ""])

@@ -136,6 +136,21 @@ async def test_samples_of_a_real_prometheus_are_those_that_it_scraped(prometheus
         assert times == sorted(set(times))
 
 
+@pytest.mark.parametrize("slo", [{"queueWait": "1s"}, {"ttftP95": "1s"}], ids=str)
+async def test_times_in_the_queue_are_asked_for_where_there_is_a_target_for_them(raw_server, raw_pod, slo):
+    store, queries = Store(), []
+    store.put(raw_server(autoscaling=SCALED | {"slo": slo}))
+    store.put(raw_pod("chat-1", ready=True))
+
+    class Client:
+        async def query(self, query, _):
+            queries.append(query)
+            return 200, b'{"status": "success", "data": {"result": []}}'
+
+    await reader_of(store).read_all(Client())
+    assert [names.METRIC_QUEUE_TIME in query for query in queries] == ["queueWait" in slo]
+
+
 async def test_a_prometheus_without_its_operator_gives_the_same_with_our_example(tmp_path, replica, store):
     """Its relabelling alone: Debian's Prometheus is built without Kubernetes' discovery."""
     (scrapes,) = yaml.safe_load((EXAMPLES / "scrape-config.yaml").read_text())["scrape_configs"]
@@ -238,6 +253,18 @@ async def test_while_nobody_is_scaled_by_it_nothing_is_asked(raw_server, raw_pod
     store.put(raw_server(autoscaling=SCALED | {"metrics": {"source": "Direct"}}))
     store.put(raw_pod("chat-1", ready=True))
     await reader_of(store).read_all(object())
+
+
+async def test_replicas_are_gone_through_only_after_a_change(store, raw_pod, monkeypatch):
+    reader = reader_of(store)
+    seen = []
+    monkeypatch.setattr("octavo_operator.reader.keep_windows", lambda before, sources: seen.append(sources) or before)
+    for _ in range(3):
+        await reader.read_all(None)
+    assert len(seen) == 1
+    store.put(raw_pod("chat-2", ready=True))
+    await reader.read_all(None)
+    assert [source.uid for source in seen[-1]] == ["uid-chat-1", "uid-chat-2"]
 
 
 def test_the_two_sources_are_never_mixed(store, raw_server, raw_pod):

@@ -1,9 +1,11 @@
 """The reconcile against a cluster in memory that can refuse: what is called, what is said, what is asked for again."""
 
+import asyncio
 import copy
 
 import pytest
 
+from octavo_operator.core import names
 from octavo_operator.core.errors import Rejected, Unavailable
 from octavo_operator.core.names import Reason
 from octavo_operator.core.status_model import ModelServerStatus
@@ -23,7 +25,7 @@ class Memory:
 
     def __init__(self):
         self.calls, self.objects, self.refuse, self.version = [], {}, {}, 1000
-        self.statuses, self.events = [], []
+        self.statuses, self.events, self.marked = [], [], []
 
     async def get(self, kind, namespace, name):
         self.calls.append(("get", kind))
@@ -34,6 +36,8 @@ class Memory:
         self.calls.append(("apply", kind))
         if kind in self.refuse:
             raise self.refuse[kind]
+        if kind == "Pod":
+            self.marked.append(manifest)
         return self._stamped(manifest)
 
     async def apply_status(self, server, status):
@@ -60,10 +64,11 @@ class World:
     def __init__(self, server):
         self.cluster, self.store, metrics = Memory(), Store(), Metrics()
         self.store.put(server)
+        self.scraper = Scraper(self.store, metrics, Health(lambda: 0.0), period=1, tell=lambda *_: None)
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
-            samples=Scraper(self.store, metrics, Health(lambda: 0.0), period=1, tell=lambda *_: None),
+            samples=self.scraper,
             recorder=Recorder(self.cluster, "test"),
             metrics=metrics,
             settings=read_settings({"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1"}),
@@ -243,3 +248,30 @@ async def test_another_server_of_the_same_name_inherits_nothing(world, raw_serve
     world.store.put(other)
     await world.reconcile()
     assert world.reconciler._known[KEY].uid == "another"
+
+
+async def test_who_goes_is_chosen_by_what_the_replicas_do_now(world, raw_server, raw_pod, monkeypatch):
+    """Replicas that nobody scales are asked every half minute: streams that have begun since would go unseen."""
+    busy, asked = {"a": 10, "b": 500}, []
+
+    async def fetch(_, url):
+        asked.append(name := url.removeprefix("http://")[0])
+        figures = {names.METRIC_RUNNING: 1, names.METRIC_WAITING: 0, names.METRIC_KV_CAPACITY: 1000}
+        return "".join(f"{key} {value}\n" for key, value in {**figures, names.METRIC_KV_USED: busy[name]}.items())
+
+    monkeypatch.setattr("octavo_operator.scraper.fetch", fetch)
+    world.edit(raw_server, replicas=2)
+    await world.reconcile()
+    for name in busy:
+        pod = raw_pod(name, ready=True)
+        pod["status"]["podIP"] = name
+        world.store.put(pod)
+    running = asyncio.create_task(world.scraper.run())
+    async with asyncio.timeout(90):
+        while len(asked) < len(busy):  # noqa: ASYNC110  nothing tells of a sample that is no news
+            await asyncio.sleep(0.01)
+    busy.update(a=500, b=10)
+    world.edit(raw_server, replicas=1)
+    await world.reconcile()
+    running.cancel()
+    assert [pod["metadata"]["name"] for pod in world.cluster.marked] == ["b"]

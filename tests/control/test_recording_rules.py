@@ -23,6 +23,7 @@ RULES = Path(__file__).parents[2] / "charts/octavo/files/recording-rules.yaml"
 START, SECONDS, INTERVAL = 1_700_000_000, 120, 5
 END = START + SECONDS
 TTFT = {"0.5": 0.5, "1.0": 0.9, "2.0": 0.96, "+Inf": 1.0}
+QUEUED = {"0.1": 0.4, "0.25": 0.9, "0.5": 0.98, "+Inf": 1.0}
 ITL = {"0.02": 0.3, "0.05": 0.9, "0.1": 1.0, "+Inf": 1.0}
 
 
@@ -42,7 +43,11 @@ def replica(load, *, draining=0):
             names.METRIC_GENERATION_TOKENS: tokens,
         }.items()
         yield "up", 1
-        for name, shares, total in ((names.METRIC_TTFT, TTFT, requests), (names.METRIC_ITL, ITL, tokens)):
+        for name, shares, total in (
+            (names.METRIC_TTFT, TTFT, requests),
+            (names.METRIC_ITL, ITL, tokens),
+            (names.METRIC_QUEUE_TIME, QUEUED, requests),
+        ):
             yield from ((f'{name}_bucket{{le="{le}"', round(share * total)) for le, share in shares.items())
 
     return values
@@ -84,7 +89,7 @@ def recorded(prometheus):
 def signals(prometheus):
     """What the operator makes of the same samples."""
     pods = {pod: Pod("default", pod) for pod in PODS}
-    result = prometheus.query(samples_query(pods.values(), 60), at=END)
+    result = prometheus.query(samples_query(pods.values(), 60, queue_time=True), at=END)
     answer = read_samples(200, json.dumps({"status": "success", "data": {"result": result}}).encode())
     windows = {}
     for pod, named in pods.items():
@@ -117,6 +122,7 @@ def test_they_say_what_the_operator_says(recorded, signals):
     assert recorded["octavo:generation_tokens:rate1m"] == pytest.approx(signals.generation_rate, rel=0.01)
     assert recorded["octavo:time_to_first_token_seconds:p95_1m"] == pytest.approx(signals.ttft_p95, rel=0.05)
     assert recorded["octavo:inter_token_latency_seconds:p95_1m"] == pytest.approx(signals.itl_p95, rel=0.05)
+    assert recorded["octavo:request_queue_time_seconds:p95_1m"] == pytest.approx(signals.queue_wait_p95, rel=0.05)
 
 
 def test_they_say_it_of_a_known_load(recorded):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ FULL: dict[str, Any] = {
     },
     "runtime": {
         "image": "example.invalid/own:2",
-        "args": ["--block-size", "32"],
+        "args": ["--threads", "3"],
         "env": [
             {"name": "PLAIN", "value": "1"},
             {"name": "EMPTY", "value": ""},
@@ -34,7 +35,8 @@ FULL: dict[str, Any] = {
         ],
         "maxNumSeqs": 8,
         "maxBatchedTokens": 512,
-        "kvCache": {"size": "256Mi"},
+        "kvCache": {"size": "256Mi", "dtype": "int8", "blockSize": 64},
+        "prefixCaching": False,
         "resources": {"requests": {"cpu": "500m", "memory": "1024Mi"}, "limits": {"cpu": 2, "memory": "4Gi"}},
     },
     "accelerator": {
@@ -184,6 +186,29 @@ def test_the_operator_and_prometheus_always_may(raw_spec):
     assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "octavo-system"}
     assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "octavo-operator"}
     assert prometheus == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+def test_a_service_is_of_the_kind_and_has_the_port_and_annotations_that_the_spec_names(raw_spec):
+    notes = {"example.com/scheme": "internal", "example.com/empty": ""}
+    found = children(raw_spec(**service(type="LoadBalancer", port=8080, annotations=notes)))["Service"]
+    assert found["spec"]["type"] == "LoadBalancer"
+    assert [(port["port"], port["targetPort"]) for port in found["spec"]["ports"]] == [(8080, "http")]
+    assert found["metadata"]["annotations"].items() >= notes.items()
+
+
+def test_a_route_and_the_url_have_the_services_port(raw_spec):
+    networking = {"httpRoute": {"parentRefs": [{"name": "public"}]}, "service": {"port": 8080}}
+    route = children(raw_spec(networking=networking), 1, INSTALLED)["HTTPRoute"]
+    assert route["spec"]["rules"][0]["backendRefs"][0]["port"] == 8080
+    assert url(OWNER, 8080) == "http://chat.default.svc:8080"
+
+
+def test_the_activator_asks_the_replicas_inside_of_the_cluster_whatever_clients_ask(raw_spec):
+    raw = raw_spec(autoscaling=SCALED | {"scaleToZero": {}}, **service(type="NodePort", port=8080))
+    defaults = replace(DEFAULTS, activator_image="example.invalid/operator:1")
+    services = [child for child in render(parse_spec(raw), OWNER, 1, defaults) if child["kind"] == "Service"]
+    found = {item["metadata"]["name"]: (item["spec"]["type"], item["spec"]["ports"][0]["port"]) for item in services}
+    assert found == {"chat": ("NodePort", 8080), "chat-replicas": ("ClusterIP", 80)}
 
 
 def test_the_policy_can_be_switched_off(raw_spec):
@@ -417,7 +442,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield path
 
 
-CHOICES = {
+CHOICES: dict[Any, Any] = {
     "bfloat16": "float16",
     "H100": "H200",
     "Always": "Never",
@@ -426,7 +451,9 @@ CHOICES = {
     "5m": "6m",
     "256Mi": "512Mi",
     "1024Mi": "2Gi",
-    "--block-size": "--other",
+    "--threads": "--other",
+    "int8": "fp8_e4m3",
+    64: 128,
     HUB["endpoint"]: "https://other.models.svc:8081",
     S3["endpoint"]: "http://minio.storage.svc",
     S3["uri"]: "s3://models/other",
@@ -435,6 +462,8 @@ FULL_EDITS = [(FULL, path) for path in leaves(FULL)]
 PROFILED: dict[str, Any] = {"model": {"source": {"pvc": {"claimName": "m"}}}, "accelerator": {"profile": "H100"}}
 FULL_EDITS += [(PROFILED, ("accelerator", "profile"))]
 GROUPED = PROFILED | {"accelerator": {"profile": "H100", "count": 8, "nodes": 4}}
+SHARED = PROFILED | {"runtime": {"kvCache": {"memoryPercent": 80}}}
+FULL_EDITS += [(SHARED, ("runtime", "kvCache", "memoryPercent"))]
 FULL_EDITS += [(GROUPED, ("accelerator", name)) for name in ("count", "nodes")]
 FULL_EDITS += [(full, path) for full in FETCHED.values() for path in leaves(full) if path[1] in {"source", "cache"}]
 # The claim is a child of its own, and the pods mount it by its name.
@@ -445,9 +474,11 @@ def changed(value: Any) -> Any:
     """Another value that the same field takes."""
     if isinstance(value, bool):
         return not value
+    if value in CHOICES:
+        return CHOICES[value]
     if isinstance(value, int):
         return value - 1
-    return CHOICES.get(value) or (f"1{value}" if value[:1].isdigit() else f"x{value}")
+    return f"1{value}" if value[:1].isdigit() else f"x{value}"
 
 
 @pytest.mark.parametrize(
@@ -546,6 +577,10 @@ def hosts(*names: str) -> dict[str, Any]:
     return {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "hostnames": names}}}
 
 
+def service(**more: Any) -> dict[str, Any]:
+    return {"networking": {"service": more, "networkPolicy": {"enabled": False}}}
+
+
 def chosen(label: str) -> dict[str, Any]:
     return {"matchLabels": {"app": label}}
 
@@ -573,6 +608,7 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "autoscaling.behavior.scaleDown.stabilizationWindow": (window("scaleDown", "1m"), window("scaleDown", "9m")),
     "autoscaling.slo.ttftP95": tuple(scaled(slo={"ttftP95": limit}) for limit in ("1s", "2s")),
     "autoscaling.slo.itlP95": tuple(scaled(slo={"itlP95": limit}) for limit in ("80ms", "90ms")),
+    "autoscaling.slo.queueWait": tuple(scaled(slo={"queueWait": limit}) for limit in ("1s", "2s")),
     "autoscaling.budget.maxCostPerHour": (budgeted(), budgeted(maxCostPerHour="80")),
     "autoscaling.budget.maxGPUs": (budgeted(), budgeted(maxGPUs=8)),
     "autoscaling.budget.replicaCostPerHour": (budgeted(), budgeted(replicaCostPerHour="2.6")),
@@ -587,6 +623,9 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "autoscaling.scaleToZero.idleAfter": (zero(idleAfter="1m"), zero(idleAfter="2m")),
     "autoscaling.scaleToZero.maxHeldRequests": (zero(maxHeldRequests=10), zero(maxHeldRequests=20)),
     "autoscaling.scaleToZero.holdTimeout": (zero(holdTimeout="1m"), zero(holdTimeout="2m")),
+    "networking.service.type": (service(), service(type="NodePort")),
+    "networking.service.port": (service(), service(port=8080)),
+    "networking.service.annotations": tuple(service(annotations={"a": value}) for value in "bc"),
     "networking.httpRoute.parentRefs.name": (route(), route(name="private")),
     "networking.httpRoute.parentRefs.namespace": (route(), route(namespace="gateways")),
     "networking.httpRoute.parentRefs.sectionName": (route(), route(sectionName="https")),
@@ -637,6 +676,12 @@ def test_the_number_of_replicas_does_not_roll_the_pods(raw_spec):
     two, three = children(raw_spec(), 2), children(raw_spec(), 3)
     assert two["Deployment"]["spec"]["template"] == three["Deployment"]["spec"]["template"]
     assert two["Deployment"] != three["Deployment"]
+
+
+def test_what_the_runtime_does_anyway_is_no_flag(raw_spec):
+    """Else an upgrade that knows a new field would replace every replica."""
+    usual = raw_spec(runtime={"kvCache": {"dtype": "auto"}, "prefixCaching": True})
+    assert pod(usual) == pod(raw_spec())
 
 
 def test_rendering_is_deterministic(raw_spec):

@@ -99,8 +99,13 @@ def test_an_activator_without_an_image_is_an_error(run, monkeypatch):
         (GOOD.replace("chat", "4chat"), "metadata.name: becomes the name of a Service"),
         (GOOD.replace("v1alpha1", "v9"), "apiVersion: must be octavo.dev/v1alpha1"),
         (GOOD + "  runtime: { args: [--port, '1'] }\n", "spec.runtime.args: --port belongs to the operator"),
+        (GOOD.replace("{ name: chat, namespace: team-a }", ""), "ModelServer None: metadata.name: becomes the name"),
+        (GOOD.replace("{ name: chat, namespace: team-a }", "[chat]"), "ModelServer None: metadata.name: becomes"),
+        (GOOD.replace("ModelServer", "Modelserver"), "FILE: no ModelServer of octavo.dev/v1alpha1 in it"),
+        ("kind: List\nitems: 3\n", "FILE: no ModelServer of octavo.dev/v1alpha1 in it"),
+        ("", "FILE: no ModelServer of octavo.dev/v1alpha1 in it"),
     ],
-    ids=["value", "second document", "name", "version", "rule"],
+    ids=["value", "second document", "name", "version", "rule", "no metadata", "a list", "kind", "no items", "empty"],
 )
 def test_what_is_wrong_is_named(run, text, expected):
     status, manifests, errors = run(text)
@@ -124,7 +129,9 @@ def test_without_any_image_the_field_is_named(monkeypatch, capsys, tmp_path):
     assert main(["render", str(path), "--runtime-image", "r:1"]) == 0
 
 
-@pytest.mark.parametrize("text", ["a: [", None], ids=["no yaml", "no file"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "a: 2026-13-45", 2000 * "[", None], ids=["no yaml", "no date", "too deep", "no file"]
+)
 def test_a_file_that_cannot_be_read_is_named(capsys, tmp_path, text):
     path = tmp_path / "server.yaml"
     if text is not None:

@@ -97,6 +97,8 @@ def test_a_replica_shows_its_queue_and_answers_everybody():
     replica.advance(0.5)
     busy = replica.sample(0.5)
     assert (busy.running, busy.waiting, busy.waiting_tokens) == (4, 2, 200)
+    assert busy.queue_time.total == 4
+    assert busy.queue_time.quantile(1) <= 0.01
     assert busy.kv_used >= 4 * 100
     replica.advance(60)
     idle = replica.sample(60)
@@ -104,6 +106,8 @@ def test_a_replica_shows_its_queue_and_answers_everybody():
     assert (idle.prompt_tokens, idle.generation_tokens) == (600, 60)
     assert len(first_tokens) == idle.ttft.total == 6
     assert idle.itl.total == 54
+    assert idle.queue_time.total == 6
+    assert idle.queue_time.quantile(1) > 0.5
 
 
 @pytest.mark.parametrize("per_kv_token", [0.0, 1e-5])

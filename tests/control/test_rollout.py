@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from octavo_operator.core.footprint import Footprint
 from octavo_operator.core.names import Reason
-from octavo_operator.core.observed import DeploymentView, PodView, Problem, view_deployment, view_pod
+from octavo_operator.core.observed import DeploymentView, PodView, view_deployment, view_pod
+from octavo_operator.core.problems import Problem
 from octavo_operator.core.profiles import BUILT_IN, settle
 from octavo_operator.core.rollout import OVERDUE_SECONDS, is_rolling, replaces_in_place
 from octavo_operator.core.spec import parse_spec

@@ -59,6 +59,22 @@ def test_a_recorded_decision_can_be_made_again(*, ready, unknown, waiting, used,
         current, memory = decision.replicas, decision.memory
 
 
+def test_a_wait_in_the_queue_is_recorded_and_a_record_from_before_it_is_read():
+    """A record is of the version that wrote it: what it does not name had its default then."""
+    policy = ScalingPolicy(1, 40, None, 3, up_window=0, down_window=0, queue_wait_p95=1.0)
+    signals = Signals(4, 0, waiting=12.0, kv_used=900.0, kv_capacity=1000.0, queue_wait_p95=1.5)
+    decision = decide(signals, policy, 4, ScalerMemory(NOW), NOW)
+    last = through_the_api(log_decision(None, decision, advisory=False, now=NOW)).last_decision
+    assert last.inputs.queue_wait_p95_milliseconds == 1500
+    assert "queueWait" in {candidate.signal for candidate in last.candidates}
+    again = judge(from_record(last.record))
+    assert (again.replicas, again.reason) == (last.to, last.reason) == (6, "SLOViolated")
+    raw = json.loads(last.record)
+    del raw["signals"]["queue_wait_p95"], raw["policy"]["queue_wait_p95"]
+    before = from_record(json.dumps(raw))
+    assert (before.signals.queue_wait_p95, before.policy.queue_wait_p95) == (None, None)
+
+
 def changes(count):
     """So many scale-ups from 2 to 4, 20 s apart."""
     log = None

@@ -102,6 +102,22 @@ def test_only_ready_pods_that_stay_are_asked(scraper):
     assert [target.uid for target in scraper._targets()] == ["uid-ready"]
 
 
+@pytest.mark.parametrize(
+    ("slo", "wanted"), [({"queueWait": "1s"}, True), ({"ttftP95": "1s"}, False), (None, False)], ids=str
+)
+def test_times_in_the_queue_are_kept_where_there_is_a_target_for_them(raw_server, raw_pod, slo, wanted):
+    store = Store()
+    scaling = {"maxReplicas": 3, "targets": {"waitingPerReplica": 2}} | ({"slo": slo} if slo else {})
+    store.put(raw_server(autoscaling=scaling))
+    store.put(raw_pod("ready", ready=True))
+    scraper = Scraper(store, Metrics(), Health(lambda: 0.0), period=1, tell=lambda *_: None)
+    (target,) = scraper._targets()
+    scraper._forget_others([target])
+    scraper._take(target, TEXT + '\noctavo_request_queue_time_seconds_bucket{le="+Inf"} 5\n')
+    (window,) = scraper.windows(KEY).values()
+    assert (window.samples[-1].queue_time is not None) == wanted
+
+
 def test_an_answer_fills_the_window_and_a_bad_one_does_not(scraper):
     (target,) = scraper._targets()
     scraper._forget_others([target])
@@ -210,3 +226,28 @@ def test_replicas_that_nobody_scales_are_asked_seldom_and_at_once_when_they_come
     store.put(scaled)
     assert set(asked_in(scraper, 10).values()) == {10}
     assert {window.pace for window in scraper.windows(KEY).values()} == {DIRECT}
+
+
+async def test_replicas_that_are_asked_seldom_can_be_asked_now(raw_server, raw_pod, monkeypatch):
+    async def fetch(*_):
+        return TEXT
+
+    monkeypatch.setattr("octavo_operator.scraper.fetch", fetch)
+    store = Store()
+    store.put(raw_server())
+    store.put(raw_pod("ready", ready=True))
+    scraper = Scraper(store, Metrics(), Health(lambda: 0.0), period=3600, tell=lambda *_: None)
+    await scraper.refresh(KEY)  # before there is anything to ask with
+    running = asyncio.create_task(scraper.run())
+
+    def samples():
+        return [len(window.samples) for window in scraper.windows(KEY).values()]
+
+    async with asyncio.timeout(90):
+        while samples() != [1]:  # noqa: ASYNC110  nothing tells of a sample that is no news
+            await asyncio.sleep(0.01)
+    await scraper.refresh(Key("default", "another"))
+    assert samples() == [1]
+    await scraper.refresh(KEY)
+    assert samples() == [2]
+    running.cancel()

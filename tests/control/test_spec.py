@@ -69,6 +69,23 @@ def test_what_does_not_parse_is_named_by_its_field(raw_spec, changes, field):
     assert str(caught.value).startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"model": {}}, "spec.model.source: must be set"),
+        ({"model": {"sourc": {}}}, "spec.model.sourc: is no field of octavo.dev/"),
+        ({"model": None}, "spec.model: must be an object (got None)"),
+        (None, "spec: must be an object (got None)"),
+        ({"model": {"source": {"pvc": {"claimName": "m"}}}, "replica": 2}, "spec.replica: is no field of octavo.dev/"),
+        ({"model": {"source": {"pvc": {"claimName": "m"}}}, "podTemplate": "x"}, "spec.podTemplate: must be an object"),
+    ],
+)
+def test_what_is_not_there_or_not_known_is_said_in_the_apis_words(spec, words):
+    with pytest.raises(SpecError) as caught:
+        parse_spec(spec)
+    assert str(caught.value).startswith(words)
+
+
 def test_a_source_that_this_operator_does_not_know_is_refused():
     with pytest.raises(SpecError, match="set exactly one source: hub, oci, pvc or s3"):
         parse_spec({"model": {"source": {}}})

@@ -70,6 +70,27 @@ def test_a_full_list_keeps_what_is_newer_than_itself(store, raw_pod):
     assert pods == {"new": "31", "changed": "32"}
 
 
+def test_a_list_under_way_does_not_bring_back_what_has_gone_meanwhile(store, raw_pod):
+    """No later event would tell of it: it stayed, draining, until the next list."""
+    store.put(at(raw_pod("going"), 10))
+    store.remove(at(raw_pod("going"), 31), watched=True)
+    store.replace("Pod", [at(raw_pod("going"), 20)], list_version=30)
+    assert store.observe(KEY).pods == ()
+
+
+def test_the_answer_to_a_write_does_not_bring_back_what_has_gone_meanwhile(store, raw_pod):
+    store.remove(at(raw_pod("marked"), 31), watched=True)
+    store.put(at(raw_pod("marked"), 30))
+    assert store.observe(KEY).pods == ()
+
+
+def test_what_is_made_again_under_the_same_name_is_there(store, raw_deployment):
+    gone = labelled(raw_deployment())
+    store.remove(at(gone, 31), watched=True)
+    store.put(at(gone, 32))
+    assert "Deployment" in store.observe(KEY).children
+
+
 def test_pods_of_unknown_servers_are_not_offered(store, raw_server, raw_pod):
     store.put(raw_pod())
     assert list(store.replicas()) == []

@@ -35,7 +35,9 @@ def test_quantities_are_exact(text, number):
     assert parse_quantity(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1 Gi", "Gi", "1gi", "1.2.3", "0x10", "inf", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1 Gi", "Gi", "1gi", "1.2.3", "0x10", "inf", "nan", "1e100", "1e999999999", "\u0663"]
+)
 def test_what_is_no_quantity_is_refused(text):
     with pytest.raises(ValueError, match="quantity"):
         parse_quantity(text)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from math import inf
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +10,7 @@ from octavo_operator.core.exposition import Sample
 from octavo_operator.core.pace import DIRECT, WINDOW_SECONDS
 from octavo_operator.core.reading import read
 from octavo_operator.core.spec_metrics import pace_of
-from octavo_operator.core.window import Window, aggregate
+from octavo_operator.core.window import Signals, Window, aggregate
 
 
 def sample(time: float, *, waiting: float = 0, used: float = 0, draining: bool = False) -> Sample:
@@ -129,16 +130,37 @@ def test_one_sample_without_a_queue_is_no_saturation():
     assert aggregate({"a": window}, {"a": -60.0}, now=15).saturated == 0
 
 
-def test_latencies_are_those_of_the_last_minute_and_of_all_replicas():
+@pytest.mark.parametrize("name", ["ttft", "itl", "queue_time"])
+def test_latencies_are_those_of_the_last_minute_and_of_all_replicas(name):
     def with_ttft(time: float, quick: float, slow: float) -> Sample:
-        return Sample(time, 1, 0, 0, 100, ttft=Buckets((1.0, 2.0, inf), (quick, quick + slow, quick + slow)))
+        counts = Buckets((1.0, 2.0, inf), (quick, quick + slow, quick + slow))
+        return replace(Sample(time, 1, 0, 0, 100), **{name: counts})
+
+    def p95s(signals: Signals) -> dict[str, float | None]:
+        return {"ttft": signals.ttft_p95, "itl": signals.itl_p95, "queue_time": signals.queue_wait_p95}
 
     quick = filled(with_ttft(0, 0, 0), with_ttft(30, 100, 0))
     slow = filled(with_ttft(0, 500, 500), with_ttft(30, 500, 600))
     signals = aggregate({"a": quick, "b": slow}, {"a": 0.0, "b": 0.0}, now=31)
-    assert signals.ttft_p95 == 1.9
-    assert signals.itl_p95 is None
-    assert aggregate({"a": filled(with_ttft(0, 0, 0), with_ttft(30, 5, 0))}, {"a": 0.0}, now=31).ttft_p95 is None
+    assert p95s(signals) == dict.fromkeys(("ttft", "itl", "queue_time")) | {name: 1.9}
+    few = aggregate({"a": filled(with_ttft(0, 0, 0), with_ttft(30, 5, 0))}, {"a": 0.0}, now=31)
+    assert p95s(few)[name] is None
+
+
+def test_a_histogram_that_begins_to_be_read_is_compared_from_there_on():
+    """A target for it was set: what the replica had counted before is not of the last minute."""
+
+    def timed(time: float, count: float | None) -> Sample:
+        counts = Buckets((1.0, inf), (count, count)) if count is not None else None
+        return Sample(time, 1, 0, 0, 100, prompt_tokens=10 * time, queue_time=counts)
+
+    window = filled(timed(0, None), timed(10, None), timed(20, 1000), timed(30, 1030))
+    assert window.reading is not None
+    assert window.reading.queue_time == Buckets((1.0, inf), (30, 30))
+    assert window.reading.prompt_rate == 10
+    last = window.add(timed(40, None)).reading
+    assert last is not None
+    assert last.queue_time is None
 
 
 def test_a_replica_that_claims_another_capacity_does_not_sway_the_others():
@@ -194,7 +216,7 @@ HISTOGRAMS = st.one_of(
 SAMPLES = st.builds(
     lambda step, waiting, used, prompt, generation, ttft: (
         step,
-        Sample(0.0, 1, waiting, used, 1000, False, 10.0 * waiting, prompt, generation, ttft),
+        Sample(0.0, 1, waiting, used, 1000, False, 10.0 * waiting, prompt, generation, ttft, queue_time=ttft),
     ),
     st.sampled_from([2.0, 2.0, 2.0, 15.0, -5.0]),
     st.integers(0, 2),

@@ -46,6 +46,11 @@ def test_the_cache_takes_what_it_is_given(model):
     assert blocks(model, kv_cache_memory=123_456) == 123
 
 
+def test_the_cache_takes_the_share_that_it_is_given(model):
+    assert blocks(model, free=1_000_000, kv_cache_memory=0.25) == 250
+    assert blocks(model, free=4_000_000, kv_cache_memory=0.25) == 1000
+
+
 def test_the_cache_is_never_larger_than_all_sequences_can_fill(model):
     assert blocks(model, max_num_seqs=4) == 4 * 256 // 16
     assert blocks(model, max_num_seqs=4, max_model_len=100) == 4 * 7

@@ -9,6 +9,7 @@ import pytest
 
 from octavo_runtime import cli
 from octavo_runtime.config import ServeConfig
+from octavo_runtime.engine.process import EngineArgs, decode_args, encode_args
 
 
 @pytest.fixture
@@ -68,9 +69,29 @@ def test_sizes(parsed, text, size):
     assert parsed("--kv-cache-memory", text).kv_cache_memory == size
 
 
+def at_the_engine(config):
+    """The configuration as the engine's process reads it."""
+    return decode_args(encode_args(EngineArgs(config, config.model, 3, 1, 0.0)), EngineArgs).config
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("80%", 0.8), ("95%", 0.95)])
+def test_the_cache_may_be_a_share_of_what_is_free(parsed, text, share):
+    """A share survives the way to the engine's process as one: 80% must not arrive as 0 bytes, nor 1Ki as a share."""
+    config = parsed("--kv-cache-memory", text)
+    assert config.kv_cache_memory == share
+    arrived = at_the_engine(config).kv_cache_memory
+    assert (type(arrived), arrived) == (float, share)
+    arrived = at_the_engine(parsed("--kv-cache-memory", "1Ki")).kv_cache_memory
+    assert (type(arrived), arrived) == (int, 1024)
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
+        ("--kv-cache-memory", "0%"),
+        ("--kv-cache-memory", "96%"),
+        ("--kv-cache-memory", "1000%"),
+        ("--kv-cache-memory", "12.5%"),
         ("--kv-cache-memory", "256MB"),
         ("--kv-cache-memory", "0"),
         ("--kv-cache-memory", "-5"),

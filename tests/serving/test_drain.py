@@ -86,6 +86,7 @@ def test_after_the_delay_new_work_is_refused_and_a_running_stream_ends_whole(lau
         engine.send(signal.SIGCONT)
     assert len(stream.text()) == 100
     assert server.exit_status() == 0
+    assert server.termination_log.read_text() == "", "nothing was cut"
 
 
 def test_an_idle_server_ends_when_the_delay_is_over(launch):
@@ -106,6 +107,21 @@ def test_what_is_not_finished_at_the_timeout_ends_with_an_error_event(launch):
     assert server.exit_status() == 0
     told = json.loads(server.termination_log.read_text())
     assert (told["reason"], told["requests"]) == ("RequestsCut", 1)
+
+
+def test_what_a_kill_in_the_drain_cuts_is_told_though_nobody_is_left_to_tell(launch, wait_for):
+    """A spot instance's node gives seconds, whatever the pod asks for."""
+    server = launch(*STEP, "--drain-delay", "3600").started()
+    short, _long, _other = (Stream(server.url, tokens).begun() for tokens in (300, 4000, 4000))
+    assert server.termination_log.read_text() == "", "nobody has asked it to end"
+    server.terminate()
+    wait_for(lambda: server.client.get("/readyz").status_code == 503, "draining")
+    assert len(short.text()) == 300
+    wait_for(lambda: '"requests": 2}' in server.termination_log.read_text(), "the two that are left")
+    server.process.kill()
+    server.process.wait(PATIENCE)
+    told = json.loads(server.termination_log.read_text())
+    assert (told["reason"], told["requests"]) == ("RequestsCut", 2)
 
 
 def test_an_engine_that_dies_in_a_drain_tells_its_streams_and_is_not_waited_for(launch, wait_for):

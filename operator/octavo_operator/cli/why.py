@@ -115,6 +115,7 @@ def _inputs(last: LastDecision) -> RenderableType:
     for label, milliseconds in (
         ("TTFT p95", made_from.ttft_p95_milliseconds),
         ("ITL p95", made_from.itl_p95_milliseconds),
+        ("queue p95", made_from.queue_wait_p95_milliseconds),
     ):
         if milliseconds is not None:
             table.add_row(label, safe(f"{milliseconds:,} ms"))

@@ -28,6 +28,7 @@ from octavo_operator.core.demand import (
     SIGNAL_ITL,
     SIGNAL_KV,
     SIGNAL_PREFILL,
+    SIGNAL_QUEUE_WAIT,
     SIGNAL_TTFT,
     SIGNAL_WAITING,
     TOLERANCE,
@@ -58,6 +59,7 @@ _REASONS: Final = {
     SIGNAL_PREFILL: Reason.PREFILL_ABOVE_SUPPLY,
     SIGNAL_TTFT: Reason.SLO_VIOLATED,
     SIGNAL_ITL: Reason.SLO_VIOLATED,
+    SIGNAL_QUEUE_WAIT: Reason.SLO_VIOLATED,
     SIGNAL_FORECAST: Reason.LOAD_GROWS,
     SIGNAL_HELD: Reason.WOKEN,
 }

@@ -16,7 +16,8 @@ from typing import Final
 
 from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import ENDINGS, Condition, Reason
-from octavo_operator.core.observed import DeploymentView, PodView, Problem, gravest_problem
+from octavo_operator.core.observed import DeploymentView, PodView, gravest_problem
+from octavo_operator.core.problems import Problem
 from octavo_operator.core.routed import RouteView
 from octavo_operator.core.startup import Progress
 from octavo_operator.core.status_model import ModelServerStatus

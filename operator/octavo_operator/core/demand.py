@@ -6,6 +6,7 @@
     waitingPerReplica      waiting requests                                  target
     prefillTokens          prompt tokens/s that arrive + waiting / patience  learned tokens/s * 0.8
     ttftP95, itlP95        ready replicas * p95 / limit                      at most twice what the others ask for
+    queueWait              the same
     forecast               the first and the third, grown on as until now    over the start-up time of a replica;
                                                                              what waits already does not grow
     held                   requests held at the activator, their tokens      maxNumSeqs, or 64; as the first
@@ -46,6 +47,7 @@ SIGNAL_WAITING: Final = "waitingPerReplica"
 SIGNAL_PREFILL: Final = "prefillTokens"
 SIGNAL_TTFT: Final = "ttftP95"
 SIGNAL_ITL: Final = "itlP95"
+SIGNAL_QUEUE_WAIT: Final = "queueWait"
 SIGNAL_FORECAST: Final = "forecast"
 SIGNAL_HELD: Final = "held"
 
@@ -202,6 +204,7 @@ def _latency(view: View, most: float) -> dict[str, float]:
     seen = {
         SIGNAL_TTFT: (signals.ttft_p95, policy.ttft_p95),
         SIGNAL_ITL: (signals.itl_p95, policy.itl_p95),
+        SIGNAL_QUEUE_WAIT: (signals.queue_wait_p95, policy.queue_wait_p95),
     }
     return {
         signal: min(most, _by_latency(view, value / limit))

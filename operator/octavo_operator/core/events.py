@@ -45,7 +45,8 @@ def status_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[
 
 def cut_event(pod: str, requests: int) -> Event:
     """A replica that has ended has given up on some of its requests."""
-    note = f"{pod} ended with {requests} requests cut: their answers were longer than spec.drain.timeout"
+    why = "their answers took longer than spec.drain.timeout, or than whoever ended it allowed"
+    note = f"{pod} ended with {requests} requests cut: {why}"
     return Event("Warning", Reason.REQUESTS_CUT, "Drain", note)
 
 

@@ -31,7 +31,10 @@ READ: Final = (
     names.METRIC_TTFT + _BUCKET,
     names.METRIC_ITL + _BUCKET,
 )
-"""The metrics that are read."""
+"""The metrics that are read of every replica."""
+QUEUE_TIME: Final = names.METRIC_QUEUE_TIME + _BUCKET
+"""Read only where a target asks for it (autoscaling.slo.queueWait): two fifths more lines to take in."""
+READABLE: Final = frozenset({*READ, QUEUE_TIME})
 _PREFIX: Final = "octavo_"
 """Of all of them. Other lines are not looked at."""
 _LARGEST: Final = 1e15
@@ -43,7 +46,8 @@ class Sample:
     """Load of one replica at one moment. `time` is the operator's clock, in seconds.
 
     `waiting_tokens` are to be computed for the waiting requests. `prompt_tokens` and `generation_tokens` are totals
-    since the replica's start; `ttft` (time to first token) and `itl` (between two tokens) are histograms of seconds.
+    since the replica's start; `ttft` (time to first token), `itl` (between two tokens) and `queue_time` (from arrival
+    to the first step) are histograms of seconds.
     """
 
     time: float
@@ -57,6 +61,7 @@ class Sample:
     generation_tokens: float | None = None
     ttft: Buckets | None = None
     itl: Buckets | None = None
+    queue_time: Buckets | None = None
 
 
 class Place(NamedTuple):
@@ -87,7 +92,7 @@ class Found:
 
 def place_of(name: str, le: str | None) -> Place | None:
     """Of a series of a metric; `le` is its label. None for a metric that is not read, and a bucket without a bound."""
-    if name not in READ:
+    if name not in READABLE:
         return None
     if not name.endswith(_BUCKET):
         return Place(name, None)
@@ -99,13 +104,16 @@ _ODD: Final = Place("", None)
 """For what is no name with its labels: a value with a timestamp or an exemplar, tabs, more than one space."""
 
 
-def parse_sample(text: str, now: float) -> Sample | None:
-    """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number."""
-    found = Found()
+def parse_sample(text: str, now: float, *, queue_time: bool = False) -> Sample | None:
+    """The sample in a runtime's /metrics, or None when one of its gauges is missing or no usable number.
+
+    `queue_time`: whether the histogram of that is wanted.
+    """
+    found, place_of_head = Found(), _place if queue_time else _usual_place
     for line in text.splitlines():
         if line.startswith(_PREFIX):
             head, _, value = line.rpartition(" ")
-            place: Place | None = _place(head)
+            place: Place | None = place_of_head(head)
             if place is _ODD or not value or "\t" in value:
                 place, value = _take_apart(line)
             if place is not None:
@@ -118,6 +126,13 @@ def _place(head: str) -> Place | None:
     """What stands before a value; remembered, since every scrape of a replica has the same again."""
     match = _HEAD.fullmatch(head)
     return _matched(match) if match else _ODD
+
+
+@lru_cache(maxsize=4096)
+def _usual_place(head: str) -> Place | None:
+    """The same where times in the queue are not wanted; remembered too, so that leaving them out costs nothing."""
+    place = _place(head)
+    return None if place is not None and place.metric == names.METRIC_QUEUE_TIME else place
 
 
 def _take_apart(line: str) -> tuple[Place | None, str]:
@@ -147,6 +162,7 @@ def make_sample(found: Found, now: float) -> Sample | None:
         generation_tokens=found.values.get(names.METRIC_GENERATION_TOKENS),
         ttft=_histogram(found.buckets.get(names.METRIC_TTFT)),
         itl=_histogram(found.buckets.get(names.METRIC_ITL)),
+        queue_time=_histogram(found.buckets.get(names.METRIC_QUEUE_TIME)),
     )
 
 

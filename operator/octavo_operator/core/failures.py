@@ -43,7 +43,7 @@ def missing(spec: ModelServerSpec, defaults: Defaults) -> Failure | None:
 
 
 def _kinds_missing(*kinds: str) -> Failure:
-    advice = "which the cluster does not have: install it, or remove the field"
+    advice = "which the cluster does not have, or does not let the operator list: install it, or remove the field"
     return Failure(Reason.KIND_MISSING, f"{' and '.join(kinds)}, {advice}")
 
 

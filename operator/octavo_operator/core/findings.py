@@ -119,6 +119,7 @@ def _latencies(spec: ModelServerSpec, signals: Signals) -> Iterator[tuple[float 
     for name, limit, found in (
         ("ttftP95", slo.ttft_p95, signals.ttft_p95),
         ("itlP95", slo.itl_p95, signals.itl_p95),
+        ("queueWait", slo.queue_wait, signals.queue_wait_p95),
     ):
         if limit is not None:
             yield found, limit / 1000, f"{name} {1000 * (found or 0):.0f} ms of {limit} ms"

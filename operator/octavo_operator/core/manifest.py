@@ -51,16 +51,19 @@ def slot(manifest: Mapping[str, Any], owner: str) -> str:
     return f"{manifest['kind']}{manifest['metadata']['name'].removeprefix(owner)}"
 
 
-def service_spec(selector: Mapping[str, str]) -> Manifest:
-    """A ClusterIP with port 80 for the port `http` of the selected pods."""
+def service_spec(selector: Mapping[str, str], *, kind: str = "ClusterIP", number: int = names.SERVICE_PORT) -> Manifest:
+    """A Service with port `number` for the port `http` of the selected pods.
+
+    What Kubernetes assigns (addresses, node ports) is not said, and so nobody's business.
+    """
     port = {
         "name": names.PORT_NAME,
         "protocol": "TCP",
         "appProtocol": "http",
-        "port": names.SERVICE_PORT,
+        "port": number,
         "targetPort": names.PORT_NAME,
     }
-    return {"type": "ClusterIP", "selector": dict(selector), "ports": [port]}
+    return {"type": kind, "selector": dict(selector), "ports": [port]}
 
 
 def restricted_pod(account: str) -> Manifest:

@@ -1,24 +1,5 @@
-"""Raw objects of the API server -> the few facts that the operator uses. Nothing deeper reads a raw object.
+"""Raw objects of the API server -> the few facts that the operator uses. Nothing deeper reads a raw object."""
 
-A replica's `problem` is what its pod says about why it does not serve:
-
-    pod / container status                              reason
-    ──────────────────────                              ──────
-    PodScheduled=False                                  Unschedulable, in the scheduler's words
-    waiting: image cannot be pulled                     ImagePullBackOff
-    waiting: config or secret missing                   CreateContainerConfigError
-    terminated with a termination message of ours       ModelNotFound, ModelUnsupported, OutOfMemory, …
-    terminated because its leader has gone              LeaderGone, no failure of its own
-    terminated: killed for memory                       OOMKilled
-    terminated otherwise, back-off                      CrashLoopBackOff
-    terminated otherwise, first time                    ContainerFailed
-    running again after one of these, not yet started   the same, so that the reason does not flicker
-    started, readiness probe fails                      NotReady
-
-In a group of several pods (groups.py) the message begins with the pod's name.
-"""
-
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,37 +9,11 @@ from octavo_operator.core import names
 from octavo_operator.core.clock import from_timestamp
 from octavo_operator.core.footprint import NO_FOOTPRINT, Footprint, footprint_of
 from octavo_operator.core.names import Reason
+from octavo_operator.core.problems import Problem, find_condition, find_container, problem_of, told
 
 Raw = Mapping[str, Any]
 
-_IMAGE_REASONS: Final = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "ImageInspectError",
-        "RegistryUnavailable",
-        "SignatureValidationFailed",
-    }
-)
-"""Of kubelet's images/types.go and of the CRI's errors.go; the model's image and the runtime's alike."""
-_CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
-_FINAL_REASONS: Final = frozenset(
-    {Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT}
-)
-_MANY_RESTARTS: Final = 2
 _SIZE: Final = re.compile(r"[1-9][0-9]{0,3}")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a replica does not serve. `stalled`: waiting will not help. `failed`: its container ran or tried to."""
-
-    reason: str
-    message: str
-    stalled: bool
-    failed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +126,9 @@ def view_deployment(raw: Raw) -> DeploymentView:
 def view_pod(raw: Raw) -> PodView:
     """The facts of a raw Pod."""
     metadata, status = raw["metadata"], raw.get("status", {})
-    ready = _condition(status, "Ready")
+    ready = find_condition(status, "Ready")
     is_ready, group = ready.get("status") == "True", _group(metadata)
-    problem = None if is_ready else _problem(status)
+    problem = None if is_ready else problem_of(status)
     return PodView(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -186,19 +141,19 @@ def view_pod(raw: Raw) -> PodView:
         problem=replace(problem, message=f"{metadata['name']}: {problem.message}") if problem and group else problem,
         ends_by=from_timestamp(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else 0.0,
         footprint=footprint_of(raw.get("spec", {})),
-        scheduled_at=_moment(_condition(status, "PodScheduled"), "lastTransitionTime"),
-        started_at=_moment(_container(status).get("state", {}).get("running") or {}, "startedAt"),
+        scheduled_at=_moment(find_condition(status, "PodScheduled"), "lastTransitionTime"),
+        started_at=_moment(find_container(status).get("state", {}).get("running") or {}, "startedAt"),
         marked=names.DELETION_COST in metadata.get("annotations", {}),
         group=group,
-        restarted=_container(status).get("restartCount", 0) > 0,
+        restarted=find_container(status).get("restartCount", 0) > 0,
     )
 
 
 def ending(raw: Raw) -> Ending | None:
     """The end of a replica that says it has cut requests: those still under way at the end of its drain."""
-    ended: Raw = _container(raw.get("status", {})).get("state", {}).get("terminated") or {}
-    told = _told(ended.get("message", ""))
-    cut = told.get("requests") if told and told["reason"] == Reason.REQUESTS_CUT else None
+    ended: Raw = find_container(raw.get("status", {})).get("state", {}).get("terminated") or {}
+    words = told(ended.get("message", ""))
+    cut = words.get("requests") if words and words["reason"] == Reason.REQUESTS_CUT else None
     return Ending(_moment(ended, "finishedAt"), cut) if isinstance(cut, int) and cut > 0 else None
 
 
@@ -211,11 +166,6 @@ def _group(metadata: Raw) -> Group | None:
 
 def _moment(raw: Raw, field: str) -> float:
     return from_timestamp(raw[field]) if raw.get(field) else 0.0
-
-
-def _container(status: Raw) -> Raw:
-    found: Raw = next((item for item in status.get("containerStatuses", ()) if item["name"] == names.CONTAINER), {})
-    return found
 
 
 def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:
@@ -243,63 +193,3 @@ def gravest_problem(pods: Iterable[PodView], revision: str | None) -> Problem | 
 def _revision(metadata: Raw) -> str | None:
     revision: str | None = metadata.get("annotations", {}).get(names.ANNOTATION_TEMPLATE)
     return revision
-
-
-def _condition(status: Raw, kind: str) -> Raw:
-    found: Raw = next((item for item in status.get("conditions", ()) if item["type"] == kind), {})
-    return found
-
-
-def _problem(status: Raw) -> Problem | None:
-    scheduled = _condition(status, "PodScheduled")
-    if scheduled.get("status") == "False":
-        return Problem(Reason.UNSCHEDULABLE, scheduled.get("message", ""), stalled=False, failed=False)
-    for container in status.get("containerStatuses", ()):
-        if container["name"] == names.CONTAINER:
-            return _container_problem(container)
-    return None
-
-
-def _container_problem(container: Raw) -> Problem | None:
-    state: Raw = container.get("state", {})
-    waiting: Raw = state.get("waiting", {})
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE_REASONS:
-        return Problem(Reason.IMAGE_PULL, message or f"image {container.get('image')}", stalled=True, failed=True)
-    if reason in _CONFIG_REASONS:
-        return Problem(Reason.CONTAINER_CONFIG, message, stalled=True, failed=True)
-    if "running" in state and container.get("started"):
-        return Problem(Reason.NOT_READY, "started, but its readiness probe fails", stalled=False, failed=False)
-    ended: Raw | None = state.get("terminated") or container.get("lastState", {}).get("terminated")
-    if ended is None or ended.get("exitCode", 0) == 0:
-        return None
-    return _failure(ended, container.get("restartCount", 0), backing_off=reason == Reason.CRASH_LOOP)
-
-
-def _failure(ended: Raw, restarts: int, *, backing_off: bool) -> Problem:
-    """What the last end of the container says: the runtime's own words first."""
-    told = _told(ended.get("message", ""))
-    looping = backing_off or restarts >= _MANY_RESTARTS
-    if told is not None:
-        reason, words = str(told["reason"]), str(told.get("message", ""))[:512]
-    elif ended.get("reason") == Reason.OOM_KILLED:
-        reason, words = Reason.OOM_KILLED, "killed for using more memory than runtime.resources.limits.memory"
-    else:
-        reason = Reason.CRASH_LOOP if looping else Reason.CONTAINER_FAILED
-        words = f"ended with exit code {ended.get('exitCode')}"
-    if reason == Reason.LEADER_GONE:  # the other pod says why, or goes because fewer groups are wanted
-        return Problem(reason, words, stalled=False, failed=False)
-    stalled = looping or reason in _FINAL_REASONS
-    return Problem(reason, f"{words} (restarted {restarts} times)" if restarts else words, stalled=stalled, failed=True)
-
-
-def _told(text: str) -> Raw | None:
-    """The runtime's reason and words in its termination message, if it is one of ours."""
-    for line in reversed(text.strip().splitlines()):
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(told, dict) and told.get("reason") in names.RUNTIME_REASONS:
-            return told
-    return None

@@ -6,7 +6,7 @@ cannot do without, or what has a field of its own, is refused by name. Everythin
 whose words end in the condition Ready (ApplyRejected).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from octavo_operator.core import names
@@ -58,6 +58,8 @@ _ONLY: Final[Mapping[str, tuple[Any, ...]]] = {
     "readOnlyRootFilesystem": (True,),
 }
 _ADDED_RIGHTS: Final = frozenset({"NET_BIND_SERVICE"})
+_DEEPEST: Final = 32
+"""Levels of objects and lists in a patch. A pod has half as many; the API server takes ten thousand."""
 
 
 def patched(template: dict[str, Any], patch: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -68,9 +70,25 @@ def patched(template: dict[str, Any], patch: Mapping[str, Any] | None) -> dict[s
 
 def check_patch(patch: Mapping[str, Any]) -> Mapping[str, Any]:
     """The patch itself. ValueError names the first path in it that is refused."""
+    if _is_deeper(patch, _DEEPEST):
+        raise ValueError(f"nested deeper than {_DEEPEST} levels, which no pod is: leave the inner ones away")
     for path, instead in _refusals(patch):
         raise ValueError(f"{path}: {instead}")
     return patch
+
+
+def _is_deeper(patch: object, levels: int) -> bool:
+    """Level by level: a recursion, as in the rest of this module, is only for what is not deep."""
+    layer = [patch]
+    for _ in range(levels):
+        layer = [inner for node in layer for inner in _members(node)]
+    return bool(layer)
+
+
+def _members(node: object) -> Iterable[object]:
+    if isinstance(node, Mapping):
+        return node.values()
+    return node if isinstance(node, list) else ()
 
 
 def _merged(base: Any, patch: Any, field: str) -> Any:  # noqa: ANN401  any JSON value

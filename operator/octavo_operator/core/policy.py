@@ -28,6 +28,7 @@ class ScalingPolicy:
     max_num_seqs: int | None = None
     ttft_p95: float | None = None
     itl_p95: float | None = None
+    queue_wait_p95: float | None = None
     affordable: int | None = None
     scheduled_by: str | None = None
     idle_after: float | None = None
@@ -49,6 +50,7 @@ class ScalingPolicy:
             max_num_seqs=spec.runtime.max_num_seqs,
             ttft_p95=slo.ttft_p95 / 1000 if slo and slo.ttft_p95 else None,
             itl_p95=slo.itl_p95 / 1000 if slo and slo.itl_p95 else None,
+            queue_wait_p95=slo.queue_wait / 1000 if slo and slo.queue_wait else None,
             affordable=spec.affordable,
             scheduled_by=raised.name if raised else None,
             idle_after=zero.idle_after if zero else None,

@@ -113,7 +113,7 @@ def extended(entries: Mapping[str, Any]) -> Profiles:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "it"
             broken[name] = f"{where}: {first['msg'].removeprefix('Value error, ')}"
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of month 13, for one
             broken[name] = " ".join(str(error).split())[:200]
     return Profiles({name: profile for name, profile in known.items() if name not in broken}, broken)
 
@@ -158,7 +158,9 @@ def _too_little(most: str, price: str, replicas: int) -> str:
 
 def _check_memory(spec: ModelServerSpec, profile: Profile | None) -> None:
     cache = spec.runtime.kv_cache
-    if profile is None or cache is None or parse_quantity(cache.size) < parse_quantity(profile.gpu_memory):
+    if profile is None or cache is None or cache.size is None:
+        return
+    if parse_quantity(cache.size) < parse_quantity(profile.gpu_memory):
         return
     fits = f"a {_named(spec.accelerator)} has {profile.gpu_memory}, which also holds the weights"
     raise SpecError("spec.runtime.kvCache.size", f"{cache.size} is too much: {fits}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core.errors import PrometheusError
-from octavo_operator.core.exposition import READ, Found, Sample, make_sample, place_of
+from octavo_operator.core.exposition import QUEUE_TIME, READ, READABLE, Found, Sample, make_sample, place_of
 
 _OWN_LABELS: Final = frozenset({"__name__", "le", "model_name"})
 """What the runtime itself puts on a series; the other labels say who scraped it, and how."""
@@ -41,12 +41,12 @@ class Answer:
     warnings: tuple[str, ...] = ()
 
 
-def samples_query(pods: Iterable[Pod], seconds: float) -> str:
-    """The raw samples of these pods' metrics within the last `seconds`."""
+def samples_query(pods: Iterable[Pod], seconds: float, *, queue_time: bool = False) -> str:
+    """The raw samples of these pods' metrics within the last `seconds`, with those of `queue_time` where wanted."""
     listed = sorted(pods)
     namespaces = sorted({pod.namespace for pod in listed})
     matchers = {
-        "__name__": READ,
+        "__name__": (*READ, QUEUE_TIME) if queue_time else READ,
         "namespace": map(_literal, namespaces),
         "pod": map(_literal, (pod.name for pod in listed)),
     }
@@ -132,7 +132,7 @@ class _Scrapes:
     def take_in(self, labels: dict[str, str], points: list[Point]) -> None:
         """One series. One of a pod that it does not name is nobody's."""
         name = labels.get("__name__", "")
-        if name not in READ or "namespace" not in labels or "pod" not in labels:
+        if name not in READABLE or "namespace" not in labels or "pod" not in labels:
             return
         pod = Pod(labels["namespace"], labels["pod"])
         scraper = tuple(sorted((key, value) for key, value in labels.items() if key not in _OWN_LABELS))

@@ -49,6 +49,8 @@ class Proposal:
     failure: Failure | None
     price: Fraction | None = None
     """Of one replica for an hour; None where nobody has said."""
+    chooses: bool = False
+    """Whether it says which replicas go, by their load."""
 
 
 def propose(
@@ -88,7 +90,8 @@ def propose(
     upstream = address(children.get(_REPLICAS))
     wanted = Wanted(spec, server.owner, number, defaults, in_place, to_activator, upstream)
     plan, settled = plan_for(wanted, children, scaler.settled)
-    if deployment is not None and 0 < number < deployment.wanted and not deployment.grouped:
+    chooses = deployment is not None and 0 < number < deployment.wanted and not deployment.grouped
+    if deployment is not None and chooses:
         marks = make_marks(server.owner.namespace, views, windows, deployment.wanted - number, now)
         plan = replace(plan, marks=marks)
     contest = follow(scaler.contest, plan, children.get("Deployment"), now)
@@ -96,7 +99,7 @@ def propose(
     memory = desired.memory_after(spec, scaler.memory, decision)
     after = Scaler(number if active else None, memory, contest, left, settled)
     failure = failures.conflict(plan) or no_activator or failures.missing(spec, defaults)
-    return Proposal(server, plan, number, after, decision, signals, failure, _price(spec, defaults))
+    return Proposal(server, plan, number, after, decision, signals, failure, _price(spec, defaults), chooses)
 
 
 def facts_of(

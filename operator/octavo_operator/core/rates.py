@@ -32,6 +32,7 @@ def goes_on(before: Sample, after: Sample) -> bool:
         and _counts_on(before.generation_tokens, after.generation_tokens)
         and _fills_on(before.ttft, after.ttft)
         and _fills_on(before.itl, after.itl)
+        and _fills_on(before.queue_time, after.queue_time)
     )
 
 

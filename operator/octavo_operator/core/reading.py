@@ -26,6 +26,7 @@ _PROMPT: Final[Count] = attrgetter("prompt_tokens")
 _GENERATION: Final[Count] = attrgetter("generation_tokens")
 _TTFT: Final[Histogram] = attrgetter("ttft")
 _ITL: Final[Histogram] = attrgetter("itl")
+_QUEUE_TIME: Final[Histogram] = attrgetter("queue_time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Reading:
     arrived_lately: Arrived | None
     ttft: Buckets | None
     itl: Buckets | None
+    queue_time: Buckets | None = None
     quiet_since: float | None = None
     """From when on nothing arrived, waited, ran or was computed; None while something does, or it cannot be told."""
 
@@ -92,6 +94,7 @@ def read(samples: tuple[Sample, ...], pace: Pace, *, smooth_since: float, quiet_
         arrived_lately=arrived(lately, _PROMPT, smooth=lately[0].time >= smooth_since),
         ttft=added(samples, _TTFT, smooth=all_smooth),
         itl=added(samples, _ITL, smooth=all_smooth),
+        queue_time=added(samples, _QUEUE_TIME, smooth=all_smooth) if last.queue_time is not None else None,
         quiet_since=quiet_since,
     )
 

@@ -43,7 +43,7 @@ from octavo_operator.core.sources import (
 )
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.spec_model import Accelerator
-from octavo_operator.core.spec_runtime import EnvVar, ResourceQuantities, Resources
+from octavo_operator.core.spec_runtime import EnvVar, KvCache, ResourceQuantities, Resources
 from octavo_operator.core.units import parse_quantity
 
 MIN_READY_SECONDS: Final = 2
@@ -70,7 +70,7 @@ def render(
         make_service_account(owner),
         make_network_policy(spec, owner, defaults),
         *make_activator(spec, owner, defaults, model=served_name(spec, owner.name), upstream=upstream),
-        make_service(owner, names.activator_selector(owner.name) if to_activator else names.selector(owner.name)),
+        make_service(spec, owner, to_activator=to_activator),
         make_disruption_budget(spec, owner, replicas),
         make_cache_claim(spec.model, owner),
         *make_workload(spec, owner, replicas, defaults, in_place=in_place),
@@ -81,9 +81,14 @@ def render(
     return tuple(with_hash(manifest) for manifest in children if manifest is not None)
 
 
-def make_service(owner: Owner, selector: dict[str, str]) -> Manifest:
-    """The endpoint inside the cluster: port 80 of every ready pod that is selected."""
-    return child(owner, "Service", spec=service_spec(selector))
+def make_service(spec: ModelServerSpec, owner: Owner, *, to_activator: bool) -> Manifest:
+    """What clients ask: every ready replica, or the activator."""
+    wanted = spec.networking.service
+    selector = names.activator_selector(owner.name) if to_activator else names.selector(owner.name)
+    manifest = child(owner, "Service", spec=service_spec(selector, kind=wanted.type, number=wanted.port))
+    if wanted.annotations:
+        manifest["metadata"]["annotations"] = dict(wanted.annotations)
+    return manifest
 
 
 def make_workload(
@@ -136,9 +141,9 @@ def _grace_seconds(spec: ModelServerSpec) -> int:
     return spec.drain.pre_stop_delay + spec.drain.timeout + names.KILL_MARGIN_SECONDS
 
 
-def url(owner: Owner) -> str:
-    """Where clients inside the cluster reach the replicas; the Service's port is HTTP's own."""
-    return f"http://{owner.name}.{owner.namespace}.svc"
+def url(owner: Owner, port: int = names.SERVICE_PORT) -> str:
+    """Where clients inside the cluster reach the replicas; HTTP's own port, the Service's default, goes without."""
+    return f"http://{owner.name}.{owner.namespace}.svc" + (f":{port}" if port != names.SERVICE_PORT else "")
 
 
 def served_name(spec: ModelServerSpec, name: str) -> str:
@@ -198,8 +203,7 @@ def _group(spec: ModelServerSpec) -> Manifest:
 
 
 def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
-    kv_cache = spec.runtime.kv_cache
-    flags = {
+    flags: dict[str, object] = {
         "--port": names.PORT,
         "--download-dir": names.MODELS_FOLDER if spec.model.source.is_fetched else None,
         "--served-model-name": served_name(spec, name),
@@ -207,14 +211,24 @@ def _arguments(spec: ModelServerSpec, name: str) -> list[str]:
         "--max-model-len": spec.model.max_model_len,
         "--max-num-seqs": spec.runtime.max_num_seqs,
         "--max-num-batched-tokens": spec.runtime.max_batched_tokens,
-        "--kv-cache-memory": _bytes(kv_cache.size) if kv_cache else None,
+        **(_cache_flags(spec.runtime.kv_cache) if spec.runtime.kv_cache else {}),
         "--tensor-parallel-size": spec.accelerator.gpus if spec.accelerator and spec.accelerator.gpus > 1 else None,
         **(groups.arguments(spec.nodes, startup_seconds(spec.model)) if spec.nodes > 1 else {}),
         "--drain-timeout": spec.drain.timeout,
         "--drain-delay": spec.drain.pre_stop_delay,
     }
     words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-    return ["serve", model_argument(spec.model), *words, *spec.runtime.args]
+    switches = ["--no-prefix-caching"] if spec.runtime.prefix_caching is False else []
+    return ["serve", model_argument(spec.model), *words, *switches, *spec.runtime.args]
+
+
+def _cache_flags(cache: KvCache) -> dict[str, object]:
+    share = f"{cache.memory_percent}%" if cache.memory_percent else None
+    return {
+        "--kv-cache-memory": _bytes(cache.size) if cache.size else share,
+        "--kv-cache-dtype": cache.dtype if cache.dtype != "auto" else None,
+        "--block-size": cache.block_size,
+    }
 
 
 def _bytes(quantity: str) -> str:

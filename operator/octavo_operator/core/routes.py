@@ -71,4 +71,4 @@ def _timeouts(wanted: HttpRoute) -> Manifest:
 def _backend(spec: ModelServerSpec, owner: Owner) -> Manifest:
     if spec.networking.inference_pool:
         return {"group": names.RESOURCES["InferencePool"].group, "kind": "InferencePool", "name": owner.name}
-    return {"kind": "Service", "name": owner.name, "port": names.SERVICE_PORT}
+    return {"kind": "Service", "name": owner.name, "port": spec.networking.service.port}

@@ -82,6 +82,7 @@ def _inputs(signals: Signals | None) -> DecisionInputs | None:
         prompt_tokens_per_second=round(signals.prompt_rate),
         ttft_p95_milliseconds=_milliseconds(signals.ttft_p95),
         itl_p95_milliseconds=_milliseconds(signals.itl_p95),
+        queue_wait_p95_milliseconds=_milliseconds(signals.queue_wait_p95),
     )
 
 

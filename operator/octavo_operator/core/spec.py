@@ -4,12 +4,14 @@
 here only. Rules across fields stand twice: as CEL for the API server, as validators for objects older than the CRD.
 """
 
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from octavo_operator.core.errors import SpecError
-from octavo_operator.core.names import DRAIN_DELAY_SECONDS
+from octavo_operator.core.names import API_VERSION, DRAIN_DELAY_SECONDS
 from octavo_operator.core.pod_template import check_patch
 from octavo_operator.core.schema import Seconds, SpecModel, duration, rule, rules
 from octavo_operator.core.spec_model import Accelerator, Model
@@ -60,7 +62,7 @@ def _has_gpus(spec: "ModelServerSpec") -> bool:
 def _cache_fits(spec: "ModelServerSpec") -> bool:
     """On a CPU the cache and the weights are in the same memory."""
     cache, limits = spec.runtime.kv_cache, spec.runtime.resources.limits if spec.runtime.resources else None
-    if cache is None or limits is None or limits.memory is None or _has_gpus(spec):
+    if cache is None or cache.size is None or limits is None or limits.memory is None or _has_gpus(spec):
         return True
     return parse_quantity(cache.size) < parse_quantity(limits.memory)
 
@@ -140,7 +142,8 @@ class ModelServerSpec(SpecModel):
                 fieldPath=".autoscaling.budget.maxGPUs",
             ),
             rule(
-                f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.resources)
+                f"""!({_ON_CPU}) || !has(self.runtime.kvCache) || !has(self.runtime.kvCache.size)
+                    || !has(self.runtime.resources)
                     || !has(self.runtime.resources.limits) || !has(self.runtime.resources.limits.memory)
                     || !isQuantity(string(self.runtime.kvCache.size))
                     || !isQuantity(string(self.runtime.resources.limits.memory))
@@ -234,12 +237,28 @@ def parse_spec(raw: object) -> ModelServerSpec:
     try:
         return ModelServerSpec.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        errors = error.errors(include_url=False)
+        # A name that is wrong explains one that is missing.
+        first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
         path = ".".join(["spec", *(str(part) for part in first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        raise SpecError(path, f"{message} (got {_short(first['input'])})") from error
+        raise SpecError(path, _said(first)) from error
+
+
+def _said(error: ErrorDetails) -> str:
+    """In the words of this API, where pydantic speaks of its own."""
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if kind == "missing":
+        return "must be set"
+    if kind == "extra_forbidden":
+        message = f"is no field of {API_VERSION} as this version of the operator knows it: remove it"
+    elif kind in ("model_type", "dict_type"):
+        message = "must be an object"
+    return f"{message} (got {_short(error['input'])})"
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    """Its beginning: one may be thousands of levels deep."""
+    brief = Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 3, 80, 80
+    text = brief.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -58,6 +58,12 @@ def direct_pace(raw: Mapping[str, Any]) -> Pace | None:
     return None if metrics_source(raw).source == PROMETHEUS else DIRECT
 
 
+def wants_queue_time(raw: Mapping[str, Any]) -> bool:
+    """Whether a raw ModelServer has a target for the time in the queue, so that its histogram is to be read."""
+    scaling = raw.get("spec", {}).get("autoscaling") or {}
+    return "queueWait" in (scaling.get("slo") or {})
+
+
 def metrics_source(raw: Mapping[str, Any]) -> MetricsSource:
     """The source that a raw ModelServer names; the default where that does not parse, for then nothing is decided."""
     scaling = raw.get("spec", {}).get("autoscaling") or {}

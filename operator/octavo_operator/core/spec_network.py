@@ -1,11 +1,12 @@
 """The parts of a spec that say who reaches the replicas, who scrapes them, and how many may be away at once."""
 
 import ipaddress
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from octavo_operator.core.schema import SpecModel, rule, rules
+from octavo_operator.core.names import GROUP, SERVICE_PORT
+from octavo_operator.core.schema import SpecModel, meets, rule, rules
 from octavo_operator.core.spec_gateway import HttpRoute, InferencePool
 
 
@@ -102,9 +103,62 @@ class NetworkPolicy(SpecModel):
         return self
 
 
+_OWN_ANNOTATION: Final = f"annotations of {GROUP} are the operator's: leave them away"
+
+
+class Service(SpecModel):
+    """The Service that leads to the replicas, or to their activator."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="ClusterIP",
+        description="Where it is reached. ClusterIP: inside the cluster. NodePort: also at a port of every node, that "
+        "Kubernetes chooses. LoadBalancer: also at an address that the cluster's load balancers give it. Whoever "
+        "reaches it may use the model: nobody is asked for a key. Default: ClusterIP.",
+    )
+    port: int = Field(default=SERVICE_PORT, ge=1, le=65535, description="Its port. Default: 80.")
+    annotations: Annotated[
+        dict[str, Annotated[str, Field(max_length=4096)]],
+        meets((lambda notes: not any(key.startswith(f"{GROUP}/") for key in notes), _OWN_ANNOTATION)),
+    ] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Annotations of it, for load balancers and other controllers that read them. Example: "
+        "service.beta.kubernetes.io/aws-load-balancer-scheme: internal.",
+        json_schema_extra=rules(rule(f"!self.exists(key, key.startsWith('{GROUP}/'))", _OWN_ANNOTATION)),
+    )
+
+
+_KEPT_OUT: Final = (
+    "clients outside of the cluster are kept out by the NetworkPolicy: name their addresses, or those of the nodes, as "
+    "ipBlock in networkPolicy.allowedFrom, or set networkPolicy.enabled: false"
+)
+
+
+def _lets_clients_in(networking: "Networking") -> bool:
+    """Only a range of addresses can name who is no pod."""
+    policy = networking.network_policy
+    named = any(peer.ip_block is not None for peer in policy.allowed_from or ())
+    return networking.service.type == "ClusterIP" or not policy.enabled or named
+
+
 class Networking(SpecModel):
     """Who reaches the replicas."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                """!has(self.service) || self.service.type == 'ClusterIP'
+                    || !self.networkPolicy.enabled || (has(self.networkPolicy.allowedFrom)
+                    && self.networkPolicy.allowedFrom.exists(peer, has(peer.ipBlock)))""",
+                _KEPT_OUT,
+                fieldPath=".service.type",
+            )
+        )
+    )
+
+    checks: ClassVar = ((_lets_clients_in, _KEPT_OUT),)
+
+    service: Service = Field(default=Service(), description="The Service that clients ask.")
     http_route: HttpRoute | None = Field(
         default=None, description="Traffic from Gateways, by an HTTPRoute. Default: none."
     )

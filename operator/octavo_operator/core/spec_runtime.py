@@ -1,6 +1,6 @@
 """The part of a spec that says how the runtime's container is started: image, arguments, environment, memory."""
 
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
@@ -10,13 +10,54 @@ from octavo_operator.core.units import parse_quantity
 _KEY: Final = r"^[-._a-zA-Z0-9]+$"
 
 
-class KvCache(SpecModel):
-    """Memory for the paged KV cache."""
+_SOME_CACHE: Final = "set size or memoryPercent, dtype, blockSize or several of them"
+_ONE_SIZE: Final = "size and memoryPercent both say how much memory the cache takes: remove one of them"
+_BLOCK_SIZES: Final = (16, 32, 64, 128)
+_COMPILED: Final = "must be 16, 32, 64 or 128, which the GPU kernels are compiled and checked for"
 
-    size: Memory = Field(
+
+class KvCache(SpecModel):
+    """The paged KV cache."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.size) || has(self.memoryPercent) || has(self.dtype) || has(self.blockSize)", _SOME_CACHE),
+            rule("!has(self.size) || !has(self.memoryPercent)", _ONE_SIZE, fieldPath=".memoryPercent"),
+        )
+    )
+
+    checks: ClassVar = (
+        (lambda self: {self.size, self.memory_percent, self.dtype, self.block_size} != {None}, _SOME_CACHE),
+        (lambda self: self.size is None or self.memory_percent is None, _ONE_SIZE),
+        (lambda self: self.block_size in (None, *_BLOCK_SIZES), _COMPILED),
+    )
+
+    size: Memory | None = Field(
+        default=None,
         description="Bytes that a replica reserves for its KV cache, as a quantity. More room means more concurrent "
         "sequences. On a CPU it must be less than runtime.resources.limits.memory; on GPUs it is memory of each of "
-        "them. Example: 256Mi.",
+        "them. Default: memoryPercent decides. Example: 256Mi.",
+    )
+    memory_percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=95,
+        description="The same as a share of the memory that is free once the model is loaded: on each GPU what a "
+        "replica's largest step leaves, on a CPU what the node has and runtime.resources.limits.memory allows. "
+        "Default: 92 on GPUs, 50 on a CPU. Example: 80.",
+    )
+    dtype: Literal["auto", "fp8_e4m3", "int8"] | None = Field(
+        default=None,
+        description="What keys and values are stored as. auto: what the model computes in. fp8_e4m3, int8: one byte a "
+        "number, so that more tokens fit, and keys and values are rounded; int8 rounds less, for 2 bytes more a token "
+        "and head. A GPU must be an A100 or newer for them. Default: auto.",
+    )
+    block_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens per block: 16, 32, 64 or 128. From 64 on an H100 or newer reads prompts faster; what "
+        "a sequence leaves of its last block is lost, and the prefix cache finds only whole blocks again. Default: 16.",
+        json_schema_extra=rules(rule(f"self in {list(_BLOCK_SIZES)}", _COMPILED)),
     )
 
 
@@ -159,13 +200,19 @@ _FLAGS_WITH_A_FIELD = {
     "--dtype": "spec.model.dtype",
     "--max-num-seqs": "spec.runtime.maxNumSeqs",
     "--max-num-batched-tokens": "spec.runtime.maxBatchedTokens",
-    "--kv-cache-memory": "spec.runtime.kvCache.size",
+    "--kv-cache-memory": "spec.runtime.kvCache.size or memoryPercent",
     "--drain-timeout": "spec.drain.timeout",
     "--drain-delay": "spec.drain.preStopDelay",
     "--nodes": "spec.accelerator.nodes",
     "--node-rank": "spec.accelerator.nodes",
     "--leader-address": "spec.accelerator.nodes",
 }
+_FLAGS_SET_ONCE: Final = {
+    "--kv-cache-dtype": ("has(self.kvCache) && has(self.kvCache.dtype)", "kvCache.dtype"),
+    "--block-size": ("has(self.kvCache) && has(self.kvCache.blockSize)", "kvCache.blockSize"),
+    "--no-prefix-caching": ("has(self.prefixCaching)", "prefixCaching"),
+}
+"""Flags that were written into args before they had a field: they still may, where the field is not set."""
 _FLAGS_OF_THE_OPERATOR = ("--port", "--download-dir", "--group-timeout")
 
 
@@ -198,6 +245,29 @@ def _check_args(args: tuple[str, ...]) -> tuple[str, ...]:
     return args
 
 
+def _twice(flag: str, field: str) -> str:
+    return f"{field} sets {flag}: leave it out of args"
+
+
+def _set_once_rule(flag: str) -> dict[str, str]:
+    given, field = _FLAGS_SET_ONCE[flag]
+    return rule(
+        f"!({given}) || !has(self.args) || !self.args.exists(arg, arg == '{flag}' || arg.startsWith('{flag}='))",
+        _twice(flag, field),
+        fieldPath=".args",
+    )
+
+
+def _is_set_once(runtime: "Runtime", flag: str) -> bool:
+    cache = runtime.kv_cache
+    given = {
+        "--kv-cache-dtype": cache and cache.dtype,
+        "--block-size": cache and cache.block_size,
+        "--no-prefix-caching": runtime.prefix_caching,
+    }
+    return given[flag] is None or flag not in map(_flag, runtime.args)
+
+
 class Runtime(SpecModel):
     """The container that serves the model."""
 
@@ -208,6 +278,7 @@ class Runtime(SpecModel):
                 "maxBatchedTokens must be at least maxNumSeqs: every running sequence takes a token in each step",
                 fieldPath=".maxBatchedTokens",
             ),
+            *map(_set_once_rule, _FLAGS_SET_ONCE),
         )
     )
 
@@ -215,6 +286,10 @@ class Runtime(SpecModel):
         (
             lambda self: (self.max_batched_tokens or self.max_num_seqs or 0) >= (self.max_num_seqs or 0),
             "maxBatchedTokens must be at least maxNumSeqs: every running sequence takes a token in each step",
+        ),
+        *(
+            (lambda self, flag=flag: _is_set_once(self, flag), _twice(flag, field))
+            for flag, (_, field) in _FLAGS_SET_ONCE.items()
         ),
     )
 
@@ -229,7 +304,7 @@ class Runtime(SpecModel):
         default=(),
         max_length=64,
         description='More arguments for "octavo serve". What a field of the spec sets is refused here. '
-        'Example: ["--block-size", "32"].',
+        'Example: ["--speculative-ngram", "4"].',
         json_schema_extra={"x-kubernetes-list-type": "atomic", **_args_rules()},
     )
     env: Annotated[
@@ -254,7 +329,12 @@ class Runtime(SpecModel):
         description="Token budget of one step, prefill and decode together. Default: the runtime's own.",
     )
     kv_cache: KvCache | None = Field(
-        default=None, description="Memory for the KV cache. Default: the runtime takes a share of what is free."
+        default=None, description="The KV cache. Default: the runtime takes a share of the memory that is free."
+    )
+    prefix_caching: bool | None = Field(
+        default=None,
+        description="Whether computed blocks are kept for requests that start alike, such as with the same system "
+        "prompt. false: every prompt is computed anew. Default: true.",
     )
     resources: Resources | None = Field(
         default=None, description="CPU and memory of one replica. Default: none asked for."

@@ -89,22 +89,27 @@ class Behavior(SpecModel):
     scale_down: ScaleDownBehavior = Field(default=ScaleDownBehavior(), description="How fast replicas are removed.")
 
 
+_SOME_LATENCY: Final = "set ttftP95, itlP95, queueWait or several of them"
+
+
 class Slo(SpecModel):
     """Latencies that 95 of 100 requests or tokens of the last minute should keep to; beyond one, replicas are added."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(rule("has(self.ttftP95) || has(self.itlP95)", "set ttftP95, itlP95 or both"))
+        json_schema_extra=rules(rule("has(self.ttftP95) || has(self.itlP95) || has(self.queueWait)", _SOME_LATENCY))
     )
 
-    checks: ClassVar = (
-        (lambda self: self.ttft_p95 is not None or self.itl_p95 is not None, "set ttftP95, itlP95 or both"),
-    )
+    checks: ClassVar = ((lambda self: {self.ttft_p95, self.itl_p95, self.queue_wait} != {None}, _SOME_LATENCY),)
 
     ttft_p95: Annotated[Milliseconds, latency("10ms", "600s")] | None = Field(
         default=None, description="From a request's arrival to its first token. Example: 2s."
     )
     itl_p95: Annotated[Milliseconds, latency("1ms", "60s")] | None = Field(
         default=None, description="Between two tokens of an answer. Example: 80ms."
+    )
+    queue_wait: Annotated[Milliseconds, latency("10ms", "600s")] | None = Field(
+        default=None,
+        description="From a request's arrival to its first step, whatever the length of its prompt. Example: 500ms.",
     )
 
 

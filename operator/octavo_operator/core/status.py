@@ -95,7 +95,7 @@ def compute_status(
         updated_replicas=deployment.updated if deployment else 0,
         desired_replicas=facts.desired,
         selector=",".join(f"{key}={value}" for key, value in names.selector(owner.name).items()),
-        url=url(owner),
+        url=url(owner, spec.networking.service.port) if spec else facts.previous.url or url(owner),
         model=ModelStatus(served_name=served_name(spec, owner.name)) if spec else facts.previous.model,
         load=_load(facts, signals),
         startup=describe_startup(facts.pods, facts.progress, facts.previous.startup, facts.phases),

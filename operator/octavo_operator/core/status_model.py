@@ -125,6 +125,11 @@ class DecisionInputs(StatusModel):
     itl_p95_milliseconds: int | None = Field(
         default=None, ge=0, description="95th percentile of the last minute's times between two tokens."
     )
+    queue_wait_p95_milliseconds: int | None = Field(
+        default=None,
+        ge=0,
+        description="95th percentile of the last minute's times from arrival to the first step. With slo.queueWait.",
+    )
 
 
 class Candidate(StatusModel):

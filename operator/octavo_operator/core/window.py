@@ -119,6 +119,7 @@ class Signals:
     busiest_rate: float = 0.0
     ttft_p95: float | None = None
     itl_p95: float | None = None
+    queue_wait_p95: float | None = None
     unschedulable: int = 0
     startup_p90: float | None = None
     quiet_for: float | None = None
@@ -225,6 +226,7 @@ def _sum(
         busiest_rate=max((reading.steady_rate or 0.0 for reading in free), default=0.0),
         ttft_p95=_p95(reading.ttft for reading in known),
         itl_p95=_p95(reading.itl for reading in known),
+        queue_wait_p95=_p95(reading.queue_time for reading in known),
         unschedulable=unschedulable,
         startup_p90=startup_p90,
         quiet_for=quiet_for,

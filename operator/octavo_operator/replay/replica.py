@@ -23,7 +23,7 @@ from octavo_runtime.core.sequence import Sequence
 from octavo_runtime.runner.sim_runner import StepTime
 
 _SOME_TOKEN: Final = 0
-_TTFT_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960, inf)
+_REQUEST_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960, inf)
 _ITL_BOUNDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, inf)
 
 
@@ -78,7 +78,8 @@ class SimReplica:
         )
         self._arrived: dict[int, float] = {}
         self._last_token: dict[int, float] = {}
-        self._first_token, self._next_token = _Histogram(_TTFT_BOUNDS), _Histogram(_ITL_BOUNDS)
+        self._first_token, self._next_token = _Histogram(_REQUEST_BOUNDS), _Histogram(_ITL_BOUNDS)
+        self._queue_time = _Histogram(_REQUEST_BOUNDS)
 
     @property
     def outstanding(self) -> int:
@@ -98,6 +99,8 @@ class SimReplica:
         while self.clock < until and self._scheduler.has_work:
             plan = self._scheduler.schedule(self.clock)
             assert plan.num_sequences, "work, and nothing planned"
+            for sequence in plan.admitted:
+                self._queue_time.observe(self.clock - self._arrived[sequence.seq_id])
             self.clock += self._seconds(plan)
             samples = len(plan.decodes) + sum(chunk.num_samples for chunk in plan.chunks)
             outputs = self._scheduler.update(plan, StepResult([_SOME_TOKEN] * samples))
@@ -120,6 +123,7 @@ class SimReplica:
             generation_tokens=stats.generation_tokens,
             ttft=self._first_token.buckets(),
             itl=self._next_token.buckets(),
+            queue_time=self._queue_time.buckets(),
         )
 
     def _seconds(self, plan: BatchPlan) -> float:

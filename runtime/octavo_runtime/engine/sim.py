@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from octavo_runtime.model.spec import ModelInfo
     from octavo_runtime.runner.base import Progress
 
-_DEFAULT_KV_CACHE: Final = 256 << 20  # bytes
+_FREE: Final = 512 << 20  # bytes, of no machine
+_SHARE: Final = 0.5  # of them, as on a CPU
 # Of a number and of a row's scale, by --kv-cache-dtype, as if the model computed in float32.
 _BYTES: Final = {"auto": (4, 0), "fp8_e4m3": (1, 0), "int8": (1, 2)}
 
@@ -21,7 +22,8 @@ def build_sim_runner(config: ServeConfig, info: ModelInfo, progress: Progress) -
     """A simulated runner with as many blocks as the real one would have in the same memory."""
     progress("weights", 1.0)
     block_bytes = info.kv_bytes_per_token(*_BYTES[config.kv_cache_dtype]) * config.block_size
-    memory = config.kv_cache_memory or _DEFAULT_KV_CACHE
+    asked = config.kv_cache_memory or _SHARE
+    memory = int(_FREE * asked) if isinstance(asked, float) else asked
     if memory < block_bytes:
         raise InvalidArgument(f"--kv-cache-memory {memory} is less than one block of {block_bytes} bytes")
     progress("warmup", 1.0)

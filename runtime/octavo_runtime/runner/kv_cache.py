@@ -50,15 +50,16 @@ class Gauge(Protocol):
 
 
 def count_blocks(config: ServeConfig, info: ModelInfo, *, block_bytes: int, free: int, share: float) -> int:
-    """Blocks that the KV cache gets: `kv_cache_memory` if set, else `share` of the `free` bytes, but never more than
-    `max_num_seqs` sequences of full length could fill.
+    """Blocks that the KV cache gets: `kv_cache_memory`, bytes or a share of the `free` ones, if set, else `share` of
+    these, but never more than `max_num_seqs` sequences of full length could fill.
 
     Raises `OutOfMemory` when the memory asked for is not there, or holds less than one sequence of full length that
     was asked for by name.
     """
     longest = config.max_model_len or info.max_positions
     per_sequence = -(-longest // config.block_size)
-    memory = config.kv_cache_memory or int(free * share)
+    asked = config.kv_cache_memory or share
+    memory = int(free * asked) if isinstance(asked, float) else asked
     if memory > free:
         raise OutOfMemory(f"kv_cache_memory is {memory >> 20} MiB; {free >> 20} MiB are free after loading the model")
     num_blocks = min(memory // block_bytes, per_sequence * config.max_num_seqs)

@@ -7,6 +7,9 @@
 
 During the delay new requests are still served, because Kubernetes goes on sending them until every node has heard that
 this pod is not ready; each answer closes its connection, so that clients do not keep one to a pod that goes.
+
+Whoever ends the pod may give it less time than that (a spot instance's node gives some seconds), and who is killed can
+say nothing. So from SIGTERM on the termination message says what would be cut if the end was now.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from octavo_runtime.errors import Aborted, Draining, EngineDied
 from octavo_runtime.server.errors import error_response
-from octavo_runtime.termination import write_termination_message
+from octavo_runtime.termination import forget_termination_message, write_termination_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +40,7 @@ class DrainState(Enum):
     SERVING = "serving"
     ANNOUNCED = "announced"  # unready, but still serving
     REFUSING = "refusing"
+    ENDING = "ending"  # time is over, or the engine is dead: what is still under way ends here
 
 
 class Lifecycle:
@@ -57,25 +61,39 @@ class Lifecycle:
         """Count a request from its arrival to its last byte."""
         self._active += 1
         self._idle.clear()
+        self._foretell()
         try:
             yield
         finally:
             self._active -= 1
+            self._foretell()
             if self._active == 0:
                 self._idle.set()
 
     async def drain(self, engine: EngineClient, *, delay: float, timeout: float) -> None:  # noqa: ASYNC109  the pod's
         """Carry out the picture above."""
         self.state = DrainState.ANNOUNCED
+        self._foretell()
         logger.info("draining: %d requests under way, new ones still served for %g s", self._active, delay)
         await asyncio.sleep(delay)
         self.state = DrainState.REFUSING
         engine.supervisor.retire()
         logger.info("draining: %d requests under way, at most %g s more", self._active, timeout)
         if not await self._empty_within(timeout):
+            self.state = DrainState.ENDING
             self._confess(timeout)
             engine.fail_all(Aborted())
             await self._empty_within(LAST_EVENTS_WAIT)
+
+    def _foretell(self) -> None:
+        """While it drains: say how many answers would end with a kill now, to the operator."""
+        if self.state not in (DrainState.ANNOUNCED, DrainState.REFUSING):
+            return
+        if self._active:
+            message = f"{self._active} requests cut: killed while it drained"
+            write_termination_message("RequestsCut", message, requests=self._active)
+        else:
+            forget_termination_message()
 
     def _confess(self, timeout: float) -> None:
         """Say how many answers end here, in the log and to the operator."""
@@ -85,7 +103,7 @@ class Lifecycle:
 
     async def collapse(self, engine: EngineClient) -> None:
         """The engine is dead: let every stream say so."""
-        self.state = DrainState.REFUSING
+        self.state = DrainState.ENDING
         engine.fail_all(EngineDied())
         await self._empty_within(LAST_EVENTS_WAIT)
 
@@ -119,7 +137,7 @@ class LifecycleMiddleware:
 
         if scope["method"] != "POST":
             await self._app(scope, receive, send_and_close)
-        elif self._lifecycle.state is DrainState.REFUSING:
+        elif self._lifecycle.state in (DrainState.REFUSING, DrainState.ENDING):
             await error_response(Draining())(scope, receive, send_and_close)
         else:
             with self._lifecycle.request():

@@ -150,6 +150,18 @@ def test_namespaces_get_a_role_each_and_no_cluster_role(chart):
     assert of_kind(manifests, "ClusterRoleBinding") == []
 
 
+@pytest.mark.parametrize("option", ["--set=workers=16", "--set=watchNamespaces={team-a,team-b}"])
+def test_helm_refuses_a_second_release_that_watches_the_same(chart, option):
+    """Two operators would replace each other's replicas for ever; Helm takes no object of another release."""
+
+    def rights(release):
+        manifests = of_kind(chart(option, release=release), "ClusterRole", "Role")
+        named = [(role["metadata"].get("namespace"), role["metadata"]["name"], role["rules"]) for role in manifests]
+        return {(place, name) for place, name, rules in named if "modelservers/finalizers" in json.dumps(rules)}
+
+    assert rights("one") == rights("two") != set()
+
+
 def test_the_operators_pod_passes_the_restricted_pod_security_standard(chart, kube):
     kube.run("label", "namespace", kube.namespace, "pod-security.kubernetes.io/enforce=restricted")
     template = operator_pod(chart())

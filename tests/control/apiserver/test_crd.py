@@ -179,6 +179,60 @@ RULES = {
         "spec.runtime.kvCache.size",
         "less than resources.limits.memory",
     ),
+    "some cache": (
+        {"runtime": {"kvCache": {"dtype": "auto"}}},
+        {"runtime": {"kvCache": {}}},
+        "spec.runtime.kvCache",
+        "set size or memoryPercent, dtype",
+    ),
+    "a share of memory": (
+        {"runtime": {"kvCache": {"memoryPercent": 95}}},
+        {"runtime": {"kvCache": {"memoryPercent": 96}}},
+        "spec.runtime.kvCache.memoryPercent",
+        "less than or equal to 95",
+    ),
+    "a share of something": (
+        {"runtime": {"kvCache": {"memoryPercent": 1}}},
+        {"runtime": {"kvCache": {"memoryPercent": 0}}},
+        "spec.runtime.kvCache.memoryPercent",
+        "greater than or equal to 1",
+    ),
+    "one size of the cache": (
+        {"runtime": {"kvCache": {"memoryPercent": 40}, "resources": {"limits": {"memory": "1Gi"}}}},
+        {"runtime": {"kvCache": {"memoryPercent": 40, "size": "256Mi"}}},
+        "spec.runtime.kvCache.memoryPercent",
+        "remove one of them",
+    ),
+    "a small cache dtype beside a large memory": (
+        {"runtime": {"kvCache": {"dtype": "int8"}, "resources": {"limits": {"memory": "1Gi"}}}},
+        {"runtime": {"kvCache": {"dtype": "fp8_e5m2"}}},
+        "spec.runtime.kvCache.dtype",
+        "fp8_e4m3",
+    ),
+    "a compiled size of blocks": (
+        {"runtime": {"kvCache": {"blockSize": 128}}},
+        {"runtime": {"kvCache": {"blockSize": 48}}},
+        "spec.runtime.kvCache.blockSize",
+        "must be 16, 32, 64 or 128",
+    ),
+    "blocks of a size that is no flag too": (
+        {"runtime": {"kvCache": {"dtype": "int8"}, "args": ["--block-size", "32"]}},
+        {"runtime": {"kvCache": {"blockSize": 32}, "args": ["--block-size", "32"]}},
+        "spec.runtime.args",
+        "kvCache.blockSize sets --block-size: leave it out of args",
+    ),
+    "a cache dtype that is no flag too": (
+        {"runtime": {"kvCache": {"blockSize": 32}, "args": ["--kv-cache-dtype=int8"]}},
+        {"runtime": {"kvCache": {"dtype": "auto"}, "args": ["--kv-cache-dtype=int8"]}},
+        "spec.runtime.args",
+        "kvCache.dtype sets --kv-cache-dtype: leave it out of args",
+    ),
+    "caching that is no flag too": (
+        {"runtime": {"args": ["--no-prefix-caching"]}},
+        {"runtime": {"prefixCaching": True, "args": ["--no-prefix-caching"]}},
+        "spec.runtime.args",
+        "prefixCaching sets --no-prefix-caching: leave it out of args",
+    ),
     "positive size": (
         {"runtime": {"kvCache": {"size": 1}}},
         {"runtime": {"kvCache": {"size": "-1Mi"}}},
@@ -314,6 +368,10 @@ def policy(**values):
     return {"networking": {"networkPolicy": values}}
 
 
+def outside(**more):
+    return {"networking": {"service": {"type": "LoadBalancer"}} | more}
+
+
 def source(**member):
     """Over the base's pvc, which a test of another source takes out."""
     return {"model": {"source": {"pvc": None} | member}}
@@ -414,7 +472,13 @@ RULES |= {
         "spec.networking.networkPolicy.allowedFrom",
         "remove one of them",
     ),
-    "a latency": (slo(ttftP95="2s"), slo(), "spec.autoscaling.slo", "set ttftP95, itlP95 or both"),
+    "a latency": (slo(ttftP95="2s"), slo(), "spec.autoscaling.slo", "set ttftP95, itlP95, queueWait"),
+    "the wait alone": (
+        slo(queueWait="10ms"),
+        slo(queueWait="9ms"),
+        "spec.autoscaling.slo.queueWait",
+        "between 10ms and 600s",
+    ),
     "form of a latency": (
         slo(ttftP95="500ms"),
         slo(ttftP95="1m"),
@@ -589,6 +653,36 @@ RULES |= {
         zero(scaleToZero={"maxHeldRequests": 0}),
         "spec.autoscaling.scaleToZero.maxHeldRequests",
         "greater than or equal to 1",
+    ),
+    "who comes from outside is let in": (
+        outside(networkPolicy={"allowedFrom": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]}),
+        outside(networkPolicy={"allowedFrom": [{"podSelector": {}}]}),
+        "spec.networking.service.type",
+        "kept out by the NetworkPolicy",
+    ),
+    "nobody keeps them out": (
+        outside(networkPolicy={"enabled": False}),
+        outside(),
+        "spec.networking.service.type",
+        "set networkPolicy.enabled: false",
+    ),
+    "a kind of service": (
+        {"networking": {"service": {"type": "ClusterIP", "port": 65535}}},
+        {"networking": {"service": {"type": "ExternalName"}}},
+        "spec.networking.service.type",
+        "ClusterIP",
+    ),
+    "a port": (
+        {"networking": {"service": {"port": 1}}},
+        {"networking": {"service": {"port": 65536}}},
+        "spec.networking.service.port",
+        "less than or equal to 65535",
+    ),
+    "annotations of others": (
+        {"networking": {"service": {"annotations": {"example.com/octavo.dev": ""}}}},
+        {"networking": {"service": {"annotations": {"octavo.dev/applied": "x"}}}},
+        "spec.networking.service.annotations",
+        "annotations of octavo.dev are the operator's",
     ),
     "somebody is allowed": (
         policy(allowedFrom=[{"podSelector": {}}]),

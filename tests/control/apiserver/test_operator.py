@@ -181,7 +181,8 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
             ],
             "maxNumSeqs": 4,
             "maxBatchedTokens": 64,
-            "kvCache": {"size": "0.5Gi"},
+            "kvCache": {"size": "0.5Gi", "dtype": "auto", "blockSize": 32},
+            "prefixCaching": True,
             "resources": {
                 "requests": {"cpu": "0.5", "memory": "1024Mi"},
                 "limits": {"cpu": "2000m", "memory": "4096Mi"},
@@ -200,18 +201,64 @@ def test_a_maximal_spec_is_applied_once(operator, kube, wait):
         replicas=2,
         disruption={"maxUnavailable": 2},
         networking={
+            "service": {"type": "LoadBalancer", "port": 8080, "annotations": {"example.com/empty": ""}},
             "networkPolicy": {
                 "allowedFrom": [
                     {"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": ""}}},
                     {"ipBlock": {"cidr": "2001:db8::/32"}},
                 ]
-            }
+            },
         },
     )
     wait(lambda: kube.find("deployment") and settled(kube))
     before = kube.get("deployment")["metadata"]["generation"]
     operator.wait_for_resyncs(2)
     assert kube.get("deployment")["metadata"]["generation"] == before == 1
+    assert not [event for event in kube.list("events.events.k8s.io") if event["reason"] == "DriftRepaired"]
+
+
+def test_a_service_becomes_another_kind_and_back_and_nothing_that_was_assigned_is_fought_over(operator, kube, wait):
+    """Addresses and node ports are Kubernetes' own; what the spec does not say any more goes."""
+
+    def service(**wanted):
+        kube.server(networking={"service": wanted, "networkPolicy": {"enabled": False}})
+        kind, port = wanted.get("type", "ClusterIP"), wanted.get("port", 80)
+
+        def there():
+            found = kube.find("service")
+            return found and (found["spec"]["type"], found["spec"]["ports"][0]["port"]) == (kind, port) and found
+
+        return wait(there)
+
+    address = service()["spec"]["clusterIP"]
+    notes = {"example.com/scheme": "internal", "example.com/other": ""}
+    balanced = service(type="LoadBalancer", port=8080, annotations=notes)
+    (port,) = balanced["spec"]["ports"]
+    assert port["nodePort"] >= 30000
+    assert balanced["spec"]["clusterIP"] == address
+    assert balanced["metadata"]["annotations"].items() >= notes.items()
+    wait(lambda: kube.get("modelserver")["status"].get("url") == f"http://chat.{kube.namespace}.svc:8080")
+
+    wait(lambda: settled(kube))
+    version = kube.get("service")["metadata"]["resourceVersion"]
+    operator.wait_for_resyncs(2)
+    assert kube.get("service")["metadata"]["resourceVersion"] == version
+
+    def one_left():
+        annotations = kube.get("service")["metadata"]["annotations"]
+        return "example.com/scheme" in annotations and "example.com/other" not in annotations
+
+    service(type="NodePort", port=8080, annotations={"example.com/scheme": "internal"})
+    wait(one_left)
+    assert kube.get("service")["spec"]["ports"][0]["nodePort"] == port["nodePort"]
+
+    plain = service()
+    assert "nodePort" not in plain["spec"]["ports"][0]
+    assert len(plain["spec"]["ports"]) == 1
+    assert plain["spec"]["clusterIP"] == address
+    assert "example.com/scheme" not in plain["metadata"]["annotations"]
+    assert "externalTrafficPolicy" not in plain["spec"]
+    wait(lambda: kube.get("modelserver")["status"].get("url") == f"http://chat.{kube.namespace}.svc")
     assert not [event for event in kube.list("events.events.k8s.io") if event["reason"] == "DriftRepaired"]
 
 
@@ -420,6 +467,23 @@ def test_a_spec_older_than_the_crd_is_named_by_its_field(kube, wait):
     assert kube.condition("Stalled")["status"] == "True"
     kube.server(replicas=1)
     wait(lambda: kube.find("deployment"))
+
+
+def test_a_crd_older_than_the_operator_gets_as_much_of_the_status_as_it_has(kube, wait):
+    """Server-side apply refuses the whole of it for one field that the CRD lacks, and nobody would hear anything."""
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties"
+    crd = kube.get("crd", "modelservers.octavo.dev")
+    known = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    old = {name: schema for name, schema in known.items() if name not in ("url", "model")}
+    kube.patch("crd", "modelservers.octavo.dev", [{"op": "replace", "path": path, "value": old}])
+    try:
+        wait(lambda: "url" not in kube.run("explain", "modelservers.octavo.dev.status").stdout)
+        kube.server()
+        wait(lambda: kube.condition().get("observedGeneration") == 1)
+        assert not {"url", "model"} & kube.get("modelserver")["status"].keys()
+    finally:
+        kube.patch("crd", "modelservers.octavo.dev", [{"op": "replace", "path": path, "value": known}])
+    wait(lambda: {"url", "model"} <= kube.get("modelserver")["status"].keys())
 
 
 def test_an_outage_of_the_api_server_is_survived(serving, operator, plane, wait):

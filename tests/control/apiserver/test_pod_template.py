@@ -1,9 +1,17 @@
 """The patch of the pod template against a real API server: applied once, and refused with words."""
 
+import json
+
 import pytest
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
 
+SERVER = {
+    "apiVersion": "octavo.dev/v1alpha1",
+    "kind": "ModelServer",
+    "metadata": {"name": "deep"},
+    "spec": {"model": {"source": {"pvc": {"claimName": "models"}}}},
+}
 # Written as people write: in other units, with defaults and with values that the API server leaves out of its answers.
 ODD = {
     "metadata": {"labels": {"team": "ml", "empty": ""}, "annotations": {"note": ""}},
@@ -99,3 +107,16 @@ def test_what_the_operator_owns_is_refused_by_name(kube, wait):
     kube.server(podTemplate={"spec": {"containers": [{"name": "runtime", "image": "x"}]}})
     wait(lambda: kube.condition().get("reason") == "InvalidSpec")
     assert "spec.containers[runtime].image: set spec.runtime.image" in kube.condition()["message"]
+
+
+def test_one_that_is_thousands_of_levels_deep_is_refused_and_the_others_are_served(kube, operator, wait):
+    """The API server keeps it, and Python reads a thousand levels: the operator ended, and so did each one after it."""
+    text, levels = json.dumps(SERVER | {"spec": SERVER["spec"] | {"podTemplate": {"spec": "DEEP"}}}), 9000
+    kube.run("create", "-f", "-", stdin=text.replace('"DEEP"', '{"a":' * levels + "1" + "}" * levels))
+    wait(
+        lambda: "InvalidSpec" in kube.run("get", "oms", "deep", "-o", "jsonpath={.status.conditions[*].reason}").stdout
+    )
+    operator.stop()
+    operator.start()
+    kube.server()
+    wait(lambda: kube.find("deployment"))

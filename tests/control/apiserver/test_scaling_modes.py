@@ -48,7 +48,7 @@ def test_advice_then_the_deed_within_the_budget(kube, kubelet, wait):
         ({"mode": "Active"}, "exclude each other"),
         ({"minReplicas": 3, "budget": BUDGET}, "does not pay for minReplicas"),
         ({"budget": BUDGET | {"maxCostPerHour": "ten"}}, "positive quantity"),
-        ({"slo": {}}, "set ttftP95, itlP95 or both"),
+        ({"slo": {}}, "set ttftP95, itlP95, queueWait"),
         ({"slo": {"ttftP95": "1m"}}, "milliseconds or seconds"),
         ({"slo": {"itlP95": "61s"}}, "between 1ms and 60s"),
         ({"mode": "Passive"}, "Unsupported value"),
