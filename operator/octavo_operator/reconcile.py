@@ -23,6 +23,7 @@ from octavo_operator.core.status import compute_status, worth_writing
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.departures import Cut, Departures
 from octavo_operator.doorbell import Doorbell
+from octavo_operator.gateways import Gateways
 from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
 from octavo_operator.recorder import Recorder
@@ -71,6 +72,7 @@ class Reconciler:
         self._doorbell = doorbell
         self._startups = startups
         self._departures = departures
+        self._gateways = Gateways(cluster, store)
         self._recorder = recorder
         self._metrics = metrics
         self._decide_period = settings.decide_period
@@ -79,7 +81,7 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """Converges one ModelServer. Returns the seconds until it should be looked at again, or None."""
-        observed = self._store.observe(key)
+        observed = await self._gateways.observe(key, time.time())
         cuts = self._departures.take(key) if self._departures else ()
         if observed.server is None:
             self._forget(key)
@@ -98,7 +100,7 @@ class Reconciler:
         await self._write_status(observed, previous, proposal, failure, known=known, now=now)
         if error is not None:
             raise error
-        return self._again(proposal, failure)
+        return _sooner(self._again(proposal, failure), self._gateways.next_look(key, now))
 
     async def _propose(self, observed: Observed, known: _Known, previous: ModelServerStatus, now: float) -> Proposal:
         """The proposal; before a write is made what the watch may not show is looked up: objects that seem to be
@@ -231,6 +233,7 @@ class Reconciler:
             progress=progress,
             phases=self._startups.phases(key) if self._startups else None,
             workers=after.workers,
+            routes_beside=self._store.routes_beside(key),
         )
         server = proposal.server
         status = compute_status(
@@ -295,6 +298,10 @@ class Reconciler:
         if proposal.signals.ready:
             return LOAD_PERIOD_SECONDS
         return REJECTED_RETRY_SECONDS if failure and proposal.server.spec else None
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
 
 
 def _unsure(plan: Plan) -> list[Raw]:

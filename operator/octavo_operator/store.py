@@ -18,6 +18,7 @@ from octavo_operator.core import names
 from octavo_operator.core.footprint import part_of
 from octavo_operator.core.observed import PodView, leads_to_activator, view_pod
 from octavo_operator.core.profiles import BUILT_IN
+from octavo_operator.core.routed import route_hosts
 
 Raw = dict[str, Any]
 Made = TypeVar("Made")
@@ -59,6 +60,8 @@ class Store:
         self._pods: dict[Key, dict[str, Raw]] = {}
         self._views: dict[Key, PodView] = {}
         """Of pods, made once for each version: the samplers look at all of them every 2 s."""
+        self._hosts: dict[str, set[Key]] = {}
+        """HTTPRoutes by the host names that they ask for."""
         self._seen: dict[str, int] = dict.fromkeys(_KINDS, 0)
         self._changes = 0
         self.served: set[str] = set()
@@ -74,6 +77,7 @@ class Store:
         objects, own = self._objects[kind], _own_key(raw)
         known = version_of(objects[own]) if own in objects else self._gone[kind].get(own, -1)
         if version > known:
+            self._forget_hosts(objects.get(own))
             objects[own] = _shared(raw)
             self._index(objects[own], own)
             self._changes += 1
@@ -85,7 +89,7 @@ class Store:
         if watched:
             self._seen[kind] = max(self._seen[kind], version_of(raw))
             self._gone[kind][own] = version_of(raw)
-        self._objects[kind].pop(own, None)
+        self._forget_hosts(self._objects[kind].pop(own, None))
         self._unindex(kind, own)
         self._changes += 1
         return owner_key(raw)
@@ -110,6 +114,13 @@ class Store:
         return Observed(
             key, server, children, tuple(filter(_is_replica, pods)), tuple(pod for pod in pods if _is_worker(pod))
         )
+
+    def routes_beside(self, key: Key) -> tuple[Raw, ...]:
+        """The HTTPRoutes of other ModelServers that ask for a host name that its own one asks for."""
+        routes = self._objects["HTTPRoute"]
+        own = routes.get(key)
+        found = {each for host in route_hosts(own) for each in self._hosts[host]} - {key} if own else set[Key]()
+        return tuple(routes[each] for each in sorted(found))
 
     def server(self, key: Key) -> Raw | None:
         """One ModelServer, also one that is going."""
@@ -166,9 +177,20 @@ class Store:
         return raw if raw is not None and (not suffix or owner_key(raw) == key) else None
 
     def _index(self, raw: Raw, own: Key) -> None:
+        if raw["kind"] == "HTTPRoute":
+            for host in route_hosts(raw):
+                self._hosts.setdefault(host, set()).add(own)
         if raw["kind"] == "Pod" and (key := owner_key(raw)) is not None:
             self._views.pop(own, None)
             self._pods.setdefault(key, {})[own.name] = raw
+
+    def _forget_hosts(self, raw: Raw | None) -> None:
+        if raw is None or raw["kind"] != "HTTPRoute":
+            return
+        for host in route_hosts(raw):
+            self._hosts[host].discard(_own_key(raw))
+            if not self._hosts[host]:
+                del self._hosts[host]
 
     def _unindex(self, kind: str, own: Key) -> None:
         if kind != "Pod":

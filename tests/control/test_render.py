@@ -261,6 +261,17 @@ def test_a_route_leads_to_the_service_or_to_the_pool(raw_spec):
     assert backend("httpRoute", "inferencePool") == pool
 
 
+def test_a_gateway_ends_no_answer_unless_it_is_let(raw_spec):
+    """Envoy would end a stream after 15 s."""
+
+    def rule(**more: str) -> dict[str, Any]:
+        wanted = {"httpRoute": ROUTED["httpRoute"] | more}
+        return dict(children(raw_spec(networking=wanted), 1, INSTALLED)["HTTPRoute"]["spec"]["rules"][0])
+
+    assert rule()["timeouts"] == {"request": "0s"}
+    assert "timeouts" not in rule(requestTimeout="Gateway")
+
+
 def test_a_pool_is_every_pod_and_names_its_picker(raw_spec):
     pool = children(raw_spec(networking=ROUTED), 1, INSTALLED)["InferencePool"]["spec"]
     assert pool["selector"] == {"matchLabels": {"octavo.dev/modelserver": "chat"}}
@@ -620,6 +631,10 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "networking.httpRoute.parentRefs.sectionName": (route(), route(sectionName="https")),
     "networking.httpRoute.parentRefs.port": (route(), route(port=8443)),
     "networking.httpRoute.hostnames": (hosts("a.example.com"), hosts("b.example.com")),
+    "networking.httpRoute.requestTimeout": tuple(
+        {"networking": {"httpRoute": {"parentRefs": [{"name": "public"}], "requestTimeout": timeout}}}
+        for timeout in ("Disabled", "Gateway")
+    ),
     "networking.inferencePool.endpointPickerRef.name": (picker(), picker(name="other")),
     "networking.inferencePool.endpointPickerRef.port": (picker(), picker(port=9003)),
     "networking.inferencePool.endpointPickerRef.failureMode": (picker(), picker(failureMode="FailOpen")),

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from octavo_runtime.server import connections
+from octavo_runtime.server.hosting import HttpServer
 
 PATIENCE = 60.0  # seconds
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
@@ -140,3 +141,27 @@ async def test_of_too_many_incomplete_requests_the_oldest_gives_way(server, addr
         assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"12345")
     for _, writer in peers:
         writer.close()
+
+
+def kept(server):
+    return [peer for peer in server.server_state.connections if peer.timeout_keep_alive_task is not None]
+
+
+async def test_of_too_many_kept_connections_the_most_silent_one_gives_way(server, address, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_INCOMPLETE", 2)
+    peers = []
+    for number in range(1, 4):
+        peers.append(await connect(address, HEAD + b"\r\n12345"))
+        assert (await asyncio.wait_for(peers[-1][0].readuntil(b"12345"), PATIENCE)).startswith(b"HTTP/1.1 200 ")
+        await until(lambda: len(kept(server)) == min(number, 2))  # noqa: B023  called at once
+    assert await asyncio.wait_for(peers[0][0].read(), PATIENCE) == b""
+    for reader, writer in peers[1:]:
+        writer.write(HEAD + b"Connection: close\r\n\r\n12345")
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"12345")
+    for _, writer in peers:
+        writer.close()
+
+
+def test_a_gateway_closes_its_kept_connections_before_we_do():
+    """A request that goes out while we close is lost. Envoy keeps a connection for an hour, Traefik for 90 s."""
+    assert HttpServer(Starlette()).config.timeout_keep_alive > 3600

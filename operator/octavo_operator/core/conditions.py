@@ -18,6 +18,7 @@ from octavo_operator.core.contest import NO_CONTEST, Contest
 from octavo_operator.core.names import ENDINGS, Condition, Reason
 from octavo_operator.core.observed import DeploymentView, PodView, gravest_problem
 from octavo_operator.core.problems import Problem
+from octavo_operator.core.routed import RouteView
 from octavo_operator.core.startup import Progress
 from octavo_operator.core.status_model import ModelServerStatus
 from octavo_operator.core.window import Trouble
@@ -52,6 +53,9 @@ class Facts:
     """Seconds that each phase of a start takes here, as far as they were seen."""
     workers: tuple[PodView, ...] = ()
     """The pods of groups that are not leaders (groups.py)."""
+    route: RouteView | None = None
+    routes_beside: tuple[RouteView, ...] = ()
+    """Of other ModelServers, for one of the same host names."""
 
     @property
     def draining(self) -> int:

@@ -30,12 +30,15 @@ def step_events(steps: Iterable[Step]) -> tuple[Event, ...]:
 
 
 def status_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
-    """Scaling, an autoscaler that drives nothing, a rollout that takes capacity away, and changes of Ready."""
+    """Scaling, an autoscaler that drives nothing, a rollout that takes capacity away, requests that a Gateway does not
+    lead here, and changes of Ready.
+    """
     scaling = _scaling_events(_last(previous), _last(new))
     return (
         *scaling,
         *_blind_events(previous, new),
         *_rollout_events(previous, new),
+        *_route_events(previous, new),
         *_ready_events(previous, new),
     )
 
@@ -81,6 +84,13 @@ def _rollout_events(previous: ModelServerStatus, new: ModelServerStatus) -> tupl
     if after is None or after.reason != Reason.REPLACING_IN_PLACE or (before and before.reason == after.reason):
         return ()
     return (Event("Normal", after.reason, "Apply", after.message),)
+
+
+def _route_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:
+    before, after = previous.condition(Condition.ROUTED), new.condition(Condition.ROUTED)
+    if after is None or after.status != "False" or (before and before.reason == after.reason):
+        return ()
+    return (Event("Warning", after.reason, "Route", after.message),)
 
 
 def _ready_events(previous: ModelServerStatus, new: ModelServerStatus) -> tuple[Event, ...]:

@@ -1,5 +1,5 @@
 """Conditions of their own beside Ready: whether every replica has a node, the latencies are kept, the budget is enough,
-and the model is where it is kept.
+the model is where it is kept, and Gateways lead requests here.
 
     CapacityAvailable   True      no replica waits for a node
                         False     one does (the scheduler's words), or the namespace takes no more pods (a quota's)
@@ -15,6 +15,7 @@ and the model is where it is kept.
                         False     it is being fetched, how far
                         Unknown   no replica has said
                         absent    nothing is kept on one: neither model.cache.claim nor model.cache.pvc is set
+    Routed              see routed.py
 
 Ready tells of a node that is missing only while a replica that must serve lacks one; one that the autoscaler has asked
 for, beyond minReplicas, would wait unseen.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from octavo_operator.core.autoscale import Decision
 from octavo_operator.core.conditions import Facts
 from octavo_operator.core.names import Condition, Reason
+from octavo_operator.core.routed import routed
 from octavo_operator.core.sources import model_argument
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.window import Signals
@@ -101,6 +103,12 @@ def model_cached(spec: ModelServerSpec | None, facts: Facts, server: str) -> lis
     if progress is not None and progress.phase == "fetch":
         return [Finding(kind, False, Reason.FETCHING, str(progress))]
     return [Finding(kind, None, Reason.NO_REPLICAS, "no replica has said that it has the model")]
+
+
+def led_here(facts: Facts) -> list[Finding]:
+    """Whether Gateways lead requests here; none where there is no HTTPRoute."""
+    said = routed(facts.route, facts.routes_beside)
+    return [Finding(Condition.ROUTED, *said)] if said else []
 
 
 def _latencies(spec: ModelServerSpec, signals: Signals) -> Iterator[tuple[float | None, float, str]]:

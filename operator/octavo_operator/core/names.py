@@ -143,7 +143,8 @@ METRIC_ITL: Final = "octavo_inter_token_latency_seconds"
 
 class Condition:
     """Condition types of a ModelServer. `Contended` and kstatus' `Reconciling` and `Stalled` are there while true,
-    `SLOMet`, `BudgetOK` and `ModelCached` where the spec names latencies, a budget, a claim for fetched models.
+    `SLOMet`, `BudgetOK`, `ModelCached` and `Routed` where the spec names latencies, a budget, a claim for fetched
+    models, Gateways.
     """
 
     READY: Final = "Ready"
@@ -156,6 +157,7 @@ class Condition:
     SLO_MET: Final = "SLOMet"
     BUDGET_OK: Final = "BudgetOK"
     MODEL_CACHED: Final = "ModelCached"
+    ROUTED: Final = "Routed"
     CONTENDED: Final = "Contended"
     RECONCILING: Final = "Reconciling"
     STALLED: Final = "Stalled"
@@ -187,7 +189,7 @@ class Reason:
     KIND_MISSING: Final = "KindMissing"
     PAUSED: Final = "Paused"
 
-    # CapacityAvailable, SLOMet, BudgetOK, ModelCached
+    # CapacityAvailable, SLOMet, BudgetOK, ModelCached, Routed
     NO_REPLICA_WAITS: Final = "NoReplicaWaits"
     NO_REPLICAS: Final = "NoReplicas"
     WITHIN_LIMITS: Final = "WithinLimits"
@@ -195,6 +197,11 @@ class Reason:
     WITHIN_BUDGET: Final = "WithinBudget"
     ON_CLAIM: Final = "OnClaim"
     FETCHING: Final = "Fetching"
+    ROUTE_ACCEPTED: Final = "RouteAccepted"
+    ROUTE_REFUSED: Final = "RouteRefused"
+    BACKEND_REFUSED: Final = "BackendRefused"
+    HOSTNAME_TAKEN: Final = "HostnameTaken"
+    GATEWAY_SILENT: Final = "GatewaySilent"
 
     # What a pod says
     UNSCHEDULABLE: Final = "Unschedulable"

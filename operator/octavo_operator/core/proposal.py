@@ -21,6 +21,7 @@ from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.plan import Plan, belongs_to
 from octavo_operator.core.profiles import ProfileError, price_of
 from octavo_operator.core.rollout import replaces_in_place
+from octavo_operator.core.routed import view_route
 from octavo_operator.core.server import Server
 from octavo_operator.core.spec import ModelServerSpec
 from octavo_operator.core.startup import Progress, startup_p90
@@ -113,6 +114,7 @@ def facts_of(
     progress: Progress | None = None,
     phases: Mapping[str, int] | None = None,
     workers: tuple[Raw, ...] = (),
+    routes_beside: tuple[Raw, ...] = (),
 ) -> Facts:
     """What the status is computed from, after the plan was carried out (or failed to be)."""
     spec = proposal.server.spec
@@ -132,6 +134,8 @@ def facts_of(
         progress=progress,
         phases=phases or {},
         workers=others,
+        route=view_route(children["HTTPRoute"]) if "HTTPRoute" in children else None,
+        routes_beside=tuple(map(view_route, routes_beside)),
     )
 
 

@@ -7,7 +7,7 @@ InferencePool    inference.networking.k8s.io/v1: every replica, for an extension
 from octavo_operator.core import names
 from octavo_operator.core.manifest import Defaults, Manifest, Owner, child
 from octavo_operator.core.spec import ModelServerSpec
-from octavo_operator.core.spec_gateway import ParentRef
+from octavo_operator.core.spec_gateway import HttpRoute, ParentRef
 
 
 def make_inference_pool(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
@@ -30,7 +30,9 @@ def make_inference_pool(spec: ModelServerSpec, owner: Owner, defaults: Defaults)
 
 
 def make_http_route(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> Manifest | None:
-    """All paths: what a gateway adds to them or takes away is its own business."""
+    """All paths: what a gateway adds to them or takes away is its own business. No end to an answer: many gateways have
+    one for requests, after 15 s or 60 s, and a stream of tokens is one request.
+    """
     wanted = spec.networking.http_route
     if wanted is None or "HTTPRoute" not in defaults.served:
         return None
@@ -38,7 +40,7 @@ def make_http_route(spec: ModelServerSpec, owner: Owner, defaults: Defaults) -> 
     route = {
         "parentRefs": [_parent(parent) for parent in wanted.parent_refs],
         **hostnames,
-        "rules": [{"backendRefs": [_backend(spec, owner)]}],
+        "rules": [{"backendRefs": [_backend(spec, owner)], **_timeouts(wanted)}],
     }
     return child(owner, "HTTPRoute", spec=route)
 
@@ -60,6 +62,10 @@ def _parent(parent: ParentRef) -> Manifest:
         "kind": "Gateway",
         **parent.model_dump(by_alias=True, exclude_none=True),
     }
+
+
+def _timeouts(wanted: HttpRoute) -> Manifest:
+    return {"timeouts": {"request": "0s"}} if wanted.request_timeout == "Disabled" else {}
 
 
 def _backend(spec: ModelServerSpec, owner: Owner) -> Manifest:

@@ -39,6 +39,12 @@ class HttpRoute(SpecModel):
         description="Host names of the requests. Default: those of the Gateway's listener. Example: chat.example.com.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
+    request_timeout: Literal["Disabled", "Gateway"] = Field(
+        default="Disabled",
+        description="How long a gateway may take for an answer, which is as long as its last token takes. Disabled: as "
+        "long as it likes (HTTPRoute's timeouts.request: 0s, which Gateway API 1.2 brought). Gateway: as the gateway "
+        "has it where a route says nothing; Envoy ends an answer after 15 s. Default: Disabled.",
+    )
 
 
 class EndpointPickerRef(SpecModel):

@@ -9,7 +9,7 @@ generation.
     ScalingActive    the load decides the number of replicas            nothing was seen yet
     ScalingLimited   the load asks for another number than is allowed   nothing was seen yet
     MetricsFresh     every ready replica gave a sample                  no replica is ready
-    CapacityAvailable, SLOMet, BudgetOK, ModelCached: see findings.py
+    CapacityAvailable, SLOMet, BudgetOK, ModelCached, Routed: see findings.py
     Contended        something else scales the Deployment; absent otherwise
 
 Load is rounded: a status that changes with every scrape would be a write every few seconds per ModelServer.
@@ -24,7 +24,7 @@ from octavo_operator.core.capacity import describe_capacity
 from octavo_operator.core.clock import to_timestamp
 from octavo_operator.core.conditions import Facts, Verdict, in_place, judge
 from octavo_operator.core.cost import describe_cost
-from octavo_operator.core.findings import Finding, budget_ok, capacity_available, model_cached, slo_met
+from octavo_operator.core.findings import Finding, budget_ok, capacity_available, led_here, model_cached, slo_met
 from octavo_operator.core.manifest import Owner
 from octavo_operator.core.names import Condition, Reason
 from octavo_operator.core.observed import DeploymentView
@@ -83,6 +83,7 @@ def compute_status(
         *slo_met(spec, signals),
         *budget_ok(spec, decision),
         *model_cached(spec, facts, owner.name),
+        *led_here(facts),
         *_contended(facts),
     ]
     deployment = facts.deployment

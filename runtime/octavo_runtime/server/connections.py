@@ -2,6 +2,10 @@
 
 uvicorn waits for ever for the rest of a request. A peer that sends a byte now and then would hold its connection, and
 thousands of such peers the server.
+
+Between two requests it is the other way round: who closes a kept connection first must be the client. A gateway keeps
+connections to us for its next requests, and one that goes out in the moment in which we close is lost: its client gets
+a 502, since a POST must not be sent twice.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 
 REQUEST_WAIT: Final = 30.0  # seconds for a request to arrive whole, from the connection's start or its own first byte
 MAX_HEAD: Final = 64 << 10  # bytes of a request line and its headers
-MAX_INCOMPLETE: Final = 1000  # connections without a whole request; one more, and the oldest is closed
+MAX_INCOMPLETE: Final = 1000  # connections without a whole request; one more, and the most silent one is closed
+KEEP_ALIVE: Final = 3630  # seconds between two requests; Envoy keeps a connection for an hour, others for less
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -59,9 +64,17 @@ class PatientProtocol(HttpToolsProtocol):
     def _wait(self) -> None:
         self.deadline = self.loop.call_later(REQUEST_WAIT, self._give_up)
         if len(self.connections) > MAX_INCOMPLETE:
-            waiting = [peer for peer in self.connections if isinstance(peer, PatientProtocol) and peer.deadline]
+            waiting = [peer for peer in self.connections if isinstance(peer, PatientProtocol) and peer.waits_since]
             if len(waiting) > MAX_INCOMPLETE:
-                min(waiting, key=_due)._give_up()  # noqa: SLF001  one of us
+                min(waiting, key=_waits_since)._give_up()  # noqa: SLF001  one of us
+
+    @property
+    def waits_since(self) -> float:
+        """When we began to wait for this request or the next one, by the loop's clock; 0 while we answer."""
+        if self.deadline is not None:
+            return self.deadline.when() - REQUEST_WAIT
+        kept = self.timeout_keep_alive_task
+        return kept.when() - self.timeout_keep_alive if kept is not None else 0.0
 
     def _stop_waiting(self) -> None:
         if self.deadline is not None:
@@ -90,5 +103,5 @@ class PatientProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def _due(connection: PatientProtocol) -> float:
-    return connection.deadline.when() if connection.deadline else 0.0
+def _waits_since(connection: PatientProtocol) -> float:
+    return connection.waits_since

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from octavo_runtime.errors import InvalidArgument
-from octavo_runtime.server.connections import PatientProtocol
+from octavo_runtime.server.connections import KEEP_ALIVE, PatientProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +85,7 @@ class HttpServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=CLOSE_WAIT,
             )
         )

@@ -6,7 +6,9 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("operator")]
 
 
 def crd(group, kind, plural, spec):
-    schema = {"type": "object", "properties": {"spec": {"type": "object", **spec}}}
+    status = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"type": "object", "properties": {"spec": {"type": "object", **spec}, "status": status}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -19,7 +21,7 @@ def crd(group, kind, plural, spec):
             "group": group,
             "scope": "Namespaced",
             "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+            "versions": [version | {"subresources": {"status": {}}}],
         },
     }
 
@@ -38,7 +40,9 @@ PATH = fields(type=STRING | {"default": "PathPrefix"}, value=STRING | {"default"
 BACKEND = fields(["name"], **REF, namespace=STRING, port=PORT, weight={"type": "integer", "default": 1})
 MATCH = fields(path=PATH | {"default": {"type": "PathPrefix", "value": "/"}})
 RULE = fields(
-    backendRefs=items(BACKEND), matches=items(MATCH, default=[{"path": {"type": "PathPrefix", "value": "/"}}])
+    timeouts=fields(request=STRING, backendRequest=STRING),
+    backendRefs=items(BACKEND),
+    matches=items(MATCH, default=[{"path": {"type": "PathPrefix", "value": "/"}}]),
 )
 PARENT = fields(
     ["name"],
@@ -83,6 +87,43 @@ NETWORKING = {
     },
     "inferencePool": {"endpointPickerRef": {"name": "picker"}},
 }
+
+
+ROUTE = "httproutes.gateway.networking.k8s.io"
+
+
+def answer(kube, **conditions):
+    """What a gateway's controller writes: for both listeners, each condition as (status, reason)."""
+    route = kube.get(ROUTE)
+    told = [
+        {"type": kind, "status": status, "reason": reason, "observedGeneration": route["metadata"]["generation"]}
+        for kind, (status, reason) in conditions.items()
+    ]
+    parents = [
+        {"parentRef": parent, "controllerName": "x/y", "conditions": told} for parent in route["spec"]["parentRefs"]
+    ]
+    kube.patch(ROUTE, "chat", {"status": {"parents": parents}}, subresource="status")
+
+
+def test_what_a_gateway_says_of_the_route_is_told(kube, wait):
+    def told():
+        condition = kube.condition("Routed")
+        return condition.get("status"), condition.get("reason")
+
+    try:
+        kube.apply(ROUTES)
+        kube.run("wait", "--for=condition=Established", NAMES[0], "--timeout=180s")
+        kube.server(networking={"httpRoute": NETWORKING["httpRoute"]})
+        wait(lambda: told() == ("Unknown", "GatewaySilent"))
+        answer(kube, Accepted=("False", "NoMatchingListenerHostname"))
+        wait(lambda: told() == ("False", "RouteRefused"))
+        assert "Gateway gateways/public listener a: NoMatchingListenerHostname" in kube.condition("Routed")["message"]
+        answer(kube, Accepted=("True", "Accepted"), ResolvedRefs=("True", "ResolvedRefs"))
+        wait(lambda: told() == ("True", "RouteAccepted"))
+        kube.server()
+        wait(lambda: told() == (None, None))
+    finally:
+        kube.run("delete", NAMES[0])
 
 
 def test_routes_and_pools_come_with_their_kinds_and_go_with_their_fields(kube, operator, wait):
