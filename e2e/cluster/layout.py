@@ -72,6 +72,11 @@ class Layout:
         return self.containerd_state / "containerd.sock"
 
     @property
+    def registries(self) -> Path:
+        """A folder `HOST:PORT` with a hosts.toml for each registry that is not reached as usual."""
+        return self.state / "registries"
+
+    @property
     def volumes(self) -> Path:
         """For claims of the node: folders that pods mount through a hostPath."""
         return self.state / "volumes"

@@ -64,6 +64,7 @@ def containerd_config(layout: Layout, *, runc: Path, cni_bin: Path, may_raise_oo
         "io.containerd.tracing.processor.v1.otlp",
         "io.containerd.internal.v1.tracing",
     ]
+    registry = f"config_path = {quoted(str(layout.registries))}" if layout.containerd else ""
     shim = f"runtime_path = {quoted(str(layout.containerd / 'containerd-shim-runc-v2'))}" if layout.containerd else ""
     return f"""\
 version = 2
@@ -87,6 +88,9 @@ disabled_plugins = {quoted(off)}
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = {quoted(str(cni_bin))}
     conf_dir = {quoted(str(layout.state / "cni"))}
+
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    {registry}
 
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from soak import (
+    bursts,
     cancels,
     deaf,
     drains,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 RUNNERS = ("sim", "torch")
 SOAKS = (
     "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
-    "schemas", "keda", "lws", "images", "spread", "ramps", "drains", "memory",
+    "schemas", "keda", "lws", "images", "spread", "ramps", "bursts", "drains", "memory",
     "nodes",
 )  # fmt: skip
 
@@ -62,6 +63,7 @@ def main() -> int:
         "images": [images.run],  # before what leaves a node up
         "spread": [spread.run],
         "ramps": [partial(ramps.run, options.count or 2)],
+        "bursts": [partial(bursts.run, options.count or 3)],
         "drains": [drains.run],
         "memory": [memory.stalled_readers, memory.overhead],
         "nodes": [partial(nodes.run, options.count or 6)],
@@ -78,8 +80,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--count",
         type=int,
-        help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), ModelServers "
-        "(default 1000; upgrade: 20), silences (deaf: 2), ends of a leader "
+        help="kills (default 50; nodes: 6), cancels (default 2000), ramps (default 2), bursts of each of ten "
+        "ModelServers (default 3), ModelServers (default 1000; upgrade: 20), silences (deaf: 2), ends of a leader "
         "(election: 20), traces (default 10000)",
     )
     parser.add_argument(

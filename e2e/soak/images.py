@@ -1,15 +1,16 @@
 """A model in an OCI image on a real node: `source.oci`, which kubelet and containerd mount as an image volume.
 
 Debian's containerd is too old for that, so the node runs containerd 2, with images and snapshots of its own. Needs root
-and a machine on which no node runs. buildah makes the images, as it would for a user, and they reach containerd without
-a registry; the rest is the product as it is installed: the chart, the runtime's image, a real model.
+and a machine on which no node runs. buildah makes the images, as it would for a user; they are given to containerd, or
+pulled from a registry of a page (`registry.py`). The rest is the product as it is installed: the chart, the runtime's
+image, a real model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,19 +18,23 @@ from cluster import Progress, images, node, paths, versions
 from cluster.build import build
 from cluster.containerd_v2 import containerd_v2
 from cluster.mounts import mounted_below
-from kit import chat, install
+from cluster.node_config import NODE_NAME
+from kit import chat, install, prepare
 from kit.kube import NAME_LABEL, CommandError, Kube, wait_reachable, wait_until
 from soak.goals import Goal
-from soak.model_images import MODELS, deliver_models
+from soak.model_images import MODELS, forget, give, model_images
+from soak.registry import pull_secret, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from cluster import Layout
 
 Raw = dict[str, Any]
 
 NAMESPACE: Final = "soak-images"
+SERVER: Final = "chat"
 SECONDS: Final = 600.0
 NAME: Final = f"containerd {versions.CONTAINERD}, model in an image"
 QUESTION: Final = "What is the capital of France?"
@@ -43,19 +48,46 @@ def run() -> Iterator[Goal]:
         yield Goal(f"{NAME}: a node of its own", "no other one runs", "one does: make cluster-down first", met=False)
         return
     layout = replace(paths(), containerd=containerd_v2(paths(), progress))
-    with _node(layout, progress) as kube:
+    with ExitStack() as stack:
+        kube = stack.enter_context(_node(layout, progress))
+        folders = stack.enter_context(model_images(layout, progress))
         built = images(layout=layout, progress=progress)
         install.install_chart(kube, operator_image=built["operator"], runtime_image=built["runtime"])
-        install.make_namespace(kube, NAMESPACE)
-        deliver_models(layout, progress)
-        yield from _serves(kube, "folder", {"image": MODELS["folder"].reference})
-        yield from _mounted(kube, "folder")
-        yield _deleted(kube, "folder", layout)
-        yield from _serves(kube, "file", {"image": MODELS["file"].reference, "path": MODELS["file"].path})
-        yield _deleted(kube, "file", layout)
-        yield _told(kube, "missing", {"image": MISSING}, "ImagePullBackOff", MISSING)
-        yield _told(kube, "path", {"image": MODELS["file"].reference, "path": "no/such"}, "ModelNotFound", "no/such")
-        yield _told(kube, "locked", {"image": MODELS["locked"].reference}, "ModelAccessDenied", "config.json")
+        stack.enter_context(prepare.namespace(kube, NAMESPACE))
+        forget(layout, "/models/")  # what a run that was ended has left
+        for name in ("folder", "locked"):
+            give(layout, folders[name], _given(name))
+        pulled = stack.enter_context(registry(folders["file"], "models/file", layout.registries))
+        kube.apply(pull_secret(pulled, "registry", NAMESPACE))
+        yield from _goals(kube, layout, pulled)
+        forget(layout, "/models/")
+
+
+def _goals(kube: Kube, layout: Layout, pulled: str) -> Iterator[Goal]:
+    runtime = kube.core.read_node(NODE_NAME).status.node_info.container_runtime_version
+    yield Goal(
+        f"{NAME}: what runs the pods",
+        "that one",
+        runtime,
+        runtime == f"containerd://{versions.CONTAINERD.removeprefix('v')}",
+    )
+
+    yield from _serves(kube, "a Hugging Face folder, given to the node", {"image": _given("folder")})
+    yield from _mounted(kube, layout)
+    file = {"image": pulled, "path": MODELS["file"].path}
+    yield _told(kube, "pulled without its Secret", file, "ImagePullBackOff", "authorization")
+    secret = {"pullPolicy": "Always", "pullSecretRef": {"name": "registry"}}
+    yield from _serves(kube, "changed to a GGUF file in a folder, pulled with a Secret", file | secret)
+    yield _deleted(kube, layout)
+    yield _told(kube, "of no registry", {"image": MISSING}, "ImagePullBackOff", MISSING)
+    absent = {"image": _given("folder"), "path": "no/such"}
+    yield _told(kube, "without the path", absent, "ModelNotFound", "/models/no/such")
+    yield _told(kube, "that is its owner's alone", {"image": _given("locked")}, "ModelAccessDenied", "config.json")
+
+
+def _given(name: str) -> str:
+    """Of an image that is never pulled: its registry does not exist."""
+    return f"octavo.local/models/{name}:1"
 
 
 @contextmanager
@@ -69,47 +101,50 @@ def _node(layout: Layout, progress: Progress) -> Iterator[Kube]:
         node.down(layout, progress)
 
 
-def _serves(kube: Kube, name: str, oci: Raw) -> Iterator[Goal]:
+def _serves(kube: Kube, what: str, oci: Raw) -> Iterator[Goal]:
+    """Whether one pod with that image, and no other one, serves its model."""
     began = time.monotonic()
-    kube.apply(_server(name, oci))
-    wait_until(f"{name} to be Ready", lambda: _ready(kube, name)["status"] == "True", seconds=SECONDS)
-    yield Goal(f"{NAME}, {name}: Ready", "yes", f"after {time.monotonic() - began:.0f} s", met=True)
-    url = kube.service_url(name, NAMESPACE)
+    kube.apply(_server(SERVER, oci))
+    wait_until(f"{what}: Ready", lambda: _served_from(kube) == [oci["image"]], seconds=SECONDS)
+    yield Goal(f"{NAME}, {what}: Ready", "yes", f"after {time.monotonic() - began:.0f} s", met=True)
+    url = kube.service_url(SERVER, NAMESPACE)
     wait_reachable(url)
-    answer = asyncio.run(_ask(url, name))
-    yield Goal(f"{NAME}, {name}: {QUESTION}", "names Paris", answer, "Paris" in answer)
+    answer = asyncio.run(_ask(url))
+    yield Goal(f"{NAME}, {what}: {QUESTION}", "names Paris", answer, "Paris" in answer)
 
 
-def _mounted(kube: Kube, name: str) -> Iterator[Goal]:
+def _mounted(kube: Kube, layout: Layout) -> Iterator[Goal]:
     """What the pod can do to the model, and whether anything can have fetched it."""
-    (pod,) = kube.pods(name, NAMESPACE)
+    (pod,) = kube.pods(SERVER, NAMESPACE)
     refused = _refusal(kube, pod.metadata.name, "touch /models/mine")
-    yield Goal(f"{NAME}: a pod writes into it", "read-only", refused, "Read-only file system" in refused)
+    met = "Read-only file system" in refused and len(_mounts(layout)) == 1
+    yield Goal(f"{NAME}: a pod writes into the one mount", "read-only", refused, met)
 
     jobs = kube.kubectl("get", "jobs", "-n", NAMESPACE, "-o", "name").split()
-    egress = (kube.get("networkpolicy", name, NAMESPACE) or {})["spec"].get("egress", [])
+    policy = (kube.get("networkpolicy", SERVER, NAMESPACE) or {}).get("spec", {})
+    ways = len(policy.get("egress", [])) if "Egress" in policy.get("policyTypes", []) else "all"
     containers = [each.name for each in (*(pod.spec.init_containers or ()), *pod.spec.containers)]
-    found = f"{len(jobs)} jobs, {len(egress)} egress rules, containers {', '.join(containers)}"
-    met = not jobs and not egress and containers == ["runtime"]
+    found = f"{len(jobs)} jobs, {ways} ways out, containers: {', '.join(containers)}"
+    met = (jobs, ways, containers) == ([], 0, ["runtime"])
     yield Goal(f"{NAME}: what could fetch", "no job, no way out, one container", found, met)
 
 
-def _deleted(kube: Kube, name: str, layout: Layout) -> Goal:
-    """Nothing is left of it, not even the mounts of the image."""
-    kube.kubectl("delete", "modelserver", name, "-n", NAMESPACE, "--wait=true", "--timeout=60s")
+def _deleted(kube: Kube, layout: Layout) -> Goal:
+    """Nothing is left of it, not even the mounts of its images."""
+    _delete(kube, SERVER)
 
     def gone() -> bool:
         kinds = "deploy,rs,svc,pod,netpol,pdb"
-        left = kube.kubectl("get", kinds, "-n", NAMESPACE, "-l", f"{NAME_LABEL}={name}", "-o", "name")
-        return not left and not [path for path in mounted_below(layout.state) if "image-volumes" in path.parts]
+        left = kube.kubectl("get", kinds, "-n", NAMESPACE, "-l", f"{NAME_LABEL}={SERVER}", "-o", "name")
+        return not left and not _mounts(layout)
 
-    wait_until(f"nothing left of {name}", gone, seconds=SECONDS)
-    return Goal(f"{NAME}, {name}: deleted", "no object, no mount", "nothing left", met=True)
+    wait_until(f"nothing left of {SERVER}", gone, seconds=SECONDS)
+    return Goal(f"{NAME}: deleted", "no object, no mount", "nothing left", met=True)
 
 
-def _told(kube: Kube, name: str, oci: Raw, reason: str, words: str) -> Goal:
+def _told(kube: Kube, what: str, oci: Raw, reason: str, words: str) -> Goal:
     """Whether Ready says within two minutes why an image does not serve; then it is deleted."""
-    began = time.monotonic()
+    began, name = time.monotonic(), "broken"
     kube.apply(_server(name, oci))
 
     def told() -> bool:
@@ -122,9 +157,28 @@ def _told(kube: Kube, name: str, oci: Raw, reason: str, words: str) -> Goal:
     except TimeoutError:
         met = False
     ready, took = _ready(kube, name), time.monotonic() - began
-    kube.kubectl("delete", "modelserver", name, "-n", NAMESPACE, "--wait=true", "--timeout=60s")
+    _delete(kube, name)
     said = f"after {took:.0f} s {ready['reason']}: {ready['message']}"
-    return Goal(f"{NAME}, {name}", f"{reason} within 120 s, naming {words}", said, met)
+    return Goal(f"{NAME}, {what}", f"{reason} within 120 s, naming {words}", said, met)
+
+
+def _delete(kube: Kube, name: str) -> None:
+    kube.kubectl("delete", "modelserver", name, "-n", NAMESPACE, "--wait=true", "--timeout=60s")
+    wait_until(f"no pod of {name}", lambda: not kube.pods(name, NAMESPACE), seconds=SECONDS)
+
+
+def _served_from(kube: Kube) -> list[str]:
+    """The images of the models that pods have, once the ModelServer is Ready as it is wanted now."""
+    view = kube.modelserver(SERVER, NAMESPACE)
+    if view is None or not view.ready:
+        return []
+    volumes = [volume for pod in kube.pods(SERVER, NAMESPACE) for volume in pod.spec.volumes]
+    return [volume.image.reference for volume in volumes if volume.image]
+
+
+def _mounts(layout: Layout) -> list[Path]:
+    """Of images, on the node."""
+    return [path for path in mounted_below(layout.state) if "image-volumes" in path.parts]
 
 
 def _refusal(kube: Kube, pod: str, command: str) -> str:
@@ -135,8 +189,8 @@ def _refusal(kube: Kube, pod: str, command: str) -> str:
     return "it can"
 
 
-async def _ask(url: str, model: str) -> str:
-    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 32, "temperature": 0}
+async def _ask(url: str) -> str:
+    body = {"model": SERVER, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 32, "temperature": 0}
     async with chat.one_connection_each() as session:
         return "".join([piece.text async for piece in chat.stream_chat(session, url, body)])
 

@@ -36,15 +36,21 @@ def test_containerd_keeps_everything_below_our_folders():
     assert _runc(config)["options"]["Root"].startswith("/cache/cluster/")
 
 
-def test_a_containerd_beside_debians_has_its_own_shim_and_leaves_the_others_images_alone():
+def test_a_containerd_beside_debians_has_its_own_shim_and_registries_and_leaves_the_others_images_alone():
     config = containerd(layout=Layout(Path("/cache"), containerd=Path("/cache/containerd-v2")))
     assert config["root"] == "/cache/containerd-v2/data"
     assert _runc(config)["runtime_path"] == "/cache/containerd-v2/containerd-shim-runc-v2"
+    assert _cri(config)["registry"] == {"config_path": "/cache/cluster/registries"}
     assert "runtime_path" not in _runc(containerd())
+    assert _cri(containerd())["registry"] == {}
+
+
+def _cri(config):
+    return config["plugins"]["io.containerd.grpc.v1.cri"]
 
 
 def _runc(config):
-    return config["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]["runc"]
+    return _cri(config)["containerd"]["runtimes"]["runc"]
 
 
 @pytest.mark.parametrize("may", [True, False])
