@@ -386,3 +386,8 @@ def test_a_page_that_cannot_be_written_is_named(policy_file, capsys):
     arguments = ["--generate", "ramp", "--duration", "30", "--plot", "/no/such/folder.html"]
     assert main(["replay", "--policy", policy_file, *arguments]) == 64
     assert "--plot /no/such/folder.html" in capsys.readouterr().err
+
+
+def test_a_trace_without_a_column_names_it():
+    with pytest.raises(SettingsError, match=r"x\.csv, line 1: no column output_tokens in time, prompt_tokens"):
+        read_csv(["time,prompt_tokens", "0,5"], "x.csv")

@@ -62,7 +62,7 @@ class Targets(SpecModel):
 
 
 class ScaleUpBehavior(SpecModel):
-    """How fast replicas are added."""
+    """How fast replicas are added: to at most twice as many, or 4 more, within 15 s."""
 
     stabilization_window: Annotated[Seconds, duration("0s", "1h")] = Field(
         default="0s",
@@ -73,7 +73,7 @@ class ScaleUpBehavior(SpecModel):
 
 
 class ScaleDownBehavior(SpecModel):
-    """How fast replicas are removed."""
+    """How fast replicas are removed: one at a time, at least 15 s apart."""
 
     stabilization_window: Annotated[Seconds, duration("0s", "1h")] = Field(
         default="5m",
@@ -86,8 +86,14 @@ class ScaleDownBehavior(SpecModel):
 class Behavior(SpecModel):
     """How fast the number of replicas follows the load."""
 
-    scale_up: ScaleUpBehavior = Field(default=ScaleUpBehavior(), description="How fast replicas are added.")
-    scale_down: ScaleDownBehavior = Field(default=ScaleDownBehavior(), description="How fast replicas are removed.")
+    scale_up: ScaleUpBehavior = Field(
+        default=ScaleUpBehavior(),
+        description="How fast replicas are added: to at most twice as many, or 4 more, within 15 s.",
+    )
+    scale_down: ScaleDownBehavior = Field(
+        default=ScaleDownBehavior(),
+        description="How fast replicas are removed: one at a time, at least 15 s apart.",
+    )
 
 
 _SOME_LATENCY: Final = "set ttftP95, itlP95, queueWait or several of them"

@@ -24,10 +24,15 @@ class Arrival:
     output_tokens: int
 
 
+_COLUMNS: Final = ("time", "prompt_tokens", "output_tokens")
+
+
 def read_csv(lines: Iterable[str], name: str) -> list[Arrival]:
     """The arrivals in a CSV file with a header, by time. SettingsError names the line that does not fit."""
     arrivals = []
     reader = csv.DictReader(lines)
+    if missing := [column for column in _COLUMNS if column not in (reader.fieldnames or _COLUMNS)]:
+        raise SettingsError(f"{name}, line 1: no column {', '.join(missing)} in {', '.join(reader.fieldnames or ())}")
     for row in reader:
         try:
             arrival = Arrival(float(row["time"]), int(row["prompt_tokens"]), int(row["output_tokens"]))
