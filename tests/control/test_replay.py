@@ -309,6 +309,23 @@ def test_what_cannot_be_tried_is_refused(text, policy_file, capsys):
 
 
 @pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--cost", "cheap", "cheap: must be a number above 0"),
+        ("--kv-tokens", "16k", "16k: must be a whole number of at least 1024"),
+        ("--from", "yesterday", "yesterday: must be a time such as"),
+        ("--to", "2026-11-25T08:00:00", "must end in Z"),
+    ],
+)
+def test_a_value_that_is_none_is_told_beside_its_flag(flag, value, words, policy_file, capsys):
+    with pytest.raises(SystemExit):
+        main(["replay", "--policy", policy_file, "--generate", "ramp", flag, value])
+    said = capsys.readouterr().err
+    assert flag in said
+    assert words in said
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (

@@ -1,6 +1,7 @@
 """The arguments of `octavo-operator replay`; apart, because the runtime is imported only when it runs."""
 
 import argparse
+import contextlib
 import math
 from datetime import datetime
 
@@ -64,25 +65,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
 
 
 def _moment(text: str) -> float:
     """Seconds since 1970."""
-    try:
+    with contextlib.suppress(ValueError):
         return float(text)
-    except ValueError:
+    try:
         moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: must be a time such as 2026-11-25T08:00:00Z") from None
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text}: must end in Z or in an offset such as +01:00")
     return moment.timestamp()
 
 
 def _tokens(text: str) -> int:
-    value = int(text)
-    if value < 1024:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1024")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1024:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: must be a whole number of at least 1024")

@@ -37,7 +37,7 @@ def read_csv(lines: Iterable[str], name: str) -> list[Arrival]:
         try:
             arrival = Arrival(float(row["time"]), int(row["prompt_tokens"]), int(row["output_tokens"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise SettingsError(f"{name}, line {reader.line_num}: {error}") from error
+            raise SettingsError(f"{name}, line {reader.line_num}: no numbers: {row}") from error
         if not (0 <= arrival.time < math.inf and arrival.prompt_tokens >= 1 and arrival.output_tokens >= 1):
             raise SettingsError(f"{name}, line {reader.line_num}: a negative time, or no tokens: {row}")
         arrivals.append(arrival)
