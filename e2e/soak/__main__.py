@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from soak import (
     bursts,
     cancels,
+    costs,
     deaf,
     drains,
     engine_kills,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 RUNNERS = ("sim", "torch")
 SOAKS = (
-    "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "traces", "outage", "upgrade",
-    "schemas", "keda", "lws", "images", "spread", "ramps", "bursts", "drains", "memory",
+    "kills", "cancels", "fleet", "api-kills", "api-faults", "deaf", "election", "costs", "traces", "outage",
+    "upgrade", "schemas", "keda", "lws", "images", "spread", "ramps", "bursts", "drains", "memory",
     "nodes",
 )  # fmt: skip
 
@@ -54,6 +55,7 @@ def main() -> int:
         "api-faults": [partial(longer.api_faults, options.seconds or 30)],
         "deaf": [partial(deaf.run, options.count or 2)],
         "election": [partial(longer.election, options.count or 20)],
+        "costs": [costs.run],
         "traces": [partial(longer.traces, options.count or 10_000)],
         "outage": [partial(outage.run, (options.seconds,) if options.seconds else (60, 600))],
         "upgrade": [partial(upgrade.run, options.count or 20, options.earlier)],
