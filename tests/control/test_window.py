@@ -98,6 +98,18 @@ def test_what_arrives_is_what_was_computed_and_what_the_queue_grew_by():
     assert aggregate({"a": filled(sample(0), sample(10))}, {"a": 0.0}, now=10).arrival_rate is None
 
 
+@pytest.mark.parametrize("period", [1.99, 2.0, 2.01])
+def test_what_arrived_lately_is_known_however_the_samples_fall(period):
+    """A clock never gives the ten seconds exactly, a simulation always does."""
+    times = [number * period for number in range(20)]
+    queues = [0] * 19 + [400]
+    items = zip(times, queues, strict=True)
+    window = filled(*(Sample(time, 1, 0, 0, 100, waiting_tokens=queue, prompt_tokens=0) for time, queue in items))
+    signals = aggregate({"a": window}, {"a": 0.0}, times[-1])
+    assert signals.newest_rate is not None
+    assert signals.newest_rate > 3 * signals.arrival_rate
+
+
 def test_arrivals_that_move_to_a_new_replica_are_not_there_twice():
     """100 tokens/s come to the old one for 16 s, then to the new one for 4 s."""
     old = filled(*(counted(time, prompt=100 * min(time, 16)) for time in range(2, 21, 2)))

@@ -4,7 +4,7 @@ Worked out when a sample comes, so that a decision on many replicas only adds up
 the counters only grew in it, so that a sample costs the same however many are remembered.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from dataclasses import dataclass
 from math import fsum
 from operator import attrgetter
@@ -74,7 +74,7 @@ def read(samples: tuple[Sample, ...], pace: Pace, *, smooth_since: float, quiet_
     last = samples[-1]
     recent = samples[bisect_right(samples, last.time - pace.mean, key=TIME) :]
     rated = samples[bisect_right(samples, last.time - pace.rate, key=TIME) :]
-    lately = samples[bisect_left(samples, last.time - pace.mean, key=TIME) :]
+    lately = samples[max(0, bisect_right(samples, last.time - pace.mean, key=TIME) - 1) :]  # all of the window
     full = _full(samples)
     number, all_smooth, rated_smooth = len(recent), samples[0].time >= smooth_since, rated[0].time >= smooth_since
     return Reading(
