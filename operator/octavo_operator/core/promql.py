@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from octavo_operator.core.errors import PrometheusError
-from octavo_operator.core.exposition import QUEUE_TIME, READ, READABLE, Found, Sample, make_sample, place_of
+from octavo_operator.core.exposition import READ, READABLE, Found, Sample, make_sample, place_of
 
 _OWN_LABELS: Final = frozenset({"__name__", "le", "model_name"})
 """What the runtime itself puts on a series; the other labels say who scraped it, and how."""
@@ -46,7 +46,7 @@ def samples_query(pods: Iterable[Pod], seconds: float, *, queue_time: bool = Fal
     listed = sorted(pods)
     namespaces = sorted({pod.namespace for pod in listed})
     matchers = {
-        "__name__": (*READ, QUEUE_TIME) if queue_time else READ,
+        "__name__": READABLE if queue_time else READ,
         "namespace": map(_literal, namespaces),
         "pod": map(_literal, (pod.name for pod in listed)),
     }
