@@ -63,9 +63,14 @@ class Operator:
         self._log = log
         (self._port,) = free_ports(1)
         defaults = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1", "POD_NAMESPACE": "default"}
+        bytecode = {
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(log.parent / "bytecode"),
+        }  # as in an image
         self._environment = {
             **os.environ,
             **defaults,
+            **bytecode,
             **environment,
             "KUBECONFIG": str(kubeconfig),
             "OCTAVO_HTTP_PORT": str(self._port),

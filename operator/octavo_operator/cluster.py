@@ -73,6 +73,7 @@ class Cluster:
         except (config.ConfigException, OSError) as error:
             where = f"KUBECONFIG {self._kubeconfig}" if self._kubeconfig else "no KUBECONFIG, and no service account"
             raise SettingsError(f"{where}: {error}") from error
+        self._configuration.client_session_kwargs = {"trust_env": False}  # else each call asks two threads for a proxy
         self._api = client.ApiClient(self._configuration)
         return self
 

@@ -51,6 +51,26 @@ class NoDiffs(kopf.DiffBaseStorage):
         """Nothing is stored."""
 
 
+class NoProgress(kopf.ProgressStorage):
+    """No handler of ours goes on later; kopf looks for the traces of such ones in the annotations of each object."""
+
+    def fetch(self, *, key: str, body: kopf.Body) -> None:
+        """Nothing was stored."""
+
+    def store(self, *, key: str, record: object, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Nothing is stored."""
+
+    def purge(self, *, key: str, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Nothing is there."""
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        """Nobody waits for a change."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """Nothing is there."""
+        return essence
+
+
 async def watch(settings: Settings, login: Callable[[], Awaitable[Credentials]], listener: Listener) -> None:
     """Watches until the process is asked to end (SIGTERM, SIGINT), or a watch fails for good: then it raises."""
     registry = kopf.OperatorRegistry()
@@ -101,6 +121,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = NoDiffs()
+    settings.persistence.progress_storage = NoProgress()
     settings.networking.error_backoffs = EndlessBackoffs()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5

@@ -50,6 +50,15 @@ class _Known:
     last_write: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """What came of a plan. `error` asks for another try; where something `changed` the next look goes on from it."""
+
+    failure: Failure | None
+    error: Unavailable | None
+    changed: bool
+
+
 class Reconciler:
     """Brings what is into line with what is asked for, one ModelServer at a time."""
 
@@ -96,11 +105,11 @@ class Reconciler:
             now = time.time()
             proposal = await self._propose(observed, known, previous, now)
         known.scaler = proposal.scaler
-        failure, error = await self._apply(key, observed.server, proposal)
-        await self._write_status(observed, previous, proposal, failure, known=known, now=now)
-        if error is not None:
-            raise error
-        return _sooner(self._again(proposal, failure), self._gateways.next_look(key, now))
+        done = await self._apply(key, observed.server, proposal)
+        await self._write_status(observed, previous, proposal, done.failure, known=known, now=now)
+        if done.error is not None:
+            raise done.error
+        return _sooner(self._again(proposal, done), self._gateways.next_look(key, now))
 
     async def _propose(self, observed: Observed, known: _Known, previous: ModelServerStatus, now: float) -> Proposal:
         """The proposal; before a write is made what the watch may not show is looked up: objects that seem to be
@@ -151,13 +160,13 @@ class Reconciler:
         monitors = self._defaults.pod_monitors and "PodMonitor" in served
         return replace(self._defaults, pod_monitors=monitors, served=served, profiles=self._store.profiles)
 
-    async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> tuple[Failure | None, Unavailable | None]:
-        """Carries out each step. Returns what the status should say, and the error that asks for another try."""
-        done, failure, unavailable = [], proposal.failure, None
+    async def _apply(self, key: Key, server: Raw, proposal: Proposal) -> _Applied:
+        """Carries out each step."""
+        done, changed, failure, unavailable = [], False, proposal.failure, None
         await self._mark(proposal.plan)
         for step in (*proposal.plan.steps, *proposal.plan.removals):
             try:
-                await self._carry_out(step)
+                changed = await self._carry_out(step) or changed
                 done.append(step)
             except Rejected as error:
                 if not self._is_lost(step, error):
@@ -169,7 +178,7 @@ class Reconciler:
                 if step.reason == Reason.CREATED:  # what is there goes on serving, so only a missing child is news
                     failure = Failure(Reason.APPLY_FAILED, str(error), stalled=False)
         await self._recorder.record(key, server, step_events(done))
-        return failure, unavailable
+        return _Applied(failure, unavailable, changed)
 
     async def _mark(self, plan: Plan) -> None:
         """Says which replicas should go. Where that fails others may go: no reason to keep more than are wanted."""
@@ -185,12 +194,13 @@ class Reconciler:
             self._metrics.requests_cut.labels(namespace=cut.key.namespace, name=cut.key.name).inc(cut.requests)
             await self._recorder.record(cut.key, server, (cut_event(cut.pod, cut.requests),))
 
-    async def _carry_out(self, step: Step) -> None:
+    async def _carry_out(self, step: Step) -> bool:
+        """Whether there is something to go on from; of what goes the watch tells, and of what is as it was nobody."""
         if step.reason == Reason.REMOVED:
             await self._cluster.remove(step.manifest)
             self._store.remove(step.manifest)
-        else:
-            self._store.put(await self._cluster.apply(step.manifest))
+            return False
+        return self._store.put(await self._cluster.apply(step.manifest)) is not None
 
     def _is_lost(self, step: Step, error: Rejected) -> bool:
         """Whether the cluster has just lost an optional kind: then there is nothing to apply, until a list says so."""
@@ -290,14 +300,16 @@ class Reconciler:
             asked = proposal.decision.candidates | {"decision": proposal.decision.replicas}
             self._metrics.recommend(key.namespace, key.name, asked)
 
-    def _again(self, proposal: Proposal, failure: Failure | None) -> float | None:
+    def _again(self, proposal: Proposal, done: _Applied) -> float | None:
         if proposal.plan.awaited is not None:
             return AWAITED_SECONDS
+        if done.changed and done.failure is None:  # the watch will tell nothing of it that is not known by now
+            return 0.0
         if proposal.decision is not None:
             return self._decide_period
         if proposal.signals.ready:
             return LOAD_PERIOD_SECONDS
-        return REJECTED_RETRY_SECONDS if failure and proposal.server.spec else None
+        return REJECTED_RETRY_SECONDS if done.failure and proposal.server.spec else None
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:

@@ -22,6 +22,9 @@ from octavo_operator.workqueue import FIRST_DELAY, LONGEST_DELAY, WorkQueue, jit
 GRACE_SECONDS: Final = 20.0
 """Time that the watch gets to deliver what a list already showed."""
 
+_AT_ONCE: Final = 2
+"""Kinds that are listed: the API server works on one while another is read here, and no more are in memory."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +53,7 @@ class Resync:
         self._profiles = profiles
         self._told: set[tuple[str, str]] = set()
         self._refused: set[str] = set()
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def first(self) -> None:
         """Lists until it succeeds. Before the CRD is installed or the API server answers, there is nothing to do."""
@@ -81,18 +85,25 @@ class Resync:
 
     async def _list_all(self) -> dict[str, int]:
         """Takes everything in; returns the newest resource version of each kind."""
-        newest: dict[str, int] = {}
         before = self._store.servers()
-        for kind in WATCHED:
-            raws, version = await self._cluster.list_all(kind, self._namespaces)
-            self._store.replace(kind, raws, version)
-            newest[kind] = max(map(version_of, raws), default=0)
-        for kind in names.OPTIONAL_KINDS:
-            await self._list_optional(kind)
-        await self._read_profiles()
+        try:
+            async with asyncio.TaskGroup() as group:
+                listings = {kind: group.create_task(self._list(kind)) for kind in WATCHED}
+                for kind in names.OPTIONAL_KINDS:
+                    group.create_task(self._list_optional(kind))
+                group.create_task(self._read_profiles())
+        except* ClusterError as errors:
+            raise errors.exceptions[0] from None
         for key in {*before, *self._store.servers()}:
             self._queue.add(key)
-        return newest
+        return {kind: listing.result() for kind, listing in listings.items()}
+
+    async def _list(self, kind: str) -> int:
+        """Takes in a kind; returns its newest resource version."""
+        async with self._slots:
+            raws, version = await self._cluster.list_all(kind, self._namespaces)
+            self._store.replace(kind, raws, version)
+            return max(map(version_of, raws), default=0)
 
     async def _list_optional(self, kind: str) -> None:
         """Takes in a kind that the cluster may lack, may get later, and may lose."""

@@ -64,23 +64,26 @@ class Store:
         """HTTPRoutes by the host names that they ask for."""
         self._seen: dict[str, int] = dict.fromkeys(_KINDS, 0)
         self._changes = 0
+        self.replicas = self.while_unchanged(self._find_replicas)
+        """The pods that are replicas of known ModelServers, of groups the leaders."""
         self.served: set[str] = set()
         """The optional kinds that the cluster has, as of the last list."""
         self.profiles = BUILT_IN
         """Accelerator profiles, as of the last list."""
 
     def put(self, raw: Raw, *, watched: bool = False) -> Key | None:
-        """Takes in an object, unless a newer one is known. Returns the ModelServer that it concerns."""
+        """Takes in an object, unless it is known or a newer one is. Returns the ModelServer that it is news of."""
         kind, version = raw["kind"], version_of(raw)
         if watched:
             self._seen[kind] = max(self._seen[kind], version)
         objects, own = self._objects[kind], _own_key(raw)
         known = version_of(objects[own]) if own in objects else self._gone[kind].get(own, -1)
-        if version > known:
-            self._forget_hosts(objects.get(own))
-            objects[own] = _shared(raw)
-            self._index(objects[own], own)
-            self._changes += 1
+        if version <= known:
+            return None
+        self._forget_hosts(objects.get(own))
+        objects[own] = _shared(raw)
+        self._index(objects[own], own)
+        self._changes += 1
         return owner_key(raw)
 
     def remove(self, raw: Raw, *, watched: bool = False) -> Key | None:
@@ -135,11 +138,15 @@ class Store:
         """All ModelServers."""
         return tuple(self._objects[names.KIND])
 
-    def replicas(self) -> Iterator[tuple[Key, PodView]]:
-        """The pods that are replicas of known ModelServers, of groups the leaders."""
-        for key, pods in self._pods.items():
-            if key in self._objects[names.KIND]:
-                yield from ((key, self._view(pod)) for pod in pods.values() if _is_replica(pod))
+    def _find_replicas(self) -> tuple[tuple[Key, PodView], ...]:
+        servers = self._objects[names.KIND]
+        return tuple(
+            (key, self._view(pod))
+            for key, pods in self._pods.items()
+            if key in servers
+            for pod in pods.values()
+            if _is_replica(pod)
+        )
 
     def activators(self) -> Iterator[tuple[Key, PodView]]:
         """The activators' pods of those ModelServers whose Service leads to them now."""

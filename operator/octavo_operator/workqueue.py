@@ -20,7 +20,7 @@ from octavo_operator.logs import kv
 from octavo_operator.metrics import Metrics
 from octavo_operator.store import Key
 
-SPACING: Final = 0.1
+SPACING: Final = 0.25
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 60.0
 _BEAT: Final = 10.0

@@ -1,12 +1,16 @@
 """Random lives of a pool, through the real windows: bounds whatever the replicas say, no flapping, and an end at idle.
 
+Looks and samples come at uneven times, as those of real clocks do: on a grid of whole seconds a window's edge always
+meets a sample, and what goes wrong between two of them is not seen.
+
 OCTAVO_TRACES is the number of traces per property: the same 100 in `make test`, others and more by hand
 (operator/DESIGN.md).
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -18,6 +22,7 @@ from octavo_operator.core.policy import ScalingPolicy
 from octavo_operator.core.window import Window, aggregate
 
 PERIOD = 5.0
+LONGEST_LOOK = 5.4
 CAPACITY = 10_000.0
 traces = settings(
     max_examples=int(os.environ.get("OCTAVO_TRACES", "100")),
@@ -44,6 +49,12 @@ def policies(draw: st.DrawFn) -> ScalingPolicy:
     )
 
 
+looks = st.one_of(st.just([PERIOD]), st.lists(st.floats(1.8, LONGEST_LOOK), min_size=5, max_size=5))
+"""Seconds from one look to the next, again and again."""
+lags = st.lists(st.floats(0, 0.9), min_size=3, max_size=3)
+"""How long before a look the replicas were asked, in turn."""
+
+
 @dataclass
 class Life:
     """A pool and its autoscaler, which is new to it: the first replicas have served for an hour.
@@ -54,6 +65,8 @@ class Life:
     policy: ScalingPolicy
     current: int
     startup: float = 30.0
+    looks: Iterator[float] = field(default_factory=lambda: cycle([PERIOD]))
+    lags: tuple[float, ...] = (0.0,)
     now: float = 1000.0
     memory: ScalerMemory = field(default_factory=lambda: ScalerMemory(since=1000.0))
     windows: dict[str, Window] = field(default_factory=dict)
@@ -69,6 +82,10 @@ class Life:
         for _ in range(count):
             self.ready[f"pod-{self.born}"] = since
             self.born += 1
+
+    def asked(self, uid: str) -> float:
+        """When a replica was asked for the last time."""
+        return self.now - self.lags[int(uid.removeprefix("pod-")) % len(self.lags)]
 
     def answer(self, uid: str, sample: Sample | None) -> None:
         window = self.windows.get(uid, Window())
@@ -86,7 +103,7 @@ class Life:
         self.history.append((self.now, self.current))
         while len(self.ready) + len(self.starting) > self.current:
             self.starting.pop() if self.starting else self.ready.pop(list(self.ready)[-1])
-        self.now += PERIOD
+        self.now += next(self.looks)
         self.grow(sum(1 for time in self.starting if time <= self.now), self.now)
         self.starting = [time for time in self.starting if time > self.now]
         return self.current
@@ -132,21 +149,23 @@ def test_whatever_the_replicas_say_the_number_stays_within_bounds_and_steps(poli
 
 
 @traces
-@given(policy=policies(), current=st.integers(1, 16), data=st.data())
-def test_a_pool_that_becomes_idle_ends_at_its_minimum(policy, current, data):
+@given(policy=policies(), current=st.integers(1, 16), steps=looks, late=lags, data=st.data())
+def test_a_pool_that_becomes_idle_ends_at_its_minimum(*, policy, current, steps, late, data):
     """G16, from wherever it was: also after lost scrapes and replicas without a node."""
-    life = Life(policy, min(max(current, policy.min_replicas), policy.max_replicas))
+    first = min(max(current, policy.min_replicas), policy.max_replicas)
+    life = Life(policy, first, looks=cycle(steps), lags=tuple(late))
     for _ in range(data.draw(st.integers(0, 10))):
-        busy = Sample(life.now, 5, data.draw(st.integers(0, 50)), data.draw(st.floats(0, CAPACITY)), CAPACITY)
+        waiting, used = data.draw(st.integers(0, 50)), data.draw(st.floats(0, CAPACITY))
         for uid in life.ready:
             if data.draw(st.booleans()):
-                life.answer(uid, busy)
+                life.answer(uid, Sample(life.asked(uid), 5, waiting, used, CAPACITY))
         life.turn()
     homeless = data.draw(st.integers(0, 2))
-    quiet = max(policy.down_window, 2 * life.startup) + 60 + policy.max_replicas * (RATE_PERIOD_SECONDS + PERIOD)
-    for _ in range(round(quiet / PERIOD)):
+    quiet = max(policy.down_window, 2 * life.startup) + 60 + policy.max_replicas * (RATE_PERIOD_SECONDS + LONGEST_LOOK)
+    end = life.now + quiet
+    while life.now < end:
         for uid in life.ready:
-            life.answer(uid, Sample(life.now, 0, 0, 0, CAPACITY, prompt_tokens=0.0))
+            life.answer(uid, Sample(life.asked(uid), 0, 0, 0, CAPACITY, prompt_tokens=0.0))
         life.turn(homeless)
     assert life.current == policy.min_replicas
 
@@ -157,14 +176,16 @@ class Replica:
 
     rate: float
     hold: float
+    time: float
     queue: float = 0.0
     total: float = 0.0
 
     def serve(self, arriving: float, now: float) -> Sample:
+        seconds, self.time = now - self.time, now
         most = min(self.rate, CAPACITY / self.hold)
-        done = min(most, arriving + self.queue / PERIOD)
-        self.queue = max(0.0, self.queue + (arriving - done) * PERIOD)
-        self.total += done * PERIOD
+        done = min(most, arriving + self.queue / seconds)
+        self.queue = max(0.0, self.queue + (arriving - done) * seconds)
+        self.total += done * seconds
         used = min(CAPACITY, done * self.hold)
         return Sample(now, used / 100, self.queue // 100, used, CAPACITY, False, self.queue, self.total)
 
@@ -178,6 +199,8 @@ class Replica:
     hold=st.floats(1, 30),
     startup=st.sampled_from([15.0, 30.0, 100.0]),  # a model is loaded meanwhile, and a full replica seen
     noise=st.lists(st.floats(0.97, 1.03), min_size=7, max_size=7),
+    steps=looks,
+    late=lags,
 )
 @example(  # a queue that adds a replica before 20 s of it were seen
     policy=ScalingPolicy(1, 2, None, 1, up_window=0, down_window=60),
@@ -187,6 +210,8 @@ class Replica:
     hold=1.0,
     startup=15.0,
     noise=[1.0] * 7,
+    steps=[PERIOD],
+    late=[0.0],
 )
 @example(  # replicas that go make the sum of the rates lag, and it catches up: no growth of the load
     policy=ScalingPolicy(4, 12, None, 1, up_window=0, down_window=0),
@@ -196,16 +221,22 @@ class Replica:
     hold=1.0,
     startup=100.0,
     noise=[1.0, 1.0, 1.0, 1.0, 1.015625, 1.015625, 1.015625],
+    steps=[PERIOD],
+    late=[0.0],
 )
-def test_a_constant_load_turns_at_most_once_in_a_window(*, policy, current, load, rate, hold, startup, noise):
+def test_a_constant_load_turns_at_most_once_in_a_window(
+    *, policy, current, load, rate, hold, startup, noise, steps, late
+):
     """Also while limits are learned and the queue of a too small pool is worked off."""
-    life = Life(policy, min(max(current, policy.min_replicas), policy.max_replicas), startup=startup)
+    first = min(max(current, policy.min_replicas), policy.max_replicas)
+    life = Life(policy, first, startup=startup, looks=cycle(steps), lags=tuple(late))
     replicas: dict[str, Replica] = {}
-    for step in range(160):
-        replicas = {uid: replicas.get(uid, Replica(rate, hold)) for uid in life.ready}
-        arriving = load * noise[step % len(noise)] / max(1, len(replicas))
+    swaying, end = cycle(noise), life.now + 160 * PERIOD
+    while life.now < end:
+        replicas = {uid: replicas.get(uid, Replica(rate, hold, life.asked(uid) - PERIOD)) for uid in life.ready}
+        arriving = load * next(swaying) / max(1, len(replicas))
         for uid, replica in replicas.items():
-            life.answer(uid, replica.serve(arriving, life.now))
+            life.answer(uid, replica.serve(arriving, life.asked(uid)))
         life.turn()
     window = max(policy.up_window, policy.down_window, 2 * startup)
     turns = _turns(life.history)

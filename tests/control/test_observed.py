@@ -5,7 +5,8 @@ import json
 import pytest
 
 from octavo_operator.core.names import RUNTIME_REASONS, Reason
-from octavo_operator.core.observed import gravest_problem, live_pods, view_deployment, view_pod
+from octavo_operator.core.observed import gravest_problem, live_pods, staying, view_deployment, view_pod
+from octavo_operator.core.problems import ended_by_node
 
 
 def ended(message="", *, code=2, reason="Error"):
@@ -170,3 +171,37 @@ def test_a_deployments_complaints_are_read():
     raw = {"metadata": {"generation": 1}, "spec": {}, "status": {"observedGeneration": 1, "conditions": conditions}}
     view = view_deployment(raw)
     assert (view.deadline_exceeded, view.pods_refused, view.current) == ("too slow", "exceeded quota", True)
+
+
+def refused(raw_pod, second, reason="UnexpectedAdmissionError", **changes):
+    pod = raw_pod(f"refused-{second}", created=f"2026-01-01T00:00:{second:02}Z", **changes)
+    pod["status"] = {"phase": "Failed", "reason": reason, "message": "no healthy devices"}
+    return pod | {"spec": {"nodeName": "gpu-3"}}
+
+
+def test_a_node_that_refuses_a_replica_is_heard_and_at_the_third_nobody_waits_any_more(raw_pod):
+    pods = [refused(raw_pod, 1)]
+    problem = ended_by_node(pods)
+    assert problem is not None
+    assert (problem.reason, problem.stalled, problem.failed) == (Reason.ENDED_BY_NODE, False, True)
+    assert problem.message == "gpu-3: UnexpectedAdmissionError: no healthy devices"
+    pods += [refused(raw_pod, 2), refused(raw_pod, 3)]
+    third = ended_by_node(reversed(pods))
+    assert third is not None
+    assert third.stalled
+    assert third.message == problem.message, "the same words for each, so that the status is not written for each"
+
+
+def test_a_node_is_heard_until_a_replica_that_came_later_runs(raw_pod):
+    running = {"state": {"running": {}}}
+    before, after = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
+    evicted = refused(raw_pod, 1, "Evicted")
+    assert ended_by_node([evicted, raw_pod("old", created=before, container=running)]) is not None
+    assert ended_by_node([evicted, raw_pod("new", created=after)]) is not None
+    assert ended_by_node([raw_pod("new", created=after, container=running), evicted]) is None
+    assert ended_by_node([raw_pod("new", created=after, container=running)]) is None
+
+
+def test_only_pods_of_the_revision_that_stay_are_asked(raw_pod):
+    pods = [refused(raw_pod, 1, revision="r0"), refused(raw_pod, 2, terminating=True), refused(raw_pod, 3)]
+    assert list(staying(pods, "r1")) == pods[2:]

@@ -86,14 +86,28 @@ def test_what_is_settled_is_not_looked_at_again_until_a_child_or_a_wish_changes(
     assert proposed(children, replicas=4, scaler=settled.scaler).plan == proposed(children, replicas=4).plan
 
 
+def test_a_status_is_no_reason_to_look_at_a_child_again_and_its_labels_are(proposed, monkeypatch):
+    """The generation counts changes of a spec alone."""
+    children = [with_version(manifest, 10, generation=1) for manifest in manifests(proposed(replicas=3))]
+    settled = proposed(children, replicas=3)
+    monkeypatch.setattr("octavo_operator.core.wanted.render", None)  # it would raise
+    ready = [with_version({**child, "status": {"readyReplicas": 3}}, 11, generation=1) for child in children]
+    assert proposed(ready, replicas=3, scaler=settled.scaler).plan == settled.plan
+    monkeypatch.undo()
+    for changes in ({"labels": {}}, {"annotations": {}}):
+        edited = with_version(children[-1], 11, generation=1)
+        edited = {**edited, "metadata": edited["metadata"] | changes}
+        assert proposed([*children[:-1], edited], replicas=3, scaler=settled.scaler).plan.steps
+
+
 def test_what_has_to_be_done_is_not_settled(proposed):
     first = proposed(replicas=3)
     assert first.scaler.settled is None
     assert proposed(replicas=3, scaler=first.scaler).plan == first.plan
 
 
-def with_version(manifest, version):
-    return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(version)}}
+def with_version(manifest, version, **metadata):
+    return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(version), **metadata}}
 
 
 def test_an_autoscaled_server_starts_at_its_minimum(proposed):

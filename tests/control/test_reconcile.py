@@ -21,11 +21,14 @@ KEY = Key("default", "chat")
 
 
 class Memory:
-    """Takes what is applied; `refuse` maps a kind to the error that its next application meets."""
+    """Takes what is applied; `refuse` maps a kind to the error that its next application meets, `stays` to what it is
+    and remains, whatever is applied.
+    """
 
     def __init__(self):
         self.calls, self.objects, self.refuse, self.version = [], {}, {}, 1000
         self.statuses, self.events, self.marked = [], [], []
+        self.stays = {}
 
     async def get(self, kind, namespace, name):
         self.calls.append(("get", kind))
@@ -38,7 +41,7 @@ class Memory:
             raise self.refuse[kind]
         if kind == "Pod":
             self.marked.append(manifest)
-        return self._stamped(manifest)
+        return self.stays.get(kind) or self._stamped(manifest)
 
     async def apply_status(self, server, status):
         self.calls.append(("status", server["metadata"]["uid"]))
@@ -102,6 +105,26 @@ async def test_the_first_look_creates_and_the_second_does_nothing(world):
     assert [call[0] for call in calls] == [*["get"] * 4, *["apply"] * 4, "status"]
     assert await world.reconcile() == ([], None)
     assert world.cluster.events == ["Created", "Created"]  # and no flood of them
+
+
+async def test_what_was_written_is_gone_on_from_though_the_watch_says_nothing_new_of_it(world):
+    """Its events have the versions that the answers to the writes had."""
+    _, again = await world.reconcile()
+    assert again == 0.0
+    for child in world.store.observe(KEY).children.values():
+        assert world.store.put(child, watched=True) is None
+
+
+async def test_a_write_that_changes_nothing_is_not_gone_on_from(world):
+    """Somebody's webhook rewrites it each time, say: that must not become a loop."""
+    await world.reconcile()
+    deployment = world.store.observe(KEY).children["Deployment"]
+    metadata = deployment["metadata"] | {"resourceVersion": str(world.cluster.version + 1)}
+    world.cluster.stays["Deployment"] = deployment | {"metadata": metadata, "spec": {"replicas": 7}}
+    world.store.put(world.cluster.stays["Deployment"])
+    calls, again = await world.reconcile()
+    assert ("apply", "Deployment") in calls
+    assert again is None
 
 
 async def test_the_status_is_written_for_the_object_that_was_seen(world, raw_server):

@@ -101,6 +101,29 @@ def test_a_surplus_replica_that_crashes_is_told_too(status_of, raw_deployment, r
     assert summary(status) == ("False", ["Stalled"], Reason.CRASH_LOOP)
 
 
+def refused(raw_pod, number):
+    pod = raw_pod(f"refused-{number}", created=f"2026-01-02T00:00:0{number}Z")
+    pod["status"] = {"phase": "Failed", "reason": "OutOfnvidia.com/gpu", "message": "Node didn't have enough resource"}
+    return pod
+
+
+def test_a_node_that_refuses_a_replica_is_told_where_one_is_missing(status_of, raw_deployment, raw_pod):
+    serving = raw_pod("a", ready=True, container={"state": {"running": {}}})
+    status = status_of(raw_deployment(2, ready=1), [serving, refused(raw_pod, 1)], desired=2, replicas=2)
+    assert summary(status) == ("False", ["Reconciling"], Reason.ENDED_BY_NODE)
+    assert "OutOfnvidia.com/gpu: Node didn't have enough resource" in status.condition(Condition.READY).message
+    enough = status_of(raw_deployment(1), [serving, refused(raw_pod, 1)], desired=1, replicas=1)
+    assert summary(enough) == ("True", [], Reason.READY)
+
+
+def test_a_surplus_replica_is_told_only_where_nodes_refuse_it_again_and_again(status_of, raw_deployment, raw_pod):
+    pods = [raw_pod("a", ready=True), *(refused(raw_pod, number) for number in range(3))]
+    once = status_of(raw_deployment(2, ready=1), pods[:2], desired=2, autoscaling=AUTOSCALING)
+    assert summary(once) == ("True", [], Reason.READY)
+    often = status_of(raw_deployment(2, ready=1), pods, desired=2, autoscaling=AUTOSCALING)
+    assert summary(often) == ("False", ["Stalled"], Reason.ENDED_BY_NODE)
+
+
 def test_a_surplus_replica_that_starts_or_waits_for_a_node_is_no_reason(status_of, raw_deployment, raw_pod):
     pending = raw_pod("b", conditions={"PodScheduled": {"status": "False", "message": "no nodes"}})
     status = status_of(

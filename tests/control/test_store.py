@@ -37,6 +37,13 @@ def test_a_late_event_does_not_undo_the_answer_to_a_write(store, raw_server):
     assert store.observe(KEY).server["spec"]["replicas"] == 2
 
 
+def test_what_is_known_is_no_news(store, raw_server):
+    assert store.put(at(raw_server(), 20)) == KEY
+    assert store.put(at(raw_server(), 20), watched=True) is None
+    assert store.put(at(raw_server(), 19), watched=True) is None
+    assert store.put(at(raw_server(), 21), watched=True) == KEY
+
+
 def test_an_object_that_is_going_is_gone(store, raw_server):
     raw = raw_server()
     raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"

@@ -54,6 +54,8 @@ class Facts:
     workers: tuple[PodView, ...] = ()
     """The pods of groups that are not leaders (groups.py)."""
     route: RouteView | None = None
+    ended: Problem | None = None
+    """What the nodes say that refuse, or have ended, replicas of the newest revision."""
     routes_beside: tuple[RouteView, ...] = ()
     """Of other ModelServers, for one of the same host names."""
 
@@ -142,8 +144,15 @@ def in_place(facts: Facts) -> str:
 
 
 def _problem(facts: Facts) -> Problem | None:
-    """The gravest of the newest revision; pods of an older one are on their way out, and their problems with them."""
-    return gravest_problem((*facts.pods, *facts.workers), facts.deployment.revision) if facts.deployment else None
+    """The gravest of the newest revision; pods of an older one are on their way out, and their problems with them.
+
+    Nodes that end them speak while there are too few, unless a pod that is there has something to say.
+    """
+    if facts.deployment is None:
+        return None
+    found = gravest_problem((*facts.pods, *facts.workers), facts.deployment.revision)
+    least = facts.desired if facts.ended and facts.ended.stalled else facts.needed
+    return found or (facts.ended if facts.deployment.available < least else None)
 
 
 def _missed_its_deadline(facts: Facts) -> Verdict | None:

@@ -42,10 +42,10 @@ def footprint_of(spec: Raw) -> Footprint:
 
 
 def part_of(spec: Raw) -> dict[str, Any]:
-    """The part of a pod's spec that its footprint is read from: a few of the hundred lines of it."""
+    """The part of a pod's spec that its footprint is read from, and its node: a few of the hundred lines of it."""
 
     def amounts(container: Raw) -> dict[str, Any]:
         return {key: container[key] for key in ("name", "resources", "restartPolicy") if key in container}
 
     lists = {key: [amounts(item) for item in spec[key]] for key in ("containers", "initContainers") if key in spec}
-    return {key: spec[key] for key in ("nodeSelector", "affinity") if key in spec} | lists
+    return {key: spec[key] for key in ("nodeSelector", "affinity", "nodeName") if key in spec} | lists

@@ -211,6 +211,7 @@ class Reason:
     OOM_KILLED: Final = "OOMKilled"
     CONTAINER_FAILED: Final = "ContainerFailed"
     NOT_READY: Final = "NotReady"
+    ENDED_BY_NODE: Final = "EndedByNode"
 
     # What the runtime writes into its termination message
     MODEL_NOT_FOUND: Final = "ModelNotFound"

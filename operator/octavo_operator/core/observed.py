@@ -1,7 +1,7 @@
 """Raw objects of the API server -> the few facts that the operator uses. Nothing deeper reads a raw object."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -172,6 +172,13 @@ def live_pods(raws: Iterable[Raw]) -> tuple[PodView, ...]:
     """The pods that have not ended, by name. A failed pod is already being replaced."""
     views = [view_pod(raw) for raw in raws if raw.get("status", {}).get("phase") not in ("Failed", "Succeeded")]
     return tuple(sorted(views, key=lambda pod: pod.name))
+
+
+def staying(raws: Iterable[Raw], revision: str | None) -> Iterator[Raw]:
+    """The pods of a revision that are not going, those that have ended too."""
+    for raw in raws:
+        if _revision(raw["metadata"]) == revision and "deletionTimestamp" not in raw["metadata"]:
+            yield raw
 
 
 def leads_to_activator(service: Raw | None) -> bool:

@@ -12,13 +12,14 @@
     terminated otherwise, first time                    ContainerFailed
     running again after one of these, not yet started   the same, so that the reason does not flicker
     started, readiness probe fails                      NotReady
+    the whole pod failed: its node refused or evicted   EndedByNode, with the node's words (`ended_by_node`)
 
 The replica's own container is asked first, then those that spec.podTemplate has added, init containers too: a pod with
 a sidecar that does not start serves as little. Their messages begin with their names.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ _FINAL_REASONS: Final = frozenset(
     {Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.MODEL_UNSUPPORTED, Reason.INVALID_ARGUMENT}
 )
 _MANY_RESTARTS: Final = 2
+_MANY_ENDS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,29 @@ def problem_of(status: Raw) -> Problem | None:
     found = [_problem(own) if own else None, *map(_problem_beside, _others(status))]
     problems = [problem for problem in found if problem is not None]
     return next((problem for problem in problems if problem.failed), problems[0] if problems else None)
+
+
+def ended_by_node(raws: Iterable[Raw]) -> Problem | None:
+    """Why nodes refuse these pods, of one revision, or have ended them; None as soon as one that came later runs.
+
+    A pod without a device that works, say, fails before it runs, and the next one comes at once, and the next.
+    """
+    by_age = sorted(raws, key=lambda raw: (raw["metadata"].get("creationTimestamp", ""), not _is_ended(raw)))
+    ended = [raw for raw in by_age if _is_ended(raw)]
+    if not ended:
+        return None
+    last = ended[-1]
+    if any("running" in find_container(raw.get("status", {})).get("state", {}) for raw in by_age[by_age.index(last) :]):
+        return None
+    status, node = last["status"], last.get("spec", {}).get("nodeName", "the node")
+    words = f"{node}: {status['reason']}: {status.get('message', '')}"  # no pod's name: the next one has another
+    return Problem(Reason.ENDED_BY_NODE, words[:512], stalled=len(ended) >= _MANY_ENDS, failed=True)
+
+
+def _is_ended(raw: Raw) -> bool:
+    """By its node: containers alone never let a pod of a Deployment fail."""
+    status = raw.get("status", {})
+    return status.get("phase") == "Failed" and bool(status.get("reason"))
 
 
 def find_condition(status: Raw, kind: str) -> Raw:

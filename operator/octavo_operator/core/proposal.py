@@ -16,9 +16,17 @@ from octavo_operator.core.desired import Scaler
 from octavo_operator.core.groups import view_workload, without_a_node
 from octavo_operator.core.held import Held
 from octavo_operator.core.manifest import Defaults
-from octavo_operator.core.observed import DeploymentView, PodView, leads_to_activator, live_pods, view_deployment
+from octavo_operator.core.observed import (
+    DeploymentView,
+    PodView,
+    leads_to_activator,
+    live_pods,
+    staying,
+    view_deployment,
+)
 from octavo_operator.core.pace import RESTING, Pace
 from octavo_operator.core.plan import Plan, belongs_to
+from octavo_operator.core.problems import ended_by_node
 from octavo_operator.core.profiles import ProfileError, price_of
 from octavo_operator.core.rollout import replaces_in_place
 from octavo_operator.core.routed import view_route
@@ -120,13 +128,14 @@ def facts_of(
     spec = proposal.server.spec
     floor = spec.autoscaling.min_replicas if spec and spec.autoscaling and desired.is_active(spec) else proposal.desired
     views, others = live_pods(pods), live_pods(workers)
+    deployment = view_workload(spec, children, views, others)
     return Facts(
         generation=proposal.server.generation,
         desired=proposal.desired,
         needed=min(floor, proposal.desired),
         paused=spec is not None and spec.paused,
         failure=failure,
-        deployment=view_workload(spec, children, views, others),
+        deployment=deployment,
         pods=views,
         previous=previous,
         trouble=trouble,
@@ -135,6 +144,7 @@ def facts_of(
         phases=phases or {},
         workers=others,
         route=view_route(children["HTTPRoute"]) if "HTTPRoute" in children else None,
+        ended=ended_by_node(staying((*pods, *workers), deployment.revision)) if deployment else None,
         routes_beside=tuple(map(view_route, routes_beside)),
     )
 

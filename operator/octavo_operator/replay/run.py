@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 
 from octavo_operator.replay.fleet import Fleet
 from octavo_operator.replay.replica import Machine
@@ -11,6 +12,8 @@ from octavo_operator.replay.scalers import SCRAPE_SECONDS, Scaler
 from octavo_operator.replay.trace import Arrival
 
 _PATIENCE_SECONDS = 3600.0
+_LATEST_SECONDS = 0.02
+"""How late a tick is at the most: on an even grid each window would begin at a sample, as none does on real clocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,9 @@ def play(scaler: Scaler, trace: list[Arrival], machine: Machine, *, startup: flo
     fleet, queue = Fleet(machine, startup), _Queue(trace)
     fleet.begin(start)
     end = math.ceil(trace[-1].time / SCRAPE_SECONDS) * SCRAPE_SECONDS
-    history, spent = [(0.0, start)], 0.0
+    history, spent, lateness = [(0.0, start)], 0.0, Random(0)  # noqa: S311  guards nothing
     while fleet.now < end or (fleet.busy and fleet.now < end + _PATIENCE_SECONDS):
-        until = fleet.now + SCRAPE_SECONDS
+        until = fleet.now + SCRAPE_SECONDS + lateness.uniform(0, _LATEST_SECONDS)
         fleet.run(until, queue.take(until))
         fleet.scale(scaler.look(fleet))
         if fleet.size != history[-1][1]:
