@@ -22,7 +22,7 @@ from kit import prepare
 from kit.api_client import ApiClient
 from kit.kube import wait_reachable
 from kit.load import Load, Tally
-from soak.goals import Goal
+from soak.goals import Goal, lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,9 +123,7 @@ async def _bursts(name: str, url: str, count: int, advice: Advice) -> list[tuple
 
 def _figures(bursts: list[tuple[float, Tally]]) -> Iterator[Goal]:
     name, seconds = f"{len(bursts)} bursts on a node", [took for took, _ in bursts]
-    lost = sum(len(tally.failed) + len(tally.cut) for _, tally in bursts)
-    whole = sum(tally.finished for _, tally in bursts)
-    yield Goal(f"{name}: streams failed or cut", "0", f"{lost} of {whole + lost}", lost == 0 and whole > 0)
+    yield lost(f"{name}: streams failed or cut", (tally for _, tally in bursts))
     usual, slowest = median(seconds), _high(seconds)
     yield Goal(f"{name}: burst to decision, p50", "3 s", f"{usual:.2f} s", usual <= USUAL_SECONDS)
     words = f"{slowest:.2f} s" + (", the slowest of all" if len(seconds) <= 100 else "")

@@ -18,14 +18,13 @@ from kit import prepare
 from kit.install import RELEASE, SYSTEM_NAMESPACE
 from kit.kube import NAME_LABEL, wait_reachable, wait_until
 from kit.load import Load
-from soak.goals import Goal
+from soak.goals import Goal, lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kubernetes.client import V1Pod
 
-    from kit.load import Tally
     from kit.target import Target
 
 NAMESPACE: Final = "octavo-drains"
@@ -86,7 +85,7 @@ def _drain(where: Target) -> Iterator[Goal]:
         _wait_two(where)
         _wait_finished(loads[0])
         yield Goal(f"{name}: after uncordon", "the drain ends, 2 new ones Ready", "so it is", met=True)
-    yield _lost(f"{name}: streams failed or cut", *(load.tally for load in loads))
+    yield lost(f"{name}: streams failed or cut", (load.tally for load in loads))
 
 
 def _drain_command() -> tuple[str, ...]:
@@ -131,7 +130,7 @@ def _spot(where: Target) -> Iterator[Goal]:
         where.kube.kubectl("delete", "pod", victim, "-n", NAMESPACE, f"--grace-period={SPOT_SECONDS}")
         _wait_two(where)
         _wait_finished(steady)
-    yield _lost(f"{name}: streams that fit, and of the other one", *(load.tally for load in (fits, elsewhere, steady)))
+    yield lost(f"{name}: streams that fit, and of the other one", (load.tally for load in (fits, elsewhere, steady)))
     cut = len(long.tally.cut) + len(long.tally.failed)
     wait_until("the metric", lambda: _metric(where) > before, seconds=120)
     counted, told = _metric(where) - before, wait_until("the event", lambda: _event(where, victim), seconds=120)
@@ -178,7 +177,7 @@ def _fewer(where: Target, which: str) -> Iterator[Goal]:
         (left,) = _pods(where)
     words = "the fuller one" if left == fuller else "the emptier one"
     yield Goal(f"{name}: stays", "the fuller one", words, left == fuller)
-    yield _lost(f"{name}: streams failed or cut", *(load.tally for load in loads))
+    yield lost(f"{name}: streams failed or cut", (load.tally for load in loads))
     where.kube.kubectl("scale", "modelserver", NAME, "-n", NAMESPACE, "--replicas=2")
     _wait_two(where)
 
@@ -222,9 +221,3 @@ def _wait_two(where: Target) -> None:
         return view is not None and view.ready and view.ready_replicas == 2 and here
 
     wait_until("two replicas that serve", two, seconds=SECONDS)
-
-
-def _lost(figure: str, *tallies: Tally) -> Goal:
-    lost = sum(len(tally.failed) + len(tally.cut) for tally in tallies)
-    whole = sum(tally.finished for tally in tallies)
-    return Goal(figure, "0", f"{lost} of {whole + lost}", lost == 0 and all(tally.finished for tally in tallies))

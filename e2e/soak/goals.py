@@ -9,12 +9,22 @@ from kit import figures
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kit.load import Tally
+
 
 class Goal(NamedTuple):
     figure: str
     goal: str
     value: str
     met: bool
+
+
+def lost(figure: str, tallies: Iterable[Tally]) -> Goal:
+    """Streams of all these loads that failed or were cut: none, and each load has finished some."""
+    everybody = tuple(tallies)
+    gone = sum(len(tally.failed) + len(tally.cut) for tally in everybody)
+    whole = sum(tally.finished for tally in everybody)
+    return Goal(figure, "0", f"{gone} of {whole + gone}", gone == 0 and all(tally.finished for tally in everybody))
 
 
 def report(goals: Iterable[Goal]) -> bool:

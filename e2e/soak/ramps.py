@@ -14,7 +14,7 @@ from kit.kube import wait_reachable, wait_until
 from kit.load import Load
 from octavo_operator.core.autoscale import judge
 from octavo_operator.core.record import from_record
-from soak.goals import Goal
+from soak.goals import Goal, lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +73,7 @@ def _decisions(where: Target) -> list[dict[str, Any]]:
 def _figures(ramps: list[tuple[float, Tally]], steady: Tally, decisions: list[dict[str, Any]]) -> Iterator[Goal]:
     name = f"{len(ramps)} ramps up and down"
     tallies = [steady, *(tally for _, tally in ramps)]
-    lost = sum(len(tally.failed) + len(tally.cut) for tally in tallies)
-    whole = sum(tally.finished for tally in tallies)
-    yield Goal(f"{name}: streams failed or cut", "0", f"{lost} of {whole + lost}", lost == 0 and whole > 0)
+    yield lost(f"{name}: streams failed or cut", tallies)
     again = sum(1 for decision in decisions if _made_again(decision) == (decision["to"], decision["reason"]))
     words = f"{again} of {len(decisions)}"
     enough = len(decisions) >= min(2 * len(ramps), 11)
