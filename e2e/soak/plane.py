@@ -63,10 +63,8 @@ class Operator:
         self._log = log
         (self._port,) = free_ports(1)
         defaults = {"OCTAVO_RUNTIME_IMAGE": "example.invalid/runtime:1", "POD_NAMESPACE": "default"}
-        bytecode = {
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(log.parent / "bytecode"),
-        }  # as in an image
+        # As in an image: compiled once, and not at every start.
+        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(log.parent / "bytecode")}
         self._environment = {
             **os.environ,
             **defaults,

@@ -53,9 +53,9 @@ class Facts:
     """Seconds that each phase of a start takes here, as far as they were seen."""
     workers: tuple[PodView, ...] = ()
     """The pods of groups that are not leaders (groups.py)."""
-    route: RouteView | None = None
     ended: Problem | None = None
     """What the nodes say that refuse, or have ended, replicas of the newest revision."""
+    route: RouteView | None = None
     routes_beside: tuple[RouteView, ...] = ()
     """Of other ModelServers, for one of the same host names."""
 

@@ -143,8 +143,8 @@ def facts_of(
         progress=progress,
         phases=phases or {},
         workers=others,
-        route=view_route(children["HTTPRoute"]) if "HTTPRoute" in children else None,
         ended=ended_by_node(staying((*pods, *workers), deployment.revision)) if deployment else None,
+        route=view_route(children["HTTPRoute"]) if "HTTPRoute" in children else None,
         routes_beside=tuple(map(view_route, routes_beside)),
     )
 
