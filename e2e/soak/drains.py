@@ -1,4 +1,5 @@
-"""How replicas go on a real node, under streams: a node that is drained, a spot instance's end, fewer that are wanted.
+"""How replicas go on a real node, under streams: a node that is drained, a spot instance's end, fewer that are wanted;
+and one that the node will not have.
 
 The node is alone, so a replica that must leave it waits until it may come back; `kubectl drain` takes the ModelServer's
 pods only, since the operator would be on another node. The replicas run the simulated runner.
@@ -6,6 +7,7 @@ pods only, since the operator would be on another node. The replicas run the sim
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import urllib.request
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 
     from kubernetes.client import V1Pod
 
+    from kit.kube import ModelServerView
     from kit.target import Target
 
 NAMESPACE: Final = "octavo-drains"
 NAME: Final = "drained"
+REFUSED: Final = "refused"
 SECONDS: Final = 600.0
 STEP_SECONDS: Final = 0.05
 SPOT_SECONDS: Final = 10
@@ -51,6 +55,7 @@ def run() -> Iterator[Goal]:
         yield from _spot(where)
         for fuller in ("younger", "older"):
             yield from _fewer(where, fuller)
+        yield from _refuse(where)
 
 
 def _server() -> dict[str, Any]:
@@ -94,14 +99,12 @@ def _drain_command() -> tuple[str, ...]:
 
 
 def _waits_for_a_node(where: Target) -> bool:
-    view = where.kube.modelserver(NAME, NAMESPACE)
-    return view is not None and view.condition("CapacityAvailable")["status"] == "False"
+    return bool(_view(where, NAME).condition("CapacityAvailable")["status"] == "False")
 
 
 def _told(where: Target, name: str) -> Iterator[Goal]:
     """Whether the conditions have the scheduler's own words."""
-    view = where.kube.modelserver(NAME, NAMESPACE)
-    assert view is not None, "it was applied"
+    view = _view(where, NAME)
     (waiting,) = [pod for pod in where.kube.pods(NAME, NAMESPACE) if pod.status.phase == "Pending"]
     scheduled = next(item for item in waiting.status.conditions if item.type == "PodScheduled")
     for kind in ("CapacityAvailable", "Ready"):
@@ -182,6 +185,33 @@ def _fewer(where: Target, which: str) -> Iterator[Goal]:
     _wait_two(where)
 
 
+# --- the node refuses one ---------------------------------------------------------------------------------------------
+
+
+def _refuse(where: Target) -> Iterator[Goal]:
+    """A replica that is put on the node past the scheduler and wants more cores than there are; then one that fits."""
+    fits = _server()
+    fits["metadata"]["name"] = REFUSED
+    fits["spec"] |= {"replicas": 1, "podTemplate": {"spec": {"nodeName": NODE_NAME}}}
+    large = copy.deepcopy(fits)
+    large["spec"]["runtime"]["resources"] = {"requests": {"cpu": "48", "memory": "256Mi"}}
+    where.kube.apply(large)
+    name = "a replica for which the node has too few cores"
+    words = wait_until("three refusals", lambda: _stalled(where), seconds=120)
+    met = words.startswith(f"EndedByNode: {NODE_NAME}: OutOfcpu: ")
+    yield Goal(f"{name}: refused by the kubelet", f"EndedByNode: {NODE_NAME}: OutOfcpu: …", words, met)
+    where.kube.apply(fits)
+    wait_until("one that fits", lambda: _view(where, REFUSED).ready, seconds=SECONDS)
+    yield Goal(f"{name}: with fewer", "Ready", "Ready", met=True)
+    where.kube.kubectl("delete", "modelserver", REFUSED, "-n", NAMESPACE)
+
+
+def _stalled(where: Target) -> str | None:
+    """Reason and words of Stalled, while it is."""
+    found = _view(where, REFUSED).condition("Stalled")
+    return f"{found['reason']}: {found['message']}" if found["status"] == "True" else None
+
+
 # --- what all of them use ---------------------------------------------------------------------------------------------
 
 
@@ -208,6 +238,12 @@ def _pods(where: Target) -> dict[str, V1Pod]:
     return {pod.metadata.name: pod for pod in pods if pod.metadata.deletion_timestamp is None}
 
 
+def _view(where: Target, name: str) -> ModelServerView:
+    view = where.kube.modelserver(name, NAMESPACE)
+    assert view is not None, "it was applied"
+    return view
+
+
 def _uids(pods: dict[str, V1Pod]) -> set[str]:
     return {pod.metadata.uid for pod in pods.values()}
 
@@ -216,8 +252,7 @@ def _wait_two(where: Target) -> None:
     """Until two replicas serve, and no third one is still going."""
 
     def two() -> bool:
-        view = where.kube.modelserver(NAME, NAMESPACE)
-        here = len(where.kube.pods(NAME, NAMESPACE)) == 2
-        return view is not None and view.ready and view.ready_replicas == 2 and here
+        view = _view(where, NAME)
+        return view.ready and view.ready_replicas == 2 and len(where.kube.pods(NAME, NAMESPACE)) == 2
 
     wait_until("two replicas that serve", two, seconds=SECONDS)
