@@ -107,7 +107,8 @@ class Resync:
 
     async def _list_optional(self, kind: str) -> None:
         """Takes in a kind that the cluster may lack, may get later, and may lose."""
-        found = await self._find_optional(kind)
+        async with self._slots:
+            found = await self._find_optional(kind)
         (self._store.served.discard if found is None else self._store.served.add)(kind)
         self._store.replace(kind, *(found or ([], LAST_VERSION)))
 

@@ -77,16 +77,17 @@ def ended_by_node(raws: Iterable[Raw]) -> Problem | None:
 
     A pod without a device that works, say, fails before it runs, and the next one comes at once, and the next.
     """
-    by_age = sorted(raws, key=lambda raw: (raw["metadata"].get("creationTimestamp", ""), not _is_ended(raw)))
-    ended = [raw for raw in by_age if _is_ended(raw)]
-    if not ended:
-        return None
-    last = ended[-1]
-    if any("running" in find_container(raw.get("status", {})).get("state", {}) for raw in by_age[by_age.index(last) :]):
+    speaking = [raw for raw in raws if _is_ended(raw) or _runs(raw)]
+    last = max(speaking, key=lambda raw: (raw["metadata"].get("creationTimestamp", ""), _runs(raw)), default=None)
+    if last is None or _runs(last):
         return None
     status, node = last["status"], last.get("spec", {}).get("nodeName", "the node")
     words = f"{node}: {status['reason']}: {status.get('message', '')}"  # no pod's name: the next one has another
-    return Problem(Reason.ENDED_BY_NODE, words[:512], stalled=len(ended) >= _MANY_ENDS, failed=True)
+    return Problem(Reason.ENDED_BY_NODE, words[:512], stalled=sum(map(_is_ended, speaking)) >= _MANY_ENDS, failed=True)
+
+
+def _runs(raw: Raw) -> bool:
+    return "running" in find_container(raw.get("status", {})).get("state", {})
 
 
 def _is_ended(raw: Raw) -> bool:
